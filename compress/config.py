@@ -1,0 +1,278 @@
+"""One TOML file says it all: read, checked and frozen here.
+
+Every key has a default. ``--set prune.macs=40%`` overrides a key; an unknown key is an error that names the nearest
+known one.
+
+>>> load_config(None, ["prune.macs=40%", "target.threads=2"]).prune.budget()
+Budget(kind='macs', fraction=0.4, limit=None)
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from compress.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the pruned network may cost: a fraction of the unpruned one's, or an absolute limit.
+
+    ``kind`` is ``macs``, ``params``, ``ratio`` (share of channels kept in every group) or ``latency``. Exactly one of
+    ``fraction`` (0 to 1) and ``limit`` (MACs, parameters, or milliseconds) is set.
+    """
+
+    kind: Literal["macs", "params", "ratio", "latency"]
+    fraction: float | None
+    limit: float | None
+
+
+class RunConfig(Section):
+    dir: Path = Field(Path("runs/resnet18-digits"), description="folder that all stages read and write")
+    name: str | None = Field(None, description="prefix of the exported files; default: the architecture's name")
+    seed: int = Field(0, description="seeds initialisation, shuffling, augmentation and sampling")
+
+
+class ModelConfig(Section):
+    arch: str = Field("resnet18", description="a built-in name, or 'package.module:factory'")
+    args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for your own factory")
+    weights: str | None = Field(
+        None, description=".pth or .safetensors file; 'torchvision' downloads; none: train from scratch"
+    )
+    new_head: bool = Field(False, description="replace the classifier by a fresh one for the data's classes, and train")
+
+
+class DataConfig(Section):
+    kind: Literal["digits", "imagefolder", "cifar10"] = Field("digits", description="where the images come from")
+    train: Path | None = Field(None, description="folder of training images (imagefolder), or the CIFAR-10 root")
+    eval: Path | None = Field(None, description="folder of evaluation images (imagefolder)")
+    calibration: Path | None = Field(None, description="images to calibrate on; default: the training images")
+    download: bool = Field(False, description="let torchvision download CIFAR-10")
+    input_size: Positive | None = Field(None, description="network input, pixels a side; default: the kind's own")
+    resize: Positive | None = Field(None, description="shorter side before the centre crop; default: the kind's own")
+    channels: Literal[1, 3] = Field(3, description="input channels: 3 RGB, 1 grey")
+    mean: tuple[float, ...] | None = Field(None, description="per-channel mean, of pixels in 0..1")
+    std: tuple[float, ...] | None = Field(None, description="per-channel standard deviation, of pixels in 0..1")
+    holdout: Fraction = Field(0.1, description="share of the training images kept back to choose the best checkpoint")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="data loader processes")
+
+
+class TargetConfig(Section):
+    engine: Literal["onnxruntime", "tensorrt"] = Field("onnxruntime", description="the engine that ships")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the engine runs")
+    threads: Positive = Field(1, description="intra-op threads (CPU engines)")
+    batch: Positive = Field(1, description="batch size that is timed")
+
+    @model_validator(mode="after")
+    def _device_fits(self) -> TargetConfig:
+        if self.engine == "tensorrt" and self.device == "cpu":
+            return self.model_copy(update={"device": "cuda"})
+        return self
+
+
+class TrainConfig(Section):
+    """The training loop's settings; baseline, fine-tuning and QAT each have a section of them."""
+
+    epochs: Annotated[int, Field(ge=0)] | None = Field(None, description="passes over the training images")
+    batch_size: Positive = Field(64, description="images a step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW")
+    lr: Annotated[float, Field(gt=0)] = Field(0.05, description="peak learning rate")
+    momentum: Fraction = Field(0.9, description="SGD momentum (Nesterov)")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="on weights; not on BN and biases")
+    schedule: Literal["cosine", "step", "onecycle", "constant"] = Field("cosine", description="learning-rate schedule")
+    warmup: Annotated[float, Field(ge=0)] = Field(0.0, description="epochs of linear warm-up (cosine, step, constant)")
+    step_epochs: tuple[int, ...] = Field((), description="epochs at which 'step' multiplies the rate by step_gamma")
+    step_gamma: Fraction = Field(0.1, description="factor of the 'step' schedule")
+    crop: Fraction = Field(0.125, description="random shift, as a share of the input size (pad and crop)")
+    flip: bool = Field(True, description="random horizontal flip")
+    jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="colour jitter strength")
+    label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross-entropy")
+    distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
+    temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="distillation temperature")
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(5.0, description="gradient norm is clipped to this")
+    amp: bool = Field(True, description="mixed precision on a GPU (no effect on CPU)")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+
+
+class FinetuneConfig(TrainConfig):
+    epochs: Annotated[int, Field(ge=0)] | None = Field(5, description="passes over the training images")
+    lr: Annotated[float, Field(gt=0)] = Field(0.02, description="peak learning rate")
+    distill: Fraction = Field(0.5, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
+
+
+class QatConfig(TrainConfig):
+    epochs: Annotated[int, Field(ge=0)] | None = Field(2, description="passes over the training images")
+    lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak learning rate")
+    distill: Fraction = Field(0.5, description="weight of distillation from the unquantized net (KL)")
+
+
+class PruneConfig(Section):
+    macs: str | None = Field(None, description="budget: '50%' of the MACs, or an absolute number such as '900M'")
+    params: str | None = Field(None, description="budget: '50%' of the parameters, or an absolute number")
+    ratio: str | None = Field(None, description="budget: share of channels kept in every group, '50%'")
+    latency: str | None = Field(None, description="budget: '50%' or '4.0 ms' on the target (needs a latency table)")
+    importance: Literal["taylor", "norm", "random"] = Field("taylor", description="how a channel is scored")
+    images: Positive = Field(256, description="training images that Taylor importance looks at")
+    multiple: Positive = Field(8, description="kept widths are multiples of this")
+    min_width: Positive = Field(8, description="no group gets narrower than this")
+    keep: tuple[str, ...] = Field((), description="layers whose channels stay; names or patterns such as 'layer1.*'")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> PruneConfig:
+        given = [kind for kind in ("macs", "params", "ratio", "latency") if getattr(self, kind) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one budget, not {len(given)}: {', '.join(given)}")
+        self.budget()
+        return self
+
+    def budget(self) -> Budget:
+        """The one budget that was given; half of the MACs where none was."""
+        for kind in ("macs", "params", "ratio", "latency"):
+            text = getattr(self, kind)
+            if text is not None:
+                return _parse_budget(kind, text)
+        return Budget("macs", 0.5, None)
+
+
+class QuantizeConfig(Section):
+    mode: Literal["ptq", "qat"] = Field("ptq", description="calibrate only, or train on from the calibrated state")
+    calibration_images: Positive = Field(300, description="class-balanced images that set the ranges")
+    batch_size: Positive = Field(16, description="calibration batch")
+
+
+class Config(Section):
+    """The whole configuration: one section a stage."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    target: TargetConfig = TargetConfig()
+    train: TrainConfig = TrainConfig()
+    prune: PruneConfig = PruneConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    qat: QatConfig = QatConfig()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_table(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping | Section):
+            raise ValueError("must be a table of keys")
+        return value
+
+    @property
+    def name(self) -> str:
+        """The prefix of exported files: ``resnet18`` in ``resnet18_int8.onnx``."""
+        return self.run.name or self.model.arch.rpartition(":")[2].rpartition(".")[2]
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read ``path`` (TOML; none means all defaults) and lay ``section.key=value`` overrides over it.
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
+    """
+    table: dict[str, Any] = {}
+    where = "the command line"
+    if path is not None:
+        where = str(path)
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _override(table, override)
+    try:
+        return Config.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (equals and dot and section and name):
+        raise ConfigError(f"--set {override}: expected section.key=value", remedy="for example --set prune.macs=40%")
+    try:  # numbers, booleans and arrays read as TOML does; anything else is a string
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if not isinstance(table.setdefault(section, {}), dict):
+        raise ConfigError(f"'{section}' is a value in the config, not a section")
+    field = Config.model_fields.get(section)
+    if isinstance(value, int | float) and not isinstance(value, bool) and field is not None:
+        known = getattr(field.annotation, "model_fields", {}).get(name)
+        if known is not None and known.annotation in (str, str | None):
+            value = text.strip()
+    table[section][name] = value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        key = ".".join(location)
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            lines.append(f"unknown key '{key}'; {hint}")
+        else:
+            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    if not path:
+        return list(Config.model_fields)
+    annotation = Config.model_fields[path[0]].annotation
+    return list(getattr(annotation, "model_fields", {}))
+
+
+_SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def _parse_budget(kind: Literal["macs", "params", "ratio", "latency"], text: str) -> Budget:
+    word = text.strip().lower()
+    try:
+        if word.endswith("%"):
+            fraction = float(word[:-1]) / 100
+        elif kind == "latency":
+            if not word.endswith("ms"):
+                raise ValueError
+            return Budget(kind, None, _positive(float(word[:-2])))
+        elif word[-1:] in _SUFFIX:
+            return Budget(kind, None, _positive(float(word[:-1]) * _SUFFIX[word[-1]]))
+        else:
+            number = float(word)
+            if number > 1 and kind != "ratio":
+                return Budget(kind, None, number)
+            fraction = number
+        if not 0 < fraction <= 1:
+            raise ValueError
+    except ValueError:
+        example = {"ratio": "'50%'", "latency": "'50%' or '4.0 ms'"}.get(kind, "'50%' or '900M'")
+        raise ValueError(f"'{text}' is not a {kind} budget; write {example}") from None
+    return Budget(kind, fraction, None)
+
+
+def _positive(number: float) -> float:
+    if number <= 0:
+        raise ValueError
+    return number

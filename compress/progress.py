@@ -1,0 +1,67 @@
+"""Progress as a user sees it: a bar on a terminal, plain lines elsewhere, nothing for a library caller."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Where a long job tells how far it is."""
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        """Yield ``items``, showing ``what`` and how many of ``total`` are done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        ...
+
+
+class Silent:
+    """Says nothing: the default of every room."""
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        yield from items
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Terminal:
+    """Bars on a terminal; elsewhere a line whenever a job has run ten seconds since the last one."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+
+    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+        if total is None and hasattr(items, "__len__"):
+            total = len(items)
+        if not self.console.is_terminal:
+            yield from self._lines(items, what, total)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Bars(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bars:
+            yield from bars.track(items, total=total, description=what)
+
+    def _lines(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
+        last = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - last > 10:
+                last = time.monotonic()
+                self.note(f"{what}: {done}" + (f"/{total}" if total else ""))
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+
+SILENT = Silent()
