@@ -10,6 +10,7 @@ Budget(kind='macs', fraction=0.4, limit=None)
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -276,3 +277,31 @@ def _positive(number: float) -> float:
     if number <= 0:
         raise ValueError
     return number
+
+
+def describe_config(config: Config) -> str:
+    """The configuration as TOML, each key with its meaning: what ``python -m compress config`` prints."""
+    lines: list[str] = []
+    for section_name in Config.model_fields:
+        section = getattr(config, section_name)
+        lines.append(f"[{section_name}]")
+        for key, field in type(section).model_fields.items():
+            value = getattr(section, key)
+            text = f"{key} = {_toml(value)}" if value is not None else f"# {key} ="
+            lines.append(f"{text:<44}  # {field.description}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return repr(value)
+        case tuple():
+            return f"[{', '.join(map(_toml, value))}]"
+        case Mapping():
+            return f"{{{', '.join(f'{k} = {_toml(v)}' for k, v in value.items())}}}"
+        case _:
+            return json.dumps(str(value))

@@ -1,0 +1,91 @@
+# One target a stage; each is a file in the run's folder, so asking twice does nothing. `make help` lists them.
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+##@ Variables
+## CONFIG=FILE      TOML configuration                          (configs/default.toml)
+## MODEL=NAME       built-in name or package.module:factory     (the config's model.arch)
+## WEIGHTS=FILE     trained .pth or .safetensors                (the config's model.weights)
+## DATA=WHERE       digits, cifar10, or a folder with train/ and val/
+## RUN=DIR          where the stages write                      (the config's run.dir)
+## SET="a.b=c ..."  any other key of the configuration
+## PYTHON=EXE       the Python that makes the environment       (python3.11)
+CONFIG  ?= configs/default.toml
+MODEL   ?=
+WEIGHTS ?=
+DATA    ?=
+SET     ?=
+PYTHON  ?= $(shell command -v python3.11 || echo python3)
+VENV    ?= .venv
+
+config_dir := $(shell sed -n 's/^ *dir *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -1)
+own_run    := $(if $(MODEL)$(WEIGHTS)$(DATA),runs/$(or $(notdir $(subst :,-,$(MODEL))),model)-$(or $(notdir $(DATA:/=)),data))
+RUN        ?= $(or $(own_run),$(config_dir),runs/$(basename $(notdir $(CONFIG))))
+
+PY       := $(VENV)/bin/python
+settings := run.dir=$(RUN) \
+            $(if $(MODEL),model.arch=$(MODEL)) $(if $(WEIGHTS),model.weights=$(WEIGHTS)) \
+            $(if $(DATA),$(if $(filter digits cifar10,$(DATA)),data.kind=$(DATA),\
+                data.kind=imagefolder data.train=$(DATA)/train data.eval=$(DATA)/val)) \
+            $(SET)
+ARGS     := --config $(CONFIG) $(addprefix --set ,$(strip $(settings)))
+COMPRESS := $(PY) -m compress
+ENV      := $(VENV)/.installed
+ASKED    := $(RUN)/make.args
+
+##@ Stages
+.PHONY: baseline prune quantize export build latency accuracy all
+baseline: $(RUN)/baseline/stage.json  ## load the trained network, or train it
+prune: $(RUN)/finetune/stage.json     ## remove channels within the budget, and fine-tune
+quantize: $(RUN)/quantize/stage.json  ## INT8 by calibration or quantization-aware training
+export: $(RUN)/summary.json           ## ONNX files, and the table before and after
+build: $(RUN)/build/stage.json        ## the engine for the target
+all: export build
+
+$(ENV): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+# Rewritten only when what was asked for changes, so that a new MODEL= or SET= reruns what depends on it.
+.PHONY: FORCE
+$(ASKED): FORCE
+	@mkdir -p $(@D) && echo '$(ARGS)' | cmp --quiet - $@ || echo '$(ARGS)' > $@
+
+$(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(filter-out torchvision,$(WEIGHTS)) | $(ENV)
+	@$(COMPRESS) baseline $(ARGS)
+$(RUN)/prune/stage.json: $(RUN)/baseline/stage.json
+	@$(COMPRESS) prune $(ARGS)
+$(RUN)/finetune/stage.json: $(RUN)/prune/stage.json
+	@$(COMPRESS) finetune $(ARGS)
+$(RUN)/quantize/stage.json: $(RUN)/finetune/stage.json
+	@$(COMPRESS) quantize $(ARGS)
+$(RUN)/export/stage.json: $(RUN)/quantize/stage.json
+	@$(COMPRESS) export $(ARGS)
+$(RUN)/build/stage.json: $(RUN)/export/stage.json
+	@$(COMPRESS) build $(ARGS)
+# Exit code 5: the target's engine is not on this machine. The table is then of the exported files alone.
+$(RUN)/summary.json: $(RUN)/export/stage.json
+	@$(COMPRESS) build $(ARGS) || [ $$? -eq 5 ]
+	@$(PY) -m benchmarks.summary $(ARGS)
+
+latency: $(RUN)/build/stage.json      ## time the built engine
+	@$(PY) -m benchmarks.latency --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)
+accuracy: $(RUN)/build/stage.json     ## top-1 of the built engine on the evaluation images
+	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)
+
+##@ Development
+.PHONY: env test test-all lint clean help
+env: $(ENV)            ## the environment, from pinned versions
+test: $(ENV)           ## the fast tests
+	@$(PY) -m pytest
+test-all: $(ENV)       ## every test that this machine can run
+	@$(PY) -m pytest -m ''
+lint: $(ENV)           ## ruff and mypy --strict
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+clean:                 ## remove this run's folder
+	rm -rf $(RUN)
+help:                  ## this list
+	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
+	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

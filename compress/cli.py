@@ -1,0 +1,135 @@
+"""The command line: ``python -m compress STAGE --config c.toml --set section.key=value``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from compress import __version__
+from compress.config import Config, describe_config, load_config
+from compress.errors import PipelineError
+from compress.progress import Terminal
+from compress.run import Run
+
+# The stages import torch and NNCF, which takes seconds: each is imported when it runs.
+
+
+def _baseline(config: Config, run: Run, _: argparse.Namespace) -> None:
+    from compress.train.stage import baseline
+
+    baseline(config, run)
+
+
+def _prune(config: Config, run: Run, _: argparse.Namespace) -> None:
+    from compress.prune.stage import prune
+
+    prune(config, run)
+
+
+def _finetune(config: Config, run: Run, _: argparse.Namespace) -> None:
+    from compress.train.stage import finetune
+
+    finetune(config, run)
+
+
+def _quantize(config: Config, run: Run, args: argparse.Namespace) -> None:
+    from compress.quantize.stage import quantize
+
+    quantize(config, run, source=args.source)
+
+
+def _export(config: Config, run: Run, args: argparse.Namespace) -> None:
+    from compress.export.stage import export
+
+    export(config, run, source=args.source)
+
+
+def _build(config: Config, run: Run, args: argparse.Namespace) -> None:
+    from compress.engines.stage import build
+
+    build(config, run, engine=args.engine)
+
+
+def _all(config: Config, run: Run, args: argparse.Namespace) -> None:
+    for stage in (_baseline, _prune, _finetune, _quantize, _export, _build):
+        stage(config, run, args)
+
+
+Stage = Callable[[Config, Run, argparse.Namespace], None]
+STAGES: dict[str, tuple[Stage, str]] = {
+    "baseline": (_baseline, "load the trained network, or train it"),
+    "prune": (_prune, "remove channels of its residual blocks, within the budget"),
+    "finetune": (_finetune, "train the pruned network on, distilled from the unpruned one"),
+    "quantize": (_quantize, "calibrate to INT8, or train on with quantization (quantize.mode = 'qat')"),
+    "export": (_export, "write <name>_fp32.onnx and <name>_int8.onnx"),
+    "build": (_build, "build the engine that ships, for the target"),
+    "all": (_all, "all of these, in this order"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser of ``python -m compress``."""
+    top = argparse.ArgumentParser(prog="python -m compress", description="Compress a trained ResNet, stage by stage.")
+    top.add_argument("--version", action="version", version=__version__)
+    stages = top.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", type=Path, metavar="FILE", help="TOML configuration; default: all defaults")
+    common.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
+    )
+    working = argparse.ArgumentParser(add_help=False, parents=[common])
+    working.add_argument("--force", action="store_true", help="run the stage even if its output is up to date")
+    for name, (_, text) in STAGES.items():
+        command = stages.add_parser(name, help=text, description=text.capitalize() + ".", parents=[working])
+        if name in ("quantize", "export", "all"):
+            command.add_argument(
+                "--from",
+                dest="source",
+                choices=("finetune", "baseline"),
+                default="finetune",
+                help="the network to go on from: the pruned and fine-tuned one, or the unpruned baseline",
+            )
+        if name in ("build", "all"):
+            command.add_argument("--engine", choices=("onnxruntime", "tensorrt"), help="instead of target.engine")
+    stages.add_parser("config", help="print every key with its value and meaning", parents=[common])
+    return top
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command; a user's mistake is printed without a traceback and becomes an exit code."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        return command()
+    except PipelineError as error:
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        return error.exit_code
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        console.print("[bold red]error:[/] ", end="")
+        console.print(f"{error.strerror or error}{where}", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; asking again goes on from here")
+        return 130
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    config = load_config(args.config, args.overrides)
+    if args.stage == "config":
+        Console(highlight=False, soft_wrap=True).print(describe_config(config), markup=False)
+        return 0
+    run = Run(config.run.dir, force=args.force, progress=Terminal())
+    STAGES[args.stage][0](config, run, args)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; exits with the codes of ``compress.errors``."""
+    sys.exit(run_command(lambda: _command(argv)))

@@ -1,0 +1,201 @@
+"""Read trained weights, tensors only, into an architecture; say what does not fit and why."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.models as tv
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from compress.config import ModelConfig
+from compress.errors import CheckpointError, ModelError
+from compress.models.registry import ARCHITECTURES, build
+
+State = dict[str, Tensor]
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
+_PREFIXES = ("module.", "_orig_mod.")  # DataParallel/DDP and torch.compile
+
+
+def load_trained(config: ModelConfig, num_classes: int | None = None) -> nn.Module:
+    """Build the configured architecture and load its weights; the class count is the checkpoint's own.
+
+    Args:
+        num_classes: for factories without a classifier to read it from.
+
+    Returns:
+        the network in eval mode, float32.
+
+    Raises:
+        CheckpointError: missing, truncated or unsafe file, keys or shapes that do not match, NaN or infinite weights.
+        ModelError: the architecture cannot be built.
+    """
+    assert config.weights is not None
+    state = download_state(config.arch) if config.weights == "torchvision" else read_state(Path(config.weights))
+    net = build(config.arch, num_classes, config.args)
+    head = classifier(net)
+    if head is not None and f"{head[0]}.weight" in state:
+        rows = state[f"{head[0]}.weight"].shape[0]
+        if rows != head[1].out_features:
+            net = build(config.arch, rows, config.args)
+    load_state(net, state, config.weights)
+    return net.eval()
+
+
+def classifier(net: nn.Module) -> tuple[str, nn.Linear] | None:
+    """The name and module of the last fully connected layer: a ResNet's classifier; None for a backbone.
+
+    >>> classifier(build("resnet18", 7))
+    ('fc', Linear(in_features=512, out_features=7, bias=True))
+    """
+    linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def read_state(path: Path) -> State:
+    """Read a ``.safetensors`` or ``torch.save`` file of tensors: plain, or under 'state_dict'; 'module.' stripped.
+
+    Nothing but tensors and plain containers is unpickled (``weights_only=True``).
+
+    Raises:
+        CheckpointError: see ``load_trained``.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}", remedy="set model.weights (WEIGHTS=) to an existing file")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, error) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: {reason}",
+            remedy="copy or download it again and compare its checksum",
+        ) from None
+    return _tensors(content, path)
+
+
+def download_state(arch: str) -> State:
+    """Torchvision's pretrained weights of ``arch``; only called when the configuration asks for them.
+
+    Raises:
+        CheckpointError: torchvision has none, or they cannot be downloaded.
+    """
+    if arch not in tv.list_models():
+        raise CheckpointError(f"torchvision has no weights for '{arch}'", remedy="set model.weights to a file")
+    try:
+        weights = tv.get_model_weights(arch).DEFAULT  # type: ignore[attr-defined]
+        return dict(weights.get_state_dict(progress=True, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"cannot download torchvision's weights for '{arch}': {error}",
+            remedy="download them on a machine with a network and set model.weights to the file",
+        ) from None
+
+
+def load_state(net: nn.Module, state: State, where: str) -> None:
+    """Load ``state`` into ``net`` strictly, as float32; missing ``num_batches_tracked`` counters are let pass.
+
+    Raises:
+        CheckpointError: keys or shapes that do not match (the first few are named, with the likely reason), or values
+            that are not finite.
+    """
+    own = net.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or unexpected or wrong:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} keys missing ({_some(missing)})")
+        if unexpected:
+            parts.append(f"{len(unexpected)} keys unknown ({_some(unexpected)})")
+        if wrong:
+            shapes = [f"{k} is {tuple(state[k].shape)}, the network's {tuple(own[k].shape)}" for k in wrong]
+            parts.append(f"{len(wrong)} shapes differ ({_some(shapes)})")
+        raise CheckpointError(f"{where} does not fit the network: {'; '.join(parts)}", remedy=_reason(net, state))
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{where} has NaN or infinite values in {len(broken)} tensors ({_some(broken)})",
+            remedy="the training that wrote it diverged; use an earlier checkpoint",
+        )
+    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+
+
+def _tensors(content: Any, path: Path) -> State:
+    if isinstance(content, Mapping):
+        for wrapper in _WRAPPERS:
+            if isinstance(content.get(wrapper), Mapping):
+                content = content[wrapper]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not a state_dict",
+            remedy="save it with torch.save(net.state_dict(), path)",
+        )
+    other = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if other:
+        raise CheckpointError(
+            f"{path} holds values that are not tensors ({_some([str(key) for key in other])})",
+            remedy="save the weights alone: torch.save(net.state_dict(), path)",
+        )
+    state = dict(content)
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    if named is None and "nsupported" not in str(error):  # no class in it: the bytes themselves are wrong
+        return CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint",
+            remedy="copy or download it again and compare its checksum",
+        )
+    what = f" ({named.group(1)})" if named else ""
+    return CheckpointError(
+        f"{path} is a pickle with code or objects in it{what}; refused: only tensors are loaded",
+        remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or as .safetensors",
+    )
+
+
+def _reason(net: nn.Module, state: State) -> str:
+    """The most likely cause of a mismatch, found by trying the built-in families without allocating them."""
+    fitting = [name for name in ARCHITECTURES if _fits(name, state)]
+    if fitting:
+        return f"these weights are of a '{fitting[0]}': set model.arch (MODEL=)"
+    own = set(net.state_dict())
+    for key in state:
+        tail = key.partition(".")[2]
+        if key not in own and tail in own:
+            return f"the keys carry a prefix '{key[: -len(tail)]}'; strip it before saving"
+    return "is model.arch (MODEL=) the architecture, with the options, that these weights were trained with?"
+
+
+def _fits(arch: str, state: State) -> bool:
+    try:
+        with torch.device("meta"):
+            net = build(arch)
+            head = classifier(net)
+            own = net.state_dict()
+    except ModelError:
+        return False
+    free = () if head is None else (f"{head[0]}.weight", f"{head[0]}.bias")
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    same_keys = own.keys() - counters == state.keys() - counters
+    return same_keys and all(own[k].shape == state[k].shape for k in own if k in state and k not in free)
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

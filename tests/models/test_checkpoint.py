@@ -1,0 +1,123 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from compress.config import ModelConfig
+from compress.errors import CheckpointError
+from compress.models.checkpoint import classifier, load_trained, read_state
+from compress.models.registry import build
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return build("cifar_resnet20", 7).eval()
+
+
+def load(path: Path, arch: str = "cifar_resnet20") -> nn.Module:
+    return load_trained(ModelConfig(arch=arch, weights=str(path)))
+
+
+def wrappings(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {
+        "plain": state,
+        "under state_dict": {"state_dict": state, "epoch": 3},
+        "with module.": {f"module.{key}": value for key, value in state.items()},
+        "both": {"state_dict": {f"module.{key}": value for key, value in state.items()}, "best_prec1": 91.7},
+    }
+
+
+@pytest.mark.parametrize("wrapping", ["plain", "under state_dict", "with module.", "both"])
+def test_a_pth_loads_however_it_is_wrapped(net: nn.Module, tmp_path: Path, wrapping: str) -> None:
+    torch.save(wrappings(dict(net.state_dict()))[wrapping], tmp_path / "w.pth")
+    loaded = load(tmp_path / "w.pth")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), net(x))
+
+
+def test_the_class_count_is_the_checkpoints(net: nn.Module, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    head = classifier(load(tmp_path / "w.pth"))
+    assert head is not None
+    assert head[1].out_features == 7
+
+
+def test_half_precision_safetensors_become_float32(net: nn.Module, tmp_path: Path) -> None:
+    half = {key: value.half() if value.is_floating_point() else value for key, value in net.state_dict().items()}
+    save_file(half, tmp_path / "w.safetensors")
+    loaded = load(tmp_path / "w.safetensors")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded.state_dict()["conv1.weight"], net.state_dict()["conv1.weight"], rtol=1e-3, atol=1e-3)
+
+
+def test_old_checkpoints_without_bn_counters_load(net: nn.Module, tmp_path: Path) -> None:
+    old = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "w.pth")
+    load(tmp_path / "w.pth")
+
+
+class Bomb:
+    """Unpickling this runs a command."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"conv1.weight": Bomb(tmp_path / "ran")}}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"refused: only tensors"):
+        read_state(tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_module_is_refused(net: nn.Module, tmp_path: Path) -> None:
+    torch.save(net, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_named(net: nn.Module, tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".pth":
+        torch.save(net.state_dict(), path)
+    else:
+        save_file(dict(net.state_dict()), path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
+        read_state(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere\.pth"):
+        read_state(tmp_path / "nowhere.pth")
+
+
+def test_weights_of_another_known_architecture_are_recognised(net: nn.Module, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit(.|\n)*these weights are of a 'cifar_resnet20'"):
+        load(tmp_path / "w.pth", arch="cifar_resnet32")
+
+
+def test_unknown_keys_are_counted_and_the_first_few_named(net: nn.Module, tmp_path: Path) -> None:
+    torch.save({f"encoder.{key}": value for key, value in net.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"keys missing \(conv1\.weight, (.|\n)*prefix 'encoder\.'"):
+        load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(net: nn.Module, tmp_path: Path, value: float) -> None:
+    state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    state["layer1.0.conv1.weight"].view(-1)[5] = value
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"NaN or infinite.*layer1\.0\.conv1\.weight"):
+        load(tmp_path / "w.pth")

@@ -1,0 +1,94 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.utils import canonicalize_name
+
+from compress.config import Config, describe_config, load_config
+from compress.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_key_has_a_default() -> None:
+    assert load_config(None) == Config()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_shipped_configs_are_valid(path: Path) -> None:
+    load_config(path)
+
+
+def test_a_printed_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config(None, ["prune.macs=40%", "train.step_epochs=[3, 5]", "prune.keep=['layer1.*']"])
+    path = tmp_path / "c.toml"
+    path.write_text(describe_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prune.mac=50%", r"unknown key 'prune\.mac'; did you mean 'macs'"),
+        ("prun.macs=50%", r"unknown key 'prun'; did you mean 'prune'"),
+        ("target.engine=tensorflow", r"target\.engine: .*'onnxruntime'.*'tensorflow'"),
+        ("train.lr=fast", r"train\.lr: .*valid number"),
+        ("train.lr=-1", r"train\.lr: .*greater than 0"),
+        ("prune.macs=0", "not a macs budget"),
+        ("prune.macs=150%", "not a macs budget"),
+        ("prune.latency=4", "write '50%' or '4.0 ms'"),
+        ("prune", "expected section.key=value"),
+    ],
+)
+def test_a_wrong_key_or_value_says_what_is_right(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, [override])
+    assert caught.value.exit_code == 2
+
+
+def test_two_budgets_are_one_too_many() -> None:
+    with pytest.raises(ConfigError, match="one budget, not 2: macs, params"):
+        load_config(None, ["prune.macs=50%", "prune.params=50%"])
+
+
+def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the config"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[run\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(tmp_path / "bad.toml")
+
+
+def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[target]\nthreads = 4\nbatch = 2\n")
+    config = load_config(path, ["target.threads=1", "model.weights=1.pth"])
+    assert (config.target.threads, config.target.batch, config.model.weights) == (1, 2, "1.pth")
+
+
+@given(st.integers(1, 100))
+def test_a_percentage_is_a_fraction_of_the_unpruned_cost(percent: int) -> None:
+    budget = load_config(None, [f"prune.params={percent}%"]).prune.budget()
+    assert (budget.kind, budget.fraction, budget.limit) == ("params", percent / 100, None)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("900M", 900e6), ("1.5G", 1.5e9), ("250k", 250e3), ("12345", 12345.0)])
+def test_an_absolute_budget_takes_si_suffixes(text: str, limit: float) -> None:
+    budget = load_config(None, [f"prune.macs={text}"]).prune.budget()
+    assert (budget.fraction, budget.limit) == (None, limit)
+
+
+def test_a_latency_budget_is_a_fraction_or_milliseconds() -> None:
+    assert load_config(None, ["prune.latency=50%"]).prune.budget().fraction == 0.5
+    assert load_config(None, ["prune.latency=4.0 ms"]).prune.budget().limit == 4.0
+
+
+def test_direct_dependencies_are_pinned_as_in_the_constraints() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line]
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        name, _, version = requirement.partition("==")
+        assert pinned.get(canonicalize_name(name)) == version
