@@ -41,7 +41,7 @@ class EngineError(PipelineError):
     """An engine that could not be built, was not what was asked for, or failed to run."""
 
 
-class BackendAbsent(EngineError):
+class BackendAbsent(EngineError):  # noqa: N818 - the exit code's name
     """An engine's runtime, or the device that it needs, is not on this machine."""
 
     exit_code = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -43,7 +43,7 @@ class Terminal:
         self.console = console or Console(file=sys.stderr, highlight=False)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        if total is None and hasattr(items, "__len__"):
+        if total is None and isinstance(items, Sized):
             total = len(items)
         if not self.console.is_terminal:
             yield from self._lines(items, what, total)

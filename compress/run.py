@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compress import __version__
 from compress.errors import PipelineError
 from compress.progress import SILENT, Progress
 
@@ -150,13 +151,13 @@ class Run:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that an output depends on."""
-    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+    """Versions of this package and of the libraries that an output depends on."""
+    return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONED}}
 
 
 def _key(name: str, settings: Mapping[str, Any], parents: Sequence[Path]) -> str:
-    text = json.dumps([name, settings, [tree_sha256(path) for path in parents], versions()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = [name, settings, [tree_sha256(path) for path in parents], versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

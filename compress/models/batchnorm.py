@@ -30,7 +30,8 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
     """Give each BN the statistics of its own input, and move gamma and beta so that the eval function stays.
 
     With old statistics (m, v), measured ones (m', v') and s = sqrt(v + eps), s' = sqrt(v' + eps):
-    gamma' = gamma s'/s and beta' = beta + gamma (m' - m)/s, so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta.
+    gamma' = gamma s'/s and beta' = beta + gamma (m' - m)/s,
+    so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta.
 
     Args:
         net: changed in place; left in eval mode.
@@ -41,7 +42,9 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
 
     def collect(layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].double()
-        moments = torch.stack([x.new_full((x.shape[1],), x.numel() / x.shape[1]), x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))])
+        moments = torch.stack(
+            [x.new_full((x.shape[1],), x.numel() / x.shape[1]), x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))]
+        )
         sums[layer] = sums[layer] + moments if layer in sums else moments
 
     layers = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]

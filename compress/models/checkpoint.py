@@ -93,7 +93,7 @@ def download_state(arch: str) -> State:
     if arch not in tv.list_models():
         raise CheckpointError(f"torchvision has no weights for '{arch}'", remedy="set model.weights to a file")
     try:
-        weights = tv.get_model_weights(arch).DEFAULT  # type: ignore[attr-defined]
+        weights = tv.get_model_weights(arch).DEFAULT
         return dict(weights.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise CheckpointError(

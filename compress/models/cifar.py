@@ -58,9 +58,7 @@ class CifarBlock(nn.Module):
                 after = width - width_in - before
                 self.shortcut = nn.Sequential(SelectPad([-1] * before + [*range(width_in)] + [-1] * after, stride))
             else:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-                )
+                self.shortcut = nn.Sequential(nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))

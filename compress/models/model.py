@@ -1,4 +1,4 @@
-"""A trained network with all that it needs to run elsewhere; saved as model.safetensors and model.json, never pickled."""
+"""A trained network with all that it needs to run elsewhere: saved as tensors and JSON, never pickled."""
 
 from __future__ import annotations
 

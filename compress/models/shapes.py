@@ -90,7 +90,7 @@ def reshape(net: nn.Module, shapes: Mapping[str, Mapping[str, Any]]) -> None:
                 replace_module(net, name, make_layer(shape))
         except (AttributeError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"model.json describes layer '{name}' as {dict(shape)}, which this architecture does not have ({error})",
+                f"model.json says that layer '{name}' is {dict(shape)}, which the architecture lacks ({error})",
                 remedy="the architecture's code has changed since the model was saved; use the version that saved it",
             ) from None
 
