@@ -78,10 +78,17 @@ class TargetConfig(Section):
     threads: Positive = Field(1, description="intra-op threads (CPU engines)")
     batch: Positive = Field(1, description="batch size that is timed")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_device(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("engine") == "tensorrt":
+            return {"device": "cuda", **values}
+        return values
+
     @model_validator(mode="after")
     def _device_fits(self) -> TargetConfig:
         if self.engine == "tensorrt" and self.device == "cpu":
-            return self.model_copy(update={"device": "cuda"})
+            raise ValueError("TensorRT runs on device 'cuda'")
         return self
 
 

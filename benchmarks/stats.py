@@ -1,0 +1,202 @@
+"""The statistics of timings and of paired accuracies; every function names its method.
+
+Timings come in rounds: samples within a round share what the machine was doing, so intervals resample whole rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Rounds = Sequence[Floats]
+
+CONFIDENCE = 0.95
+_RESAMPLES = 4000
+
+
+class Interval(NamedTuple):
+    """An estimate with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
+    """The median of all samples, with a percentile bootstrap interval over whole rounds.
+
+    Resampling blocks keeps the dependence within a block (Künsch 1989, Annals of Statistics 17:1217); here a block is
+    a round (the cluster bootstrap of Davison and Hinkley 1997, section 3.8).
+
+    Args:
+        rounds: samples of each round; at least two rounds.
+
+    >>> median_interval([np.array([1.0, 2.0, 3.0])] * 5)
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+    value = float(np.median(np.concatenate(rounds)))
+    draws = _draws(len(rounds), seed)
+    return _percentile_interval(value, _medians(rounds, draws), len(rounds), confidence)
+
+
+def ratio_interval(rounds: Rounds, baseline: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
+    """The ratio of the medians of two interleaved series, with a bootstrap interval over paired rounds.
+
+    Round i of both series ran one right after the other, so the same rounds are drawn for both and what they share
+    (a busy neighbour, a lower clock) cancels.
+
+    Raises:
+        ValueError: the series have different numbers of rounds.
+    """
+    if len(rounds) != len(baseline):
+        raise ValueError(f"{len(rounds)} rounds against {len(baseline)}: not paired")
+    draws = _draws(len(rounds), seed)
+    value = float(np.median(np.concatenate(rounds)) / np.median(np.concatenate(baseline)))
+    ratios = _medians(rounds, draws) / _medians(baseline, draws)
+    return _percentile_interval(value, ratios, len(rounds), confidence)
+
+
+def quantile_interval(samples: Floats, q: float, *, confidence: float = CONFIDENCE) -> Interval | None:
+    """The q-quantile with the interval between two order statistics (Hahn and Meeker 1991, section 5.2).
+
+    The number of samples below the true quantile is binomial, whatever the distribution of independent samples is.
+    The quantile itself is the inverse of the empirical distribution: a value that was measured.
+
+    Returns:
+        None where there are fewer than ``samples_needed(q)`` samples.
+
+    >>> quantile_interval(np.arange(1.0, 101.0), 0.9)
+    Interval(value=90.0, low=84.0, high=96.0)
+    """
+    n = len(samples)
+    if n < samples_needed(q):
+        return None
+    ordered = np.sort(samples)
+    tail = (1 - confidence) / 2
+    low = int(stats.binom.ppf(tail, n, q))  # 1-based ranks
+    high = int(stats.binom.ppf(1 - tail, n, q)) + 1
+    rank = math.ceil(q * n)
+    return Interval(*(float(ordered[min(max(k, 1), n) - 1]) for k in (rank, low, high)))
+
+
+def samples_needed(q: float) -> int:
+    """The fewest samples from which the q-quantile may be told: 64 for p90, 130, 662 and 6636 for p95, p99 and p99.9.
+
+    With that many, fewer than two samples beyond the quantile have a probability of 1% at most; these are the counts
+    of MLPerf Inference's early-stopping rule (99% confidence, one query over the limit).
+
+    >>> [samples_needed(q) for q in (0.9, 0.95, 0.99)]
+    [64, 130, 662]
+    """
+    n = math.ceil(1 / (1 - q))
+    while stats.binom.cdf(1, n, 1 - q) > 0.01:
+        n += 1
+    return n
+
+
+def mad(samples: Floats) -> float:
+    """Median absolute deviation from the median, unscaled."""
+    return float(np.median(np.abs(samples - np.median(samples))))
+
+
+def outliers(samples: Floats) -> NDArray[np.bool_]:
+    """Which samples lie beyond ten robust standard deviations: |x - median| > 14.826 MAD (as hyperfine flags them).
+
+    1.4826 MAD estimates the standard deviation of a normal distribution (Iglewicz and Hoaglin 1993).
+    """
+    spread = mad(samples)
+    return np.abs(samples - np.median(samples)) > 14.826 * max(spread, np.finfo(float).tiny)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p of the exact McNemar test: are the discordant pairs split evenly?
+
+    Args:
+        only_first, only_second: images that only the first, or only the second, got right.
+
+    >>> round(mcnemar(1, 7), 4)
+    0.0703
+    """
+    pairs = only_first + only_second
+    return float(stats.binomtest(only_first, pairs, 0.5).pvalue) if pairs else 1.0
+
+
+def paired_difference(both: int, only_first: int, only_second: int, neither: int) -> Interval:
+    """First accuracy minus second, on the same images, with Newcombe's hybrid score interval (95%).
+
+    Method 10 of Newcombe 1998, Statistics in Medicine 17:2635: Wilson's intervals of the two accuracies, joined with
+    their correlation. It needs no normal approximation of the difference and keeps its level at few discordant pairs.
+
+    Args:
+        both, only_first, only_second, neither: images by who got them right; at least one image.
+
+    >>> [round(x, 3) for x in paired_difference(1, 1, 7, 12)]
+    [-0.286, -0.507, -0.026]
+    """
+    n = both + only_first + only_second + neither
+    first, second = wilson(both + only_first, n), wilson(both + only_second, n)
+    phi = _correlation(both, only_first, only_second, neither)
+
+    def reach(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+    value = (only_first - only_second) / n
+    return Interval(
+        value,
+        value - reach(first.value - first.low, second.high - second.value),
+        value + reach(first.high - first.value, second.value - second.low),
+    )
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A proportion with Wilson's score interval (95%)."""
+    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(successes / n, float(found.low), float(found.high))
+
+
+def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+    """Phi of the 2x2 table, with Newcombe's continuity correction towards zero where it is positive."""
+    cross = float(both * neither - only_first * only_second)
+    if cross > 0:
+        cross = max(cross - (both + only_first + only_second + neither) / 2, 0.0)
+    margins = math.prod((both + only_first, only_second + neither, both + only_second, only_first + neither))
+    return cross / math.sqrt(margins) if margins else 0.0
+
+
+def _draws(count: int, seed: int) -> NDArray[np.int64]:
+    if count < 2:
+        raise ValueError("one round says nothing about the spread between rounds")
+    return np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
+
+
+def _medians(rounds: Rounds, draws: NDArray[np.int64]) -> Floats:
+    """The median of each draw of rounds: by weights on the sorted pool, so that no pool is copied for every draw."""
+    pool = np.concatenate(rounds)
+    owner = np.repeat(np.arange(len(rounds)), [len(samples) for samples in rounds])
+    order = np.argsort(pool, kind="stable")
+    pool, owner = pool[order], owner[order]
+    medians = np.empty(len(draws))
+    for i, draw in enumerate(draws):
+        below = np.cumsum(np.bincount(draw, minlength=len(rounds))[owner])
+        total = below[-1]
+        low, high = np.searchsorted(below, [(total + 1) // 2, total // 2 + 1])
+        medians[i] = (pool[low] + pool[high]) / 2
+    return medians
+
+
+def _percentile_interval(value: float, estimates: Floats, count: int, confidence: float) -> Interval:
+    """The expanded percentile interval of Hesterberg 2015, The American Statistician 69:371.
+
+    The plain percentile bootstrap of few blocks is too narrow; taking the tails that Student's t would, and undoing
+    the (count - 1) / count of the plug-in variance, restores its level.
+    """
+    t = stats.t.ppf((1 + confidence) / 2, count - 1) * math.sqrt(count / (count - 1))
+    tail = float(stats.norm.cdf(-t))
+    low, high = np.quantile(estimates, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))

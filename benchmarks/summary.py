@@ -1,0 +1,201 @@
+"""``python -m benchmarks.summary --run runs/NAME``: what a run has gained, before and after, in one table.
+
+The dense FP32 network, the pruned one and the INT8 engine that ships are measured on the same images and in one
+interleaved run of ONNX Runtime; a TensorRT plan joins them where it can run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.accuracy import predict, result_of
+from benchmarks.images import DATA_HELP, evaluation_split, first_images
+from benchmarks.latency import PRESETS
+from benchmarks.schema import AccuracyResult, LatencyResult
+from benchmarks.tables import interval, markdown, percent, points, show, speedup
+from benchmarks.timing import measure
+from benchmarks.worker import Settings
+from calibration.datasets import Split
+from compress.cli import run_command
+from compress.config import Config, TargetConfig, load_config
+from compress.engines.base import BACKENDS, backend, open_engine
+from compress.engines.metadata import Metadata
+from compress.errors import BackendAbsent, EngineError
+from compress.progress import SILENT, Progress, Terminal
+from compress.run import Run, read_json, write_atomic, write_json
+
+HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the summary: its name in the table, its file, and what was found."""
+
+    name: str
+    metadata: Metadata
+    accuracy: AccuracyResult
+    latency: LatencyResult
+
+    def cells(self) -> list[str]:
+        paired, compared = self.accuracy.paired, self.latency.comparison
+        return [
+            self.name,
+            percent(self.accuracy.top1.value),
+            points(paired.difference) if paired else "",
+            f"{self.metadata.params / 1e6:.3f}",
+            f"{self.metadata.macs / 1e6:.1f}",
+            f"{self.latency.artifact.bytes / 1e6:.2f}",
+            interval(self.latency.stats["latency_ms"].median, 3),
+            speedup(compared.ratio if compared else None),
+        ]
+
+
+def networks(run: Run) -> dict[str, Path]:
+    """The files of a run that are compared, by their name in the table; the dense one first.
+
+    Raises:
+        PipelineError: stage ``export`` has not run.
+        EngineError: a file is not there.
+    """
+    export, build = run.need("export"), run.folder("build")
+    dense = _only(export, "*_dense_fp32.onnx")
+    name = dense.name.removesuffix("_dense_fp32.onnx")
+    built = build / f"{name}_int8.onnx"
+    files = {
+        "dense FP32": dense,
+        "pruned FP32": _only(export, f"{name}_fp32.onnx"),
+        "pruned INT8": built if built.exists() else _only(export, f"{name}_int8.onnx"),
+    }
+    plan = build / f"{name}_int8{BACKENDS['tensorrt'].suffix}"
+    if plan.exists() and _runs_here("tensorrt", "cuda"):
+        files["pruned INT8 (TensorRT)"] = plan
+    return files
+
+
+def summarize(run: Run, split: Split, settings: Settings, *, progress: Progress = SILENT) -> list[Row]:
+    """Measure accuracy on ``split``, and latency in one interleaved run, of every network of a run.
+
+    Raises:
+        EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
+    """
+    files = networks(run)
+    metadata = {name: _metadata(path) for name, path in files.items()}
+    images = first_images(split, metadata["dense FP32"].preprocess)
+    found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
+    accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
+    latencies = measure(list(files.values()), dataclasses.replace(settings, images=images), progress=progress)
+    return [
+        Row(name, metadata[name], accuracy, latency)
+        for name, accuracy, latency in zip(files, accuracies, latencies, strict=True)
+    ]
+
+
+def write(run: Run, rows: Sequence[Row]) -> None:
+    """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
+    cells = [row.cells() for row in rows]
+    record = {
+        "schema_version": 1,
+        "rows": [dict(zip(HEADER, row, strict=True)) for row in cells],
+        "accuracy": [row.accuracy.model_dump(mode="json") for row in rows],
+        "latency": [row.latency.model_dump(mode="json") for row in rows],
+    }
+    write_json(run.directory / "summary.json", record)
+    text = f"# {title(rows)}\n\n{markdown(HEADER, cells)}\n"
+    notes = "".join(f"- {note}\n" for note in remarks(rows))
+    write_atomic(run.directory / "summary.md", f"{text}\n{notes}" if notes else text)
+
+
+def title(rows: Sequence[Row]) -> str:
+    """What was measured on what, in one line."""
+    latency = rows[0].latency
+    return (
+        f"{rows[0].metadata.arch}: {rows[0].accuracy.images} images; ONNX Runtime, batch {latency.scenario.batch}, "
+        f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
+    )
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Warnings and reasons of every result, each once."""
+    said = [
+        f"{row.name}: {text}"
+        for row in rows
+        for text in [*row.accuracy.verdict.reasons, *row.latency.verdict.reasons, *row.latency.warnings]
+    ]
+    return list(dict.fromkeys(said))
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise EngineError(
+            f"expected one {pattern} in {folder}, found {len(found)}", remedy="run `python -m compress export` again"
+        )
+    return found[0]
+
+
+def _runs_here(engine: str, device: str) -> bool:
+    try:
+        backend(engine).require(device)
+    except BackendAbsent:
+        return False
+    return True
+
+
+def _metadata(path: Path) -> Metadata:
+    with open_engine(path) as engine:
+        if engine.metadata is None:
+            raise EngineError(f"{path} carries no metadata", remedy="run `python -m compress export` again")
+        return engine.metadata
+
+
+def _target(run: Run, config: Config) -> TargetConfig:
+    """What the run was built for, as its build recorded it; the configuration's target where nothing was built."""
+    manifest = run.folder("build") / "stage.json"
+    return TargetConfig.model_validate(read_json(manifest)["settings"]) if manifest.exists() else config.target
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.summary", description=__doc__)
+    p.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; default: the configuration's run.dir")
+    p.add_argument("--config", type=Path, metavar="FILE", help="the configuration that the run was made with")
+    p.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
+    )
+    p.add_argument("--data", help=f"instead of the configuration's [data]: {DATA_HELP}")
+    p.add_argument("--fast", action="store_true", help="1 s of samples a network")
+    return p
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    config = load_config(args.config, args.overrides)
+    progress = Terminal()
+    run = Run(args.run or config.run.dir, progress=progress)
+    target = _target(run, config)
+    preset = PRESETS["fast" if args.fast else "normal"]
+    settings = dataclasses.replace(preset, threads=target.threads, batch=target.batch)
+    rows = summarize(run, evaluation_split(args.data, config), settings, progress=progress)
+    write(run, rows)
+    console = Console(highlight=False)
+    show(console, title(rows), HEADER, [row.cells() for row in rows])
+    for note in remarks(rows):
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"written: {run.directory / 'summary.md'}, summary.json", soft_wrap=True)
+    valid = all(r.verdict.status == "VALID" for row in rows for r in (row.accuracy, row.latency))
+    return 0 if valid else 4
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 backend absent."""
+    return run_command(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

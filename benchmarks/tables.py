@@ -1,0 +1,89 @@
+"""Numbers as people read them: intervals in cells, a table on a terminal, Markdown elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.schema import Bounds
+from compress.run import write_atomic
+
+
+def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: drawn on a terminal, as Markdown where the output goes to a file or a pipe."""
+    if not console.is_terminal:
+        console.print(f"{title}\n\n{markdown(header, rows)}", markup=False, soft_wrap=True)
+        return
+    grid = Table(title=title)
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    >>> print(markdown(["net", "ms"], [["dense", "5.5"]]))
+    | net   |  ms |
+    |-------|----:|
+    | dense | 5.5 |
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    rule = "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths))
+    lines = [_line(header, widths), f"|{rule}|", *(_line(row, widths) for row in rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (
+        cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join(padded)} |"
+
+
+def interval(bounds: Bounds, digits: int = 2) -> str:
+    """
+    >>> interval(Bounds(value=5.512, lo=5.5, hi=5.6))
+    '5.51 [5.50, 5.60]'
+    """
+    return f"{bounds.value:.{digits}f} [{bounds.lo:.{digits}f}, {bounds.hi:.{digits}f}]"
+
+
+def points(bounds: Bounds) -> str:
+    """A difference of shares, in percentage points.
+
+    >>> points(Bounds(value=-0.002, lo=-0.01, hi=0.006))
+    '-0.20 [-1.00, +0.60]'
+    """
+    return f"{bounds.value * 100:+.2f} [{bounds.lo * 100:+.2f}, {bounds.hi * 100:+.2f}]"
+
+
+def percent(bounds: Bounds) -> str:
+    """A share, in percent.
+
+    >>> percent(Bounds(value=0.75, lo=0.7, hi=0.8))
+    '75.00 [70.00, 80.00]'
+    """
+    return interval(Bounds(value=bounds.value * 100, lo=bounds.lo * 100, hi=bounds.hi * 100))
+
+
+def speedup(ratio: Bounds | None) -> str:
+    """The inverse of a ratio of latencies; the baseline itself is 1.
+
+    >>> speedup(Bounds(value=0.5, lo=0.4, hi=0.625))
+    '2.00x [1.60, 2.50]'
+    """
+    return "1x" if ratio is None else f"{1 / ratio.value:.2f}x [{1 / ratio.hi:.2f}, {1 / ratio.lo:.2f}]"
+
+
+def emit(text: str, target: str) -> None:
+    """Write to a file, or to standard output where ``target`` is ``-``."""
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_atomic(Path(target), text)

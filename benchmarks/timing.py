@@ -1,0 +1,244 @@
+"""Measure the latency of engines: interleaved rounds between worker processes of which one is awake at a time.
+
+Several sessions alive in one process slow one another, and a process can be unlucky for its whole life; so every
+engine has processes of its own, they take turns in short rounds, and engines are compared round by round.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import stats
+from benchmarks.environment import concerns, host, machine_state, tool
+from benchmarks.schema import (
+    Artifact,
+    BackendInfo,
+    Bounds,
+    Comparison,
+    LatencyResult,
+    MachineState,
+    Monitor,
+    Scenario,
+    Summary,
+    Verdict,
+)
+from benchmarks.worker import Opened, Opener, Settings, Worker, open_for
+from compress.engines.sidecar import read_sidecar
+from compress.progress import SILENT, Progress
+from compress.run import file_sha256
+
+# Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
+_DOUBTFUL, _UNUSABLE = 1.1, 1.5
+
+
+@dataclass
+class _Series:
+    """What has been measured of one engine so far."""
+
+    path: Path
+    workers: list[Worker]
+    opened: Opened
+    inner: int
+    steady: bool
+    rounds: list[list[int]] = field(default_factory=list)
+    peak: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(len(samples) for samples in self.rounds)
+
+    @property
+    def milliseconds(self) -> list[stats.Floats]:
+        return [np.asarray(samples) / 1e6 for samples in self.rounds]
+
+
+def measure(
+    engines: Sequence[Path],
+    settings: Settings = Settings(),  # noqa: B008 (immutable)
+    *,
+    opener: Opener = open_for,
+    argv: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> list[LatencyResult]:
+    """Time engines against one another.
+
+    Args:
+        engines: files; from the second on, each is compared with the first.
+        opener: makes the engine in the worker; a module-level function, since it travels to another process.
+        argv: the command line, for the record.
+
+    Returns:
+        one result an engine, in the order given.
+
+    Raises:
+        EngineError: an engine cannot be opened, fails, crashes or hangs; the message names it.
+        BackendAbsent: its runtime or device is not on this machine.
+    """
+    before = machine_state()
+    with ExitStack() as stack:
+        series = [_open(path, settings, opener, stack) for path in progress.track(engines, "opening engines")]
+        _sample(series, settings, progress)
+        for one in series:
+            one.peak = max(worker.finish() for worker in one.workers)
+    monitor = Monitor(before=before, after=machine_state())
+    return [_result(one, series, settings, monitor, argv) for one in series]
+
+
+def artifact(path: Path) -> Artifact:
+    """Path, hash, size and parents of a file."""
+    sidecar = read_sidecar(path)
+    return Artifact(
+        path=str(path),
+        sha256=file_sha256(path),
+        bytes=path.stat().st_size,
+        parents={} if sidecar is None else {sidecar.parent: sidecar.parent_sha256},
+    )
+
+
+def bounds(interval: stats.Interval) -> Bounds:
+    return Bounds(value=interval.value, lo=interval.low, hi=interval.high)
+
+
+def summarize(rounds: stats.Rounds, *, seed: int = 0) -> Summary:
+    """Statistics of a metric measured in rounds (at least two)."""
+    samples = np.concatenate(rounds)
+    mean, stdev = float(samples.mean()), float(samples.std(ddof=1))
+    quantiles = {q: stats.quantile_interval(samples, q) for q in (0.9, 0.95, 0.99)}
+    tails = {f"p{q * 100:.0f}": None if found is None else bounds(found) for q, found in quantiles.items()}
+    return Summary(
+        n=len(samples),
+        min=float(samples.min()),
+        mean=mean,
+        median=bounds(stats.median_interval(rounds, seed=seed)),
+        stdev=stdev,
+        cv=stdev / mean,
+        mad=stats.mad(samples),
+        **tails,
+    )
+
+
+def _open(path: Path, settings: Settings, opener: Opener, stack: ExitStack) -> _Series:
+    """Open and warm up one engine after the other, so that none disturbs another's load and first inference."""
+    workers, opened, warm = [], [], []
+    for _ in range(settings.processes):
+        worker = stack.enter_context(Worker(path, settings, opener))
+        workers.append(worker)
+        opened.append(worker.open())
+        warm.append(worker.warm_up(5 * settings.warmup_s))
+    return _Series(path, workers, opened[0], max(w.inner for w in warm), all(w.steady for w in warm))
+
+
+def _sample(series: Sequence[_Series], settings: Settings, progress: Progress) -> None:
+    """Rounds until every engine has its seconds and its samples; the order within a round is shuffled."""
+    rng = np.random.default_rng(settings.seed)
+    seconds = settings.duration_s / settings.rounds
+    for index in progress.track(range(settings.rounds), "measuring"):
+        _round(series, index, seconds, rng)
+    for index in range(settings.rounds, int(settings.limit_s / seconds)):
+        if all(one.count >= settings.iterations for one in series) or _spent_s(series) >= settings.limit_s:
+            return
+        _round(series, index, seconds, rng)
+
+
+def _round(series: Sequence[_Series], index: int, seconds: float, rng: np.random.Generator) -> None:
+    for position in rng.permutation(len(series)):
+        one = series[position]
+        worker = one.workers[index % len(one.workers)]
+        one.rounds.append(worker.sample(seconds, one.inner))
+
+
+def _spent_s(series: Sequence[_Series]) -> float:
+    """Seconds that the slowest engine's samples took."""
+    return max(one.inner * sum(sum(samples) for samples in one.rounds) for one in series) / 1e9
+
+
+def _result(
+    one: _Series, series: Sequence[_Series], settings: Settings, monitor: Monitor, argv: Sequence[str]
+) -> LatencyResult:
+    summary = summarize(one.milliseconds, seed=settings.seed)
+    flagged = int(stats.outliers(np.concatenate(one.milliseconds)).sum())
+    opened = one.opened
+    return LatencyResult(
+        run_id=uuid.uuid4().hex,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool=tool(),
+        argv=list(argv),
+        config=_plain(settings),
+        artifact=artifact(one.path),
+        backend=BackendInfo(
+            name=opened.name, version=opened.version, requested=opened.requested, actual=opened.provider
+        ),
+        host=host(),
+        device=settings.device or "default",
+        scenario=Scenario(
+            batch=settings.batch,
+            shape=list(opened.shape),
+            inputs="random normal" if settings.images is None else "images",
+            pool=opened.pool,
+            inner=one.inner,
+            processes=len(one.workers),
+            rounds=len(one.rounds),
+            interleaved_with=[str(other.path) for other in series if other is not one],
+        ),
+        modes={"threads": settings.threads, **opened.modes},
+        stats={"latency_ms": summary},
+        load_ms=opened.load_ns / 1e6,
+        first_inference_ms=opened.first_ns / 1e6,
+        peak_memory_bytes=one.peak,
+        throughput=settings.batch / summary.median.value * 1e3,
+        outliers=flagged,
+        samples_ns=one.rounds,
+        monitor=monitor,
+        warnings=_warnings(one, summary, flagged, monitor.before, monitor.after, settings),
+        verdict=_verdict(one),
+        comparison=None if one is series[0] else _comparison(one, series[0], settings.seed),
+    )
+
+
+def _comparison(one: _Series, baseline: _Series, seed: int) -> Comparison:
+    ratio = stats.ratio_interval(one.milliseconds, baseline.milliseconds, seed=seed)
+    return Comparison(baseline=str(baseline.path), ratio=bounds(ratio))
+
+
+def _verdict(one: _Series) -> Verdict:
+    reasons = []
+    if not one.opened.finite:
+        reasons.append("the outputs hold NaN or infinity")
+    if (spread := _spread(one)) > _UNUSABLE:
+        reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
+    return Verdict(status="INVALID" if reasons else "VALID", reasons=reasons)
+
+
+def _warnings(
+    one: _Series, summary: Summary, flagged: int, before: MachineState, after: MachineState, settings: Settings
+) -> list[str]:
+    found = concerns(before, after, settings.threads)
+    if not one.steady:
+        found.append("still not steady after the warm-up")
+    if _DOUBTFUL < (spread := _spread(one)) <= _UNUSABLE:
+        found.append(f"unstable: the rounds' medians differ by a factor of {spread:.2f}")
+    medians = [np.median(np.concatenate(one.milliseconds[i :: len(one.workers)])) for i in range(len(one.workers))]
+    if max(medians) > 1.05 * min(medians):
+        found.append(f"the worker processes disagree: {min(medians):.3f} to {max(medians):.3f} ms")
+    if flagged:
+        found.append(f"{flagged} of {summary.n} samples are outliers (kept)")
+    if summary.p90 is None:
+        found.append(f"{summary.n} samples are too few for p90 ({stats.samples_needed(0.9)} needed)")
+    return found
+
+
+def _spread(one: _Series) -> float:
+    low, high = np.quantile([np.median(samples) for samples in one.rounds], [0.1, 0.9])
+    return float(high / low)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name != "images"}

@@ -1,0 +1,327 @@
+"""One engine in one process of its own: opened, warmed up and timed there, asleep between its rounds.
+
+The loops take a clock, so that a test can run them without one; everything else here is the plumbing between the
+process that decides (``Worker``) and the one that runs (``_Bench``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+
+from compress.engines.base import Array, Engine, TensorSpec, open_engine
+from compress.errors import EngineError, PipelineError
+
+Clock = Callable[[], int]
+Run = Callable[[], object]
+T = TypeVar("T")
+
+_POOL, _POOL_BYTES = 8, 256 << 20
+_SAMPLE_NS = 1_000_000
+_STEADY = 0.05
+_WAKE_RUNS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How engines are measured.
+
+    Attributes:
+        batch, threads, device: of the engine; no device: the runtime's own.
+        warmup_s, warmup_runs: at least this long and this often before anything counts.
+        duration_s: seconds of samples an engine, at least.
+        iterations: samples an engine, at least.
+        limit_s: seconds of samples after which an engine that is too slow for ``iterations`` is let go.
+        rounds: parts that the duration is cut into; the engines take turns in each.
+        processes: worker processes an engine; the rounds go round them.
+        seed: of the inputs and of the order within a round.
+        affinity: processors that the workers are bound to; none leaves it to the system.
+        images: (K, C, H, W), the pool of inputs; none: random normal.
+        trust: open a compiled engine although its sidecar does not vouch for it.
+        timeout_s: how long a worker may be silent beyond what was asked of it.
+    """
+
+    batch: int = 1
+    threads: int = 1
+    device: str | None = None
+    warmup_s: float = 0.5
+    warmup_runs: int = 10
+    duration_s: float = 5.0
+    iterations: int = 200
+    limit_s: float = 60.0
+    rounds: int = 20
+    processes: int = 2
+    seed: int = 0
+    affinity: tuple[int, ...] | None = None
+    images: Array | None = field(default=None, repr=False, compare=False)
+    trust: bool = False
+    timeout_s: float = 120.0
+
+
+Opener = Callable[[Path, Settings], Engine]
+
+
+def open_for(path: Path, settings: Settings) -> Engine:
+    """Open an engine file with the threads, device and trust of ``settings``."""
+    return open_engine(path, threads=settings.threads, device=settings.device, trust=settings.trust)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a worker says of the engine that it opened."""
+
+    name: str
+    version: str
+    requested: str
+    provider: str
+    modes: Mapping[str, str | int | bool]
+    shape: tuple[int, ...]
+    pool: int
+    load_ns: int
+    first_ns: int
+    finite: bool
+
+
+@dataclass(frozen=True)
+class WarmedUp:
+    inner: int
+    steady: bool
+
+
+def time_samples(run: Run, clock: Clock, *, seconds: float, inner: int) -> list[int]:
+    """Call ``run`` for ``seconds``, at least once.
+
+    Args:
+        inner: calls a sample.
+
+    Returns:
+        nanoseconds a call, one value a sample.
+    """
+    samples = []
+    end = clock() + round(seconds * 1e9)
+    while True:
+        start = clock()
+        for _ in range(inner):
+            run()
+        stop = clock()
+        samples.append((stop - start) // inner)
+        if stop >= end:
+            return samples
+
+
+def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int) -> WarmedUp:
+    """Call ``run`` for at least ``seconds`` and ``runs`` calls, then on until it is steady.
+
+    Steady: the medians of two windows in a row, each ``seconds`` long, differ by at most 5%; three more are tried.
+
+    Returns:
+        how many calls make a sample of at least 1 ms, and whether it became steady.
+    """
+    samples = time_samples(run, clock, seconds=seconds, inner=1)
+    while len(samples) < runs:
+        samples += time_samples(run, clock, seconds=0, inner=1)
+    before, steady = statistics.median(samples), False
+    for _ in range(4):
+        now = statistics.median(time_samples(run, clock, seconds=seconds, inner=1))
+        steady = abs(now - before) <= _STEADY * before
+        before = now
+        if steady:
+            break
+    return WarmedUp(inner_calls(before), steady)
+
+
+def inner_calls(call_ns: float) -> int:
+    """Calls that last a millisecond together, so that the clock's own cost and grain do not count.
+
+    >>> inner_calls(300_000), inner_calls(5_000_000)
+    (4, 1)
+    """
+    return max(1, math.ceil(_SAMPLE_NS / max(call_ns, 1)))
+
+
+def input_pool(specs: tuple[TensorSpec, ...], settings: Settings) -> list[dict[str, Array]]:
+    """Several different feeds: batches of the given images, or random ones.
+
+    Raises:
+        EngineError: an input has a dynamic dimension other than the batch, or is made for another batch.
+    """
+    shapes = {spec.name: _shape(spec, settings.batch) for spec in specs}
+    one = sum(math.prod(shapes[spec.name]) * spec.dtype.itemsize for spec in specs)
+    count = max(2, min(_POOL, _POOL_BYTES // one))
+    rng = np.random.default_rng(settings.seed)
+    if settings.images is not None and len(specs) == 1:
+        index = np.arange(count * settings.batch).reshape(count, settings.batch) % len(settings.images)
+        return [{specs[0].name: settings.images[chosen].astype(specs[0].dtype)} for chosen in index]
+    return [{spec.name: _random(rng, shapes[spec.name], spec.dtype) for spec in specs} for _ in range(count)]
+
+
+def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
+    first, *rest = spec.shape
+    if None in rest:
+        raise EngineError(f"only the batch may be dynamic, the engine takes {spec}")
+    if first not in (None, batch):
+        raise EngineError(f"the engine takes batches of {first}, not {batch}", remedy=f"use --batch {first}")
+    return (batch, *(dim for dim in rest if dim is not None))
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 128, shape).astype(dtype)
+
+
+class _Bench:
+    """Lives in the worker process; each public method answers one request."""
+
+    def __init__(self, path: Path, settings: Settings, opener: Opener) -> None:
+        if settings.affinity:
+            os.sched_setaffinity(0, settings.affinity)
+        self._settings = settings
+        start = time.perf_counter_ns()
+        self._engine = opener(path, settings)
+        self._load_ns = time.perf_counter_ns() - start
+        self._pool = input_pool(self._engine.inputs, settings)
+        self._feeds = itertools.cycle(self._pool)
+        self._inner = 1
+
+    def _run(self) -> dict[str, Array]:
+        return self._engine.run(next(self._feeds))
+
+    def open(self) -> Opened:
+        start = time.perf_counter_ns()
+        outputs = [self._run()]
+        first_ns = time.perf_counter_ns() - start
+        outputs += [self._run() for _ in self._pool[1:]]
+        engine = self._engine
+        return Opened(
+            name=engine.name,
+            version=engine.version,
+            requested=engine.requested,
+            provider=engine.provider,
+            modes=engine.modes,
+            shape=next(iter(self._pool[0].values())).shape,
+            pool=len(self._pool),
+            load_ns=self._load_ns,
+            first_ns=first_ns,
+            finite=all(bool(np.isfinite(array).all()) for output in outputs for array in output.values()),
+        )
+
+    def warm_up(self) -> WarmedUp:
+        settings = self._settings
+        return warm_up(self._run, time.perf_counter_ns, seconds=settings.warmup_s, runs=settings.warmup_runs)
+
+    def sample(self, seconds: float, inner: int) -> list[int]:
+        for _ in range(_WAKE_RUNS):  # the caches are another engine's after its round
+            self._run()
+        return time_samples(self._run, time.perf_counter_ns, seconds=seconds, inner=inner)
+
+    def finish(self) -> int:
+        self._engine.close()
+        return _peak_memory()
+
+
+def _peak_memory() -> int:
+    """Bytes of resident memory at their highest; VmHWM, because getrusage counts what the parent had before exec."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> None:
+    """The worker's main: answer requests ``(method, arguments)`` until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the deciding process's to handle: it ends this one
+    try:
+        bench = _Bench(path, settings, opener)
+        while True:
+            method, arguments = pipe.recv()
+            pipe.send(getattr(bench, method)(*arguments))
+            if method == "finish":
+                return
+    except EOFError:
+        return
+    except PipelineError as error:
+        pipe.send(error)
+    except Exception as error:
+        pipe.send(EngineError(f"{type(error).__name__}: {error}"))
+
+
+class Worker:
+    """A process with one engine, and the way to talk to it; a context manager that ends it.
+
+    Every request raises EngineError, naming the engine, where it fails, crashes, or does not answer in time; an
+    error of the pipeline passes through with its exit code.
+    """
+
+    def __init__(self, path: Path, settings: Settings, opener: Opener = open_for) -> None:
+        self.path = path
+        self._timeout_s = settings.timeout_s
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, path, settings, opener), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def open(self) -> Opened:
+        """Wait until the engine is open and has run its first inferences."""
+        return self._ask(Opened, "open")
+
+    def warm_up(self, expected_s: float) -> WarmedUp:
+        return self._ask(WarmedUp, "warm_up", expected_s=expected_s)
+
+    def sample(self, seconds: float, inner: int) -> list[int]:
+        """Time for ``seconds``; nanoseconds an inference."""
+        return self._ask(list, "sample", seconds, inner, expected_s=seconds)
+
+    def finish(self) -> int:
+        """Close the engine; the worker's peak memory in bytes."""
+        return self._ask(int, "finish")
+
+    def _ask(self, kind: type[T], method: str, *arguments: object, expected_s: float = 0.0) -> T:
+        answer: object
+        try:
+            self._pipe.send((method, arguments))
+            if not self._pipe.poll(expected_s + self._timeout_s):
+                self._end()
+                raise EngineError(
+                    f"{self.path} hangs: no answer to '{method}' within {expected_s + self._timeout_s:.0f} s",
+                    remedy="give a slow engine more time with --timeout",
+                )
+            answer = self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(5)
+            code = self._process.exitcode
+            raise EngineError(f"{self.path} crashed its worker process (exit code {code})") from None
+        if isinstance(answer, PipelineError):
+            if str(self.path) not in answer.message:
+                answer.message = f"{self.path}: {answer.message}"
+            raise answer
+        assert isinstance(answer, kind)
+        return answer
+
+    def _end(self) -> None:
+        self._pipe.close()
+        self._process.join(2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()

@@ -1,0 +1,244 @@
+"""One protocol for every runtime, and the registry that finds the one a file or a name asks for.
+
+A backend is a module with ``require``, ``open_engine`` and ``build``; adding one is a new file and a line in
+``BACKENDS``. The modules are imported when they are asked for, so that a runtime that is not installed costs nothing.
+
+>>> with open_engine(Path("resnet18_int8.onnx"), threads=2) as engine:  # doctest: +SKIP
+...     logits = infer(engine, images)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.config import TargetConfig
+from compress.engines.metadata import Metadata
+from compress.errors import EngineError
+from compress.progress import SILENT, Progress
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and element type of one input or output; a dynamic dimension is None."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+    def accepts(self, array: Array) -> bool:
+        """Whether ``array`` has this element type and a shape that fits.
+
+        >>> TensorSpec("input", (None, 3), np.dtype("float32")).accepts(np.zeros((8, 3), np.float32))
+        True
+        """
+        return (
+            array.dtype == self.dtype
+            and array.ndim == len(self.shape)
+            and all(want in (None, have) for want, have in zip(self.shape, array.shape, strict=True))
+        )
+
+    def __str__(self) -> str:
+        dims = "x".join("N" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name}: {self.dtype} {dims}"
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """How an engine is opened.
+
+    Attributes:
+        threads: intra-op threads (CPU engines).
+        device: ``cpu`` or ``cuda``.
+        trust: load a compiled engine although its sidecar does not vouch for it.
+    """
+
+    threads: int = 1
+    device: str = "cpu"
+    trust: bool = False
+
+
+class Engine(Protocol):
+    """An opened engine: a context manager that maps named arrays to named arrays.
+
+    Attributes:
+        name, version: of the runtime, such as ``onnxruntime`` and ``1.31.1``.
+        requested, provider: the execution provider that was asked for, and the one that runs.
+        inputs, outputs: what ``run`` takes and gives.
+        metadata: what the file says about itself; None for a file that this package did not write.
+        modes: every setting that a timing depends on.
+        max_batch: the largest batch it takes; None where there is no limit.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def requested(self) -> str: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    @property
+    def metadata(self) -> Metadata | None: ...
+    @property
+    def modes(self) -> Mapping[str, str | int | bool]: ...
+    @property
+    def max_batch(self) -> int | None: ...
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run once and wait for the outputs.
+
+        Raises:
+            EngineError: an input is missing, unknown, or of another shape or type; or the runtime failed.
+        """
+        ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BackendModule(Protocol):
+    """What a backend's module provides."""
+
+    def require(self, device: str) -> None:
+        """Raise BackendAbsent, saying what is missing and how to get it, where this backend cannot run."""
+        ...
+
+    def open_engine(self, path: Path, options: OpenOptions) -> Engine: ...
+
+    def build(self, onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path: ...
+
+
+class Backend(NamedTuple):
+    suffix: str
+    module: str
+
+
+BACKENDS: dict[str, Backend] = {
+    "onnxruntime": Backend(".onnx", "compress.engines.onnxruntime"),
+    "tensorrt": Backend(".plan", "compress.engines.tensorrt"),
+}
+
+
+def backend(name: str) -> BackendModule:
+    """The module of a backend.
+
+    Raises:
+        EngineError: no backend has that name.
+    """
+    if name not in BACKENDS:
+        raise EngineError(f"unknown engine '{name}'", remedy=f"known: {', '.join(BACKENDS)}")
+    return cast(BackendModule, importlib.import_module(BACKENDS[name].module))
+
+
+def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trust: bool = False) -> Engine:
+    """Open an engine file; its suffix says which runtime.
+
+    Args:
+        threads: intra-op threads (CPU engines).
+        device: ``cpu`` or ``cuda``; none: the device that the runtime is at home on.
+        trust: load a compiled engine although its sidecar is missing or does not match.
+
+    Raises:
+        EngineError: no such file, an unknown suffix, or a file that the runtime cannot load.
+        BackendAbsent: the runtime or its device is not on this machine.
+    """
+    name = next((name for name, known in BACKENDS.items() if known.suffix == path.suffix), None)
+    if name is None:
+        known = ", ".join(f"{backend.suffix} ({name})" for name, backend in BACKENDS.items())
+        raise EngineError(f"cannot tell the engine of '{path}' by its suffix", remedy=f"known: {known}")
+    if not path.is_file():
+        raise EngineError(f"no such engine file: {path}", remedy="make it with `python -m compress build`")
+    device = device or ("cuda" if name == "tensorrt" else "cpu")
+    return backend(name).open_engine(path, OpenOptions(threads, device, trust))
+
+
+def build_engine(
+    engine: str, onnx_path: Path, out_dir: Path, target: TargetConfig, *, progress: Progress = SILENT
+) -> Path:
+    """Build the engine file of an exported network, with its sidecar ``<engine>.json`` beside it.
+
+    Args:
+        engine: a name in ``BACKENDS``.
+        onnx_path: the exported file.
+        out_dir: where the engine goes.
+        target: device, threads and batch that it is built for.
+
+    Raises:
+        EngineError: the file is missing or cannot be built, or what was built does not run in INT8 though it should.
+        BackendAbsent: the runtime or its device is not on this machine.
+    """
+    module = backend(engine)
+    module.require(target.device)
+    if not onnx_path.is_file():
+        raise EngineError(f"no such ONNX file: {onnx_path}", remedy="make it with `python -m compress export`")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return module.build(onnx_path, out_dir, target, progress)
+
+
+def infer(engine: Engine, batch: Array) -> Array:
+    """The single output of an engine with a single input, such as a classifier's logits.
+
+    Args:
+        batch: (N, ...), fitting the engine's input.
+
+    Raises:
+        EngineError: the engine has several inputs or outputs, or refuses the batch.
+    """
+    if len(engine.inputs) != 1 or len(engine.outputs) != 1:
+        raise EngineError(
+            f"expected one input and one output, the engine has {len(engine.inputs)} and {len(engine.outputs)}"
+        )
+    return engine.run({engine.inputs[0].name: batch})[engine.outputs[0].name]
+
+
+def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> None:
+    """Raise EngineError unless ``feeds`` holds exactly the inputs in ``specs``, each of a fitting shape and type."""
+    for spec in specs:
+        array = feeds.get(spec.name)
+        if array is None:
+            raise EngineError(f"input '{spec.name}' is missing", remedy=f"the engine takes {_listed(specs)}")
+        if not spec.accepts(array):
+            dims = "x".join(str(dim) for dim in array.shape)
+            raise EngineError(f"input '{spec.name}' is {array.dtype} {dims}", remedy=f"the engine takes {spec}")
+    if len(feeds) != len(specs):
+        unknown = sorted(set(feeds) - {spec.name for spec in specs})
+        raise EngineError(f"unknown input '{unknown[0]}'", remedy=f"the engine takes {_listed(specs)}")
+
+
+def metadata_of(props: Mapping[str, str]) -> Metadata | None:
+    """The metadata in a file's string properties; None for a file that this package did not write.
+
+    Raises:
+        EngineError: the properties are ours, but damaged.
+    """
+    return Metadata.from_props(props) if any(key.startswith("compress.") for key in props) else None
+
+
+def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:
+    """Raise EngineError where the quantizers in ``path`` were placed for another engine than ``engine``."""
+    if metadata is not None and metadata.target not in ("", engine):
+        raise EngineError(
+            f"the quantizers in {path.name} were placed for {metadata.target}, not for {engine}",
+            remedy=f"quantize and export again with `--set target.engine={engine}`",
+        )
+
+
+def _listed(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(str(spec) for spec in specs)

@@ -1,0 +1,95 @@
+"""The record beside an engine file, ``<engine>.json``: what it is, what it was built from, and where it may run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.engines.metadata import Metadata
+from compress.errors import EngineError
+from compress.run import file_sha256, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What is known of an engine file.
+
+    Attributes:
+        sha256: of the engine file.
+        parent, parent_sha256: the exported ONNX file that it was built from.
+        engine, version: the runtime that built it.
+        device: ``cpu``, or the name of the GPU.
+        threads, batch: what it was built for.
+        shapes: per input ``[least, best, most]`` shapes (engines with shape profiles).
+        operators: how often each operator occurs in the optimized graph (``domain.Type``).
+        metadata: the file's ``compress.*`` properties; empty for a foreign file.
+    """
+
+    sha256: str
+    parent: str
+    parent_sha256: str
+    engine: str
+    version: str
+    device: str
+    threads: int
+    batch: int
+    shapes: Mapping[str, list[list[int]]] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def sidecar_path(engine: Path) -> Path:
+    """
+    >>> sidecar_path(Path("build/resnet18_int8.plan")).name
+    'resnet18_int8.plan.json'
+    """
+    return engine.with_name(engine.name + ".json")
+
+
+def write_sidecar(path: Path, source: Path, metadata: Metadata | None, /, **facts: Any) -> Sidecar:
+    """Hash an engine file and its parent, and write the sidecar; ``facts`` are the remaining fields of ``Sidecar``."""
+    record = Sidecar(
+        sha256=file_sha256(path),
+        parent=source.name,
+        parent_sha256=file_sha256(source),
+        metadata={} if metadata is None else metadata.to_props(),
+        **facts,
+    )
+    write_json(sidecar_path(path), asdict(record))
+    return record
+
+
+def read_sidecar(engine: Path) -> Sidecar | None:
+    """The sidecar of an engine file; None where there is none.
+
+    Raises:
+        PipelineError: it is not JSON.
+        EngineError: it is not a sidecar.
+    """
+    path = sidecar_path(engine)
+    if not path.exists():
+        return None
+    try:
+        return Sidecar(**read_json(path))
+    except TypeError as error:
+        raise EngineError(f"{path} is not an engine's sidecar ({error})", remedy="build the engine again") from None
+
+
+def vouched(engine: Path, **facts: str) -> Sidecar:
+    """The sidecar of an engine that may be loaded: it is there, its hash is the file's, and ``facts`` hold.
+
+    Raises:
+        EngineError: it does not vouch for the file.
+    """
+    record = read_sidecar(engine)
+    remedy = "build it on this machine with `python -m compress build`, or pass --trust if you know where it comes from"
+    if record is None:
+        raise EngineError(f"{engine} has no sidecar {sidecar_path(engine).name} that says what it is", remedy=remedy)
+    if record.sha256 != file_sha256(engine):
+        raise EngineError(f"{engine} is not the file that its sidecar describes (SHA-256 differs)", remedy=remedy)
+    for key, value in facts.items():
+        if getattr(record, key) != value:
+            raise EngineError(f"{engine} was built for {key} {getattr(record, key)}, here it is {value}", remedy=remedy)
+    return record

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from benchmarks.accuracy import compare, main, predict, result_of
+from benchmarks.images import evaluation_split
+from benchmarks.schema import json_schema
+from calibration.datasets import load_data
+from compress.errors import DataError, EngineError
+
+
+@pytest.fixture(scope="module")
+def edited(float_onnx: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+    """Copies of the classifier with another bias."""
+
+    def make(name: str, bias: np.ndarray) -> Path:
+        model = onnx.load(float_onnx)
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "b2")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(bias.astype(np.float32), "b2"))
+        path = tmp_path_factory.mktemp("edited") / f"{name}.onnx"
+        onnx.save(model, path)
+        return path
+
+    return make
+
+
+def test_accuracy_of_the_digits(float_onnx: Path) -> None:
+    found = predict(float_onnx, evaluation_split("digits"), batch_size=64)
+    result = result_of(found)
+    assert result.images == 450
+    assert result.top1.value.value > 0.85
+    assert result.top5 is not None
+    assert result.top5.value.value > result.top1.value.value
+    assert result.top1.correct == int((found.ranked[:, 0] == found.labels).sum())
+    jsonschema.validate(json.loads(result.model_dump_json()), json_schema())
+
+
+def test_batch_size_changes_nothing(float_onnx: Path) -> None:
+    split = evaluation_split("digits").subset(range(30), "eval")
+    a, b = (predict(float_onnx, split, batch_size=size) for size in (7, 30))
+    np.testing.assert_array_equal(a.ranked, b.ranked)
+
+
+def test_fixed_batch_is_filled_up(float_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(float_onnx)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 8
+    onnx.save(model, tmp_path / "fixed.onnx")
+    split = evaluation_split("digits").subset(range(30), "eval")
+    fixed, free = predict(tmp_path / "fixed.onnx", split), predict(float_onnx, split)
+    np.testing.assert_array_equal(fixed.ranked, free.ranked)
+
+
+def test_int8_is_paired_with_fp32(float_onnx: Path, int8_onnx: Path) -> None:
+    split = evaluation_split("digits")
+    this, other = predict(int8_onnx, split), predict(float_onnx, split)
+    paired = compare(this, other)
+    assert paired.agreement > 0.95
+    assert paired.difference.value == pytest.approx((this.right.sum() - other.right.sum()) / 450)
+    assert compare(this, this).difference.value == 0
+
+
+def test_command_line(float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "accuracy.json"
+    flags = ["--against", str(float_onnx), "--data", "digits", "--max-drop", "5", "--json", str(out)]
+    assert main(["--engine", str(int8_onnx), *flags]) == 0
+    assert "450 images" in capsys.readouterr().out
+    jsonschema.validate(json.loads(out.read_text())[0], json_schema())
+
+
+def test_worse_model_fails_the_gate(edited, float_onnx: Path) -> None:  # type: ignore[no-untyped-def]
+    worse = edited("worse", np.where(np.arange(10) == 3, 10.0, 0.0))
+    flags = ["--against", str(float_onnx), "--data", "digits", "--max-drop", "1.0"]
+    assert main(["--engine", str(worse), *flags]) == 3
+
+
+def test_nan_outputs_are_invalid(edited) -> None:  # type: ignore[no-untyped-def]
+    assert main(["--engine", str(edited("nan", np.full(10, np.nan))), "--data", "digits"]) == 4
+
+
+@pytest.mark.parametrize("flags", [["--max-drop", "1", "--data", "digits"], []])
+def test_usage_mistakes_exit_2(float_onnx: Path, flags: list[str]) -> None:
+    assert main(["--engine", str(float_onnx), *flags]) == 2
+
+
+def test_other_classes_are_an_error(float_onnx: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (64, 64)).save(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match=r"10 outputs.*2 classes"):
+        predict(float_onnx, evaluation_split(str(tmp_path)))
+
+
+def test_foreign_file_says_what_it_lacks(float_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(float_onnx)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(EngineError, match="does not say how its images are prepared"):
+        predict(tmp_path / "foreign.onnx", load_data("digits").eval)

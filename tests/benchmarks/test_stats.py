@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks import stats
+
+TIMES = st.lists(st.floats(0.1, 1e3), min_size=1, max_size=12)
+ROUNDS = st.lists(TIMES.map(np.array), min_size=2, max_size=8)
+
+
+def noisy(rng: np.random.Generator, level: np.ndarray, centre: float) -> list[np.ndarray]:
+    return [centre * np.exp(shift + rng.normal(0, 0.02, 15)) for shift in level]
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROUNDS, st.floats(0.5, 4.0))
+def test_median_interval_holds_the_median_and_scales(rounds: list[np.ndarray], factor: float) -> None:
+    found = stats.median_interval(rounds)
+    assert found.value == np.median(np.concatenate(rounds))
+    assert found.low <= found.high
+    scaled = stats.median_interval([samples * factor for samples in rounds])
+    np.testing.assert_allclose(scaled, np.array(found) * factor, rtol=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROUNDS)
+def test_a_series_is_as_fast_as_itself(rounds: list[np.ndarray]) -> None:
+    assert stats.ratio_interval(rounds, rounds) == (1.0, 1.0, 1.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROUNDS, st.integers(0, 5))
+def test_bootstrap_medians_are_numpys(rounds: list[np.ndarray], seed: int) -> None:
+    draws = np.random.default_rng(seed).integers(len(rounds), size=(5, len(rounds)))
+    expected = [np.median(np.concatenate([rounds[i] for i in draw])) for draw in draws]
+    np.testing.assert_allclose(stats._medians(rounds, draws), expected)
+
+
+def test_intervals_keep_their_level() -> None:
+    """In 150 series with machine noise shared by the rounds, about 95% of the intervals hold the truth."""
+    rng = np.random.default_rng(0)
+    medians = ratios = 0
+    for _ in range(150):
+        shared = rng.normal(0, 0.03, 20)
+        a, b = noisy(rng, shared, 2.0), noisy(rng, shared, 1.0)
+        median, ratio = stats.median_interval(a), stats.ratio_interval(a, b)
+        medians += median.low <= 2.0 <= median.high
+        ratios += ratio.low <= 2.0 <= ratio.high
+    low = scipy.stats.binom.ppf(0.001, 150, 0.95)
+    assert medians >= low
+    assert ratios >= low
+
+
+def test_pairing_cancels_what_the_rounds_share() -> None:
+    rng = np.random.default_rng(1)
+    shared = rng.normal(0, 0.2, 20)
+    found = stats.ratio_interval(noisy(rng, shared, 1.05), noisy(rng, shared, 1.0))
+    assert 1.0 < found.low < 1.05 < found.high < 1.1
+
+
+def test_unpaired_rounds_are_refused() -> None:
+    with pytest.raises(ValueError, match="not paired"):
+        stats.ratio_interval([np.ones(3)] * 3, [np.ones(3)] * 2)
+    with pytest.raises(ValueError, match="one round"):
+        stats.median_interval([np.ones(3)])
+
+
+@pytest.mark.parametrize(("q", "n"), [(0.9, 64), (0.95, 130), (0.99, 662), (0.999, 6636)])
+def test_samples_needed_are_mlperfs(q: float, n: int) -> None:
+    assert stats.samples_needed(q) == n
+    assert stats.quantile_interval(np.ones(n - 1), q) is None
+    assert stats.quantile_interval(np.ones(n), q) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("n", "q"), [(64, 0.9), (200, 0.9), (1000, 0.95), (700, 0.99)])
+def test_order_statistics_cover_at_their_level(n: int, q: float) -> None:
+    """The interval (x_l, x_u) holds the quantile when l to u - 1 samples lie below it: a binomial probability."""
+    found = stats.quantile_interval(np.arange(1.0, n + 1), q)
+    assert found is not None
+    below = scipy.stats.binom(n, q)
+    assert below.cdf(found.high - 1) - below.cdf(found.low - 1) >= 0.95 or found.high == n
+    assert found.value == math.ceil(q * n)
+
+
+def test_outliers_are_ten_robust_deviations_away() -> None:
+    samples = np.array([9.0, 10.0, 10.0, 11.0, 11.0, 9.0, 10.0, 24.0, 26.0])
+    assert stats.mad(samples) == 1.0
+    assert samples[stats.outliers(samples)].tolist() == [26.0]
+    assert not stats.outliers(np.ones(5)).any()
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
+    assert stats.mcnemar(b, c) == stats.mcnemar(c, b)
+    if b + c:
+        expected = scipy.stats.binomtest(b, b + c).pvalue
+        assert stats.mcnemar(b, c) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        # airway hyper-responsiveness before and after transplantation (Fagerland et al. 2014, Stat Med 33:2850)
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+        # Altman et al. 2000, Statistics with Confidence, table 6.2
+        ((14, 5, 0, 22), (0.011, 0.226)),
+    ],
+)
+def test_published_paired_intervals(table: tuple[int, int, int, int], expected: tuple[float, float]) -> None:
+    found = stats.paired_difference(*table)
+    assert (round(found.low, 3), round(found.high, 3)) == expected
+
+
+@given(*[st.integers(0, 300)] * 4)
+def test_paired_difference_is_antisymmetric_and_within_range(a: int, b: int, c: int, d: int) -> None:
+    if a + b + c + d == 0:
+        return
+    found, swapped = stats.paired_difference(a, b, c, d), stats.paired_difference(a, c, b, d)
+    assert found.value == pytest.approx((b - c) / (a + b + c + d))
+    np.testing.assert_allclose(found, (-swapped.value, -swapped.high, -swapped.low), atol=1e-12)
+    assert -1 - 1e-9 <= found.low <= found.value <= found.high <= 1 + 1e-9
+
+
+def test_paired_interval_keeps_its_level() -> None:
+    """Exact coverage, by going through every table of 60 pairs with few discordant ones."""
+    n, p_first, p_second = 60, 0.1, 0.05
+    covered = 0.0
+    for b in range(20):
+        for c in range(20):
+            probability = scipy.stats.multinomial.pmf([b, c, n - b - c], n, [p_first, p_second, 1 - p_first - p_second])
+            both = round(0.8 * (n - b - c))
+            found = stats.paired_difference(both, b, c, n - b - c - both)
+            covered += probability * (found.low <= p_first - p_second <= found.high)
+    assert covered > 0.94

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from benchmarks.summary import main
+from benchmarks.tables import markdown
+from compress.config import Config
+from compress.engines.base import open_engine
+from compress.engines.stage import build
+from compress.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, float_onnx: Path, int8_onnx: Path) -> Run:
+    """A run whose stages ``export`` and ``build`` are done; what counts as pruned is the dense network itself."""
+    run = Run(tmp_path / "run")
+    with open_engine(float_onnx) as engine:
+        dense = engine.metadata
+    assert dense is not None
+
+    def work(out: Path, scratch: Path) -> None:
+        model = onnx.load(float_onnx)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, replace(dense, macs=1_500_000).to_props())
+        onnx.save(model, out / "resnet18_fp32.onnx")
+        shutil.copyfile(float_onnx, out / "resnet18_dense_fp32.onnx")
+        shutil.copyfile(int8_onnx, out / "resnet18_int8.onnx")
+
+    run.stage("export", work, settings={})
+    build(Config(), run)
+    return run
+
+
+def test_summary_of_a_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(run.directory), "--fast"]) in (0, 4)  # 4: this machine is not quiet
+    record = json.loads((run.directory / "summary.json").read_text())
+    assert [row["network"] for row in record["rows"]] == ["dense FP32", "pruned FP32", "pruned INT8"]
+    assert [row["MACs M"] for row in record["rows"]] == ["3.0", "1.5", "3.0"]
+    assert record["rows"][1]["change, points"].startswith("+0.00")
+    assert record["rows"][0]["speed-up"] == "1x"
+    assert record["latency"][2]["artifact"]["path"].endswith("build/resnet18_int8.onnx")
+    assert "| pruned INT8" in (run.directory / "summary.md").read_text()
+    assert "| pruned INT8" in capsys.readouterr().out
+
+
+def test_run_that_was_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(tmp_path)]) == 1
+    assert "stage 'export' has not run" in capsys.readouterr().err
+
+
+def test_markdown_is_aligned() -> None:
+    assert markdown(["a", "bb"], [["ccc", "d"]]).splitlines() == ["| a   | bb |", "|-----|---:|", "| ccc |  d |"]

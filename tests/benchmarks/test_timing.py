@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from scripted import open_scripted
+
+import benchmarks
+from benchmarks.schema import LatencyResult, json_schema
+from benchmarks.timing import measure
+from benchmarks.worker import Settings
+from compress.errors import BackendAbsent, EngineError
+
+QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=64, rounds=5, processes=1, timeout_s=30)
+
+
+def engine(folder: Path, name: str, script: str) -> Path:
+    path = folder / f"{name}.script"
+    path.write_text(script)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[LatencyResult]:
+    folder = tmp_path_factory.mktemp("scripts")
+    paths = [engine(folder, "fast", "sleep 2"), engine(folder, "slow", "sleep 4")]
+    return measure(paths, QUICK, opener=open_scripted, argv=["latency", "--engine"])
+
+
+def test_results_validate_against_the_shipped_schema(results: list[LatencyResult]) -> None:
+    schema = json.loads((Path(benchmarks.__file__).parent / "result.schema.json").read_text())
+    assert schema == json_schema(), "run `python -m benchmarks.schema > benchmarks/result.schema.json`"
+    for result in results:
+        jsonschema.validate(json.loads(result.model_dump_json()), schema)
+
+
+def test_result_tells_what_was_measured_and_how(results: list[LatencyResult]) -> None:
+    fast, slow = results
+    assert fast.stats["latency_ms"].median.value >= 2.0
+    assert slow.stats["latency_ms"].median.value >= 4.0
+    assert fast.stats["latency_ms"].n == sum(len(samples) for samples in fast.samples_ns) >= 64
+    assert fast.stats["latency_ms"].p90 is not None
+    assert fast.backend.name == "scripted"
+    assert fast.modes == {"threads": 1, "scripted": True}
+    assert fast.peak_memory_bytes > 1 << 20
+    assert fast.argv == ["latency", "--engine"]
+
+
+def test_engines_are_compared_round_by_round(results: list[LatencyResult]) -> None:
+    fast, slow = results
+    assert fast.comparison is None
+    assert slow.comparison is not None
+    assert slow.comparison.baseline == fast.artifact.path
+    assert slow.comparison.ratio.value > 1
+    assert len(fast.samples_ns) == len(slow.samples_ns)
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("crash", r"broken\.script crashed its worker process \(exit code 7\)"),
+        ("fail", r"broken\.script: out of tensor cores"),
+        ("hang", r"broken\.script hangs: no answer to 'open' within 2 s"),
+    ],
+)
+def test_broken_engine_is_an_error_that_names_it(tmp_path: Path, script: str, message: str) -> None:
+    paths = [engine(tmp_path, "good", "sleep 1"), engine(tmp_path, "broken", script)]
+    patience = 2.0 if script == "hang" else 30.0
+    with pytest.raises(EngineError, match=message):
+        measure(
+            [paths[1]] if script == "hang" else paths,
+            Settings(**{**vars(QUICK), "timeout_s": patience}),
+            opener=open_scripted,
+        )
+
+
+def test_absent_backend_keeps_its_exit_code_across_the_process(tmp_path: Path) -> None:
+    with pytest.raises(BackendAbsent, match="buy some") as caught:
+        measure([engine(tmp_path, "absent", "absent")], QUICK, opener=open_scripted)
+    assert caught.value.exit_code == 5
+
+
+def test_nan_outputs_make_the_measurement_invalid(tmp_path: Path) -> None:
+    (result,) = measure([engine(tmp_path, "nan", "nan")], QUICK, opener=open_scripted)
+    assert result.verdict.status == "INVALID"
+    assert "NaN" in result.verdict.reasons[0]
+    assert result.scenario.inner > 1  # it takes microseconds, so a sample is many calls
+
+
+def test_too_few_samples_for_a_tail_are_said_not_made_up(tmp_path: Path) -> None:
+    settings = Settings(**{**vars(QUICK), "iterations": 5, "duration_s": 0.05})
+    (result,) = measure([engine(tmp_path, "slow", "sleep 5")], settings, opener=open_scripted)
+    assert result.stats["latency_ms"].p90 is None
+    assert any("too few for p90" in text for text in result.warnings)
+
+
+def test_rounds_go_round_the_processes(tmp_path: Path) -> None:
+    settings = Settings(**{**vars(QUICK), "processes": 2, "iterations": 10})
+    (result,) = measure([engine(tmp_path, "engine", "sleep 1")], settings, opener=open_scripted)
+    assert result.scenario.processes == 2
+    assert result.scenario.rounds == 5
