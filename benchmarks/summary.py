@@ -56,6 +56,19 @@ class Row:
             speedup(compared.ratio if compared else None),
         ]
 
+    def record(self) -> dict[str, object]:
+        """The row for ``summary.json``: plain numbers, and the full results that they come from."""
+        return {
+            "name": self.name,
+            "params": self.metadata.params,
+            "macs": self.metadata.macs,
+            "bytes": self.latency.artifact.bytes,
+            "top1": self.accuracy.top1.value,
+            "latency_ms": self.latency.stats["latency_ms"].median.value,
+            "accuracy": self.accuracy.model_dump(mode="json"),
+            "latency": self.latency.model_dump(mode="json"),
+        }
+
 
 def networks(run: Run) -> dict[str, Path]:
     """The files of a run that are compared, by their name in the table; the dense one first.
@@ -99,15 +112,9 @@ def summarize(run: Run, split: Split, settings: Settings, *, progress: Progress 
 
 def write(run: Run, rows: Sequence[Row]) -> None:
     """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
-    cells = [row.cells() for row in rows]
-    record = {
-        "schema_version": 1,
-        "rows": [dict(zip(HEADER, row, strict=True)) for row in cells],
-        "accuracy": [row.accuracy.model_dump(mode="json") for row in rows],
-        "latency": [row.latency.model_dump(mode="json") for row in rows],
-    }
+    record = {"schema_version": 1, "title": title(rows), "rows": [row.record() for row in rows]}
     write_json(run.directory / "summary.json", record)
-    text = f"# {title(rows)}\n\n{markdown(HEADER, cells)}\n"
+    text = f"# {title(rows)}\n\n{markdown(HEADER, [row.cells() for row in rows])}\n"
     notes = "".join(f"- {note}\n" for note in remarks(rows))
     write_atomic(run.directory / "summary.md", f"{text}\n{notes}" if notes else text)
 
