@@ -1,0 +1,28 @@
+"""CIFAR-10 through torchvision (Krizhevsky 2009): downloaded only where the configuration asks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchvision.datasets import CIFAR10
+
+from calibration.errors import DataError
+from calibration.split import ArraySource, Split
+
+
+def cifar10(root: Path, *, train: bool, download: bool) -> Split:
+    """50,000 training or 10,000 test images, 32x32 RGB, from ``root/cifar-10-batches-py``.
+
+    Raises:
+        DataError: the files are absent or damaged, or the download failed.
+    """
+    name = "train" if train else "eval"
+    try:
+        dataset = CIFAR10(str(root), train=train, download=download)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"no intact CIFAR-10 in {root}: {str(error).splitlines()[0]}",
+            remedy="set data.download=true to let torchvision fetch it, or point data.train and data.eval at folders "
+            "with one folder of images a class",
+        ) from None
+    return ArraySource(f"cifar10 {name}", dataset.data).split(name, dataset.classes, dataset.targets)

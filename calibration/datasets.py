@@ -1,0 +1,127 @@
+"""The image sets of a run, by kind: what is trained on, held back, evaluated on, and calibrated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.cifar10 import cifar10
+from calibration.digits import digits
+from calibration.errors import DataError
+from calibration.folder import has_class_folders, read_folder
+from calibration.split import Split, check_classes, stratified
+
+__all__ = ["KINDS", "Data", "Split", "check_classes", "load_data"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The sets of one run; None where there are no such images.
+
+    Attributes:
+        train: what weights are fitted to.
+        holdout: training images kept back to choose the best checkpoint; never part of the evaluation.
+        eval: what the reported accuracy is measured on.
+        calibration: what quantization looks at; the training images unless others were given.
+    """
+
+    train: Split | None
+    holdout: Split | None
+    eval: Split | None
+    calibration: Split | None
+
+
+Reader = Callable[[Path | None, Path | None, bool], tuple[Split | None, Split | None]]
+
+
+def load_data(
+    kind: str,
+    *,
+    train: Path | None = None,
+    eval: Path | None = None,
+    calibration: Path | None = None,
+    download: bool = False,
+    holdout: float = 0.1,
+    seed: int = 0,
+) -> Data:
+    """Open the images of a run; nothing is decoded yet.
+
+    Args:
+        kind: ``digits`` (embedded, takes no folder), ``imagefolder`` or ``cifar10``.
+        train: folder of training images; the CIFAR-10 root. May be absent where nothing is trained.
+        eval: folder of evaluation images; CIFAR-10's own test set where absent.
+        calibration: folder of calibration images; their classes only balance the sample.
+        download: let torchvision fetch CIFAR-10 into ``train``.
+        holdout: share of every class of the training images that is kept back.
+        seed: which ones.
+
+    Raises:
+        DataError: a folder is missing or malformed, or the classes of train and eval differ.
+
+    >>> data = load_data("digits")
+    >>> len(data.train), len(data.holdout), len(data.eval), data.train.image(0).size
+    (1211, 136, 450, (64, 64))
+    """
+    if kind not in KINDS:
+        raise DataError(f"unknown kind of data '{kind}'", remedy=f"known: {', '.join(KINDS)}")
+    training, evaluation = KINDS[kind](train, eval, download)
+    if training is not None and evaluation is not None:
+        _check_same(training, evaluation)
+    kept = None
+    if training is not None and holdout > 0:
+        rest, back = stratified(training.labels, holdout, seed)
+        training, kept = training.subset(rest, "train"), training.subset(back, "holdout")
+        if not len(training) or not len(kept):
+            raise DataError(f"data.holdout={holdout} leaves nothing to train on, or nothing held back")
+    other = training if calibration is None else read_folder(calibration, "calibration", flat=True)
+    return Data(training, kept, evaluation, other)
+
+
+def _digits(train: Path | None, eval: Path | None, download: bool) -> tuple[Split | None, Split | None]:
+    if train is not None or eval is not None:
+        raise DataError(
+            "data.train and data.eval are given, but data.kind is 'digits', which is embedded and reads no folder",
+            remedy="set data.kind='imagefolder'",
+        )
+    return digits()
+
+
+def _imagefolder(train: Path | None, eval: Path | None, download: bool) -> tuple[Split | None, Split | None]:
+    if train is None and eval is None:
+        raise DataError("data.kind is 'imagefolder', but no folder is given", remedy="set data.train or data.eval")
+    return (
+        None if train is None else read_folder(train, "train"),
+        None if eval is None else read_folder(eval, "eval"),
+    )
+
+
+def _cifar10(train: Path | None, eval: Path | None, download: bool) -> tuple[Split | None, Split | None]:
+    root = train or eval
+    if root is None:
+        raise DataError("data.kind is 'cifar10', but its folder is not given", remedy="set data.train to it")
+    if has_class_folders(root):
+        return _imagefolder(train, eval, download)
+    return (
+        None if train is None else cifar10(train, train=True, download=download),
+        cifar10(eval or root, train=False, download=download),
+    )
+
+
+KINDS: dict[str, Reader] = {"digits": _digits, "imagefolder": _imagefolder, "cifar10": _cifar10}
+
+
+def _check_same(train: Split, eval: Split) -> None:
+    if train.indexed or eval.indexed:
+        return check_classes(replace(eval, indexed=True), len(train.classes))
+    if train.classes != eval.classes:
+        only = [
+            f"only in {here.name}: {', '.join(names[:3])}"
+            for here, there in ((train, eval), (eval, train))
+            if (names := [name for name in here.classes if name not in there.classes])
+        ]
+        raise DataError(
+            f"train has {len(train.classes)} classes, eval has {len(eval.classes)}; {'; '.join(only)}",
+            remedy="give both the same class folders",
+        )
+    return None

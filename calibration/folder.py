@@ -1,0 +1,148 @@
+"""Images on disk: one folder a class, or a ``labels.csv`` beside the images."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from calibration.errors import DataError
+from calibration.split import Split
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+LABELS = "labels.csv"
+_FILE_COLUMNS = ("file", "filename", "image", "path")
+_LAYOUT = f"put the images into one folder a class, or give a {LABELS} with the columns file,label"
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Image files, decoded when asked for."""
+
+    paths: Sequence[Path]
+
+    def image(self, i: int) -> Image.Image:
+        return decode(self.paths[i])
+
+    def digest(self, i: int) -> str:
+        try:
+            with self.paths[i].open("rb") as file:
+                return file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"cannot read the image {self.paths[i]}: {error.strerror}") from None
+
+    def where(self, i: int) -> str:
+        return str(self.paths[i])
+
+
+def decode(path: Path) -> Image.Image:
+    """Read one image as upright RGB: EXIF rotation applied, palettes, grey and CMYK converted, alpha dropped.
+
+    Raises:
+        DataError: it is missing, truncated or no image.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if "transparency" in upright.info:  # a palette with alpha converts without a warning only by way of RGBA
+                upright = upright.convert("RGBA")
+            return upright.convert("RGB")
+    except Exception as error:  # damaged files make the decoders raise nearly anything
+        raise DataError(
+            f"cannot read the image {path}: {error}", remedy="replace the file or remove it from the data"
+        ) from None
+
+
+def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
+    """Read ``root/CLASS/**/*.jpg``, or ``root/labels.csv`` with the images under ``root`` or ``root/images``.
+
+    Only names and sizes are read here; a damaged image is an error when it is decoded.
+
+    Args:
+        name: of the split, for messages.
+        flat: accept images that lie directly in ``root``, as one class (calibration needs no labels).
+
+    Raises:
+        DataError: no such folder, no images, a class without images, an empty file, a malformed ``labels.csv``.
+    """
+    if not root.is_dir():
+        raise DataError(f"no folder {root} for the {name} images", remedy=f"set data.{name} to an existing folder")
+    if (root / LABELS).is_file():
+        return _read_csv(root, name)
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        loose = sorted(_images(root))
+        if loose and flat:
+            return Split(name, ("all",), np.zeros(len(loose), np.int64), FileSource(loose), np.arange(len(loose)))
+        held = f"{len(loose)} images but no class folders" if loose else "no images"
+        raise DataError(f"{root} has {held}", remedy=_LAYOUT)
+    members = [sorted(_images(folder)) for folder in folders]
+    empty = [folder.name for folder, files in zip(folders, members, strict=True) if not files]
+    if empty:
+        known = " ".join(SUFFIXES)
+        raise DataError(
+            f"{root} has {len(empty)} class folders without images ({', '.join(empty[:3])})",
+            remedy=f"remove them or fill them; files that count: {known}",
+        )
+    paths = [path for files in members for path in files]
+    labels = np.repeat(np.arange(len(folders)), [len(files) for files in members])
+    return Split(name, tuple(folder.name for folder in folders), labels, FileSource(paths), np.arange(len(paths)))
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether ``root`` looks like what ``read_folder`` reads."""
+    return (root / LABELS).is_file() or (root.is_dir() and any(any(_images(d)) for d in root.iterdir() if d.is_dir()))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                path = Path(parent, name)
+                if path.stat().st_size == 0:
+                    raise DataError(f"the image {path} is empty (0 bytes)", remedy="replace the file or remove it")
+                yield path
+
+
+def _read_csv(root: Path, name: str) -> Split:
+    table = root / LABELS
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {table}: {error}", remedy=_LAYOUT) from None
+    files = next((column for column in columns if column.strip().lower() in _FILE_COLUMNS), None)
+    if files is None:
+        raise DataError(f"{table} has no file column among {columns}", remedy="name one 'file' in its header")
+    if not rows:
+        raise DataError(f"{table} lists no images", remedy=_LAYOUT)
+    label = next((c for c in columns if c != files and _is_index(rows[0][c])), None)
+    if label is None:
+        raise DataError(f"{table} has no column of class numbers", remedy="add one: 'label', counted from 0")
+    bases = (root, root / "images")
+    paths, labels = [], []
+    for line, row in enumerate(rows, start=2):
+        if not row[files] or not _is_index(row[label]):
+            raise DataError(
+                f"{table}, line {line}: '{files}' is {row[files]!r} and '{label}' is {row[label]!r}",
+                remedy="every line needs a file name and a class number from 0",
+            )
+        path = next((base / row[files] for base in bases if (base / row[files]).is_file()), None)
+        if path is None:
+            raise DataError(f"{table}, line {line}: no image '{row[files]}' in {root} or {root / 'images'}")
+        paths.append(path)
+        labels.append(int(row[label]))
+    classes = tuple(str(i) for i in range(max(labels) + 1))
+    return Split(name, classes, np.array(labels, dtype=np.int64), FileSource(paths), np.arange(len(paths)), True)
+
+
+def _is_index(text: str | None) -> bool:
+    return text is not None and text.strip().isdecimal()

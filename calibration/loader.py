@@ -1,0 +1,99 @@
+"""Batches of a split, the same for any number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from calibration.errors import PipelineError
+from calibration.seeds import derive
+from calibration.split import Split
+from calibration.transforms import Transform
+
+
+class Batches:
+    """Sized and re-iterable: (x (N, C, H, W) float32, y (N,) int64) a step. Made by ``batches``."""
+
+    def __init__(self, split: Split, transform: Transform, plan: list[list[int]], seed: int, workers: int) -> None:
+        self._loader = DataLoader(
+            _Items(split, transform, seed),
+            batch_sampler=plan,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # else each iteration would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self._loader:
+            if isinstance(batch, PipelineError):
+                raise batch
+            yield batch
+
+
+def batches(
+    split: Split,
+    transform: Transform,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    drop_last: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    """The images of ``split`` in batches.
+
+    Order and augmentation follow from ``seed`` alone, whatever ``workers`` is.
+
+    Args:
+        drop_last: leave out a last batch that is not full.
+        rank, world: this process gets every ``world``-th item of each batch, from ``rank`` on; together the processes
+            see the batches that a single one would.
+
+    >>> from calibration.datasets import load_data
+    >>> from calibration.preprocess import Preprocess
+    >>> from calibration.transforms import eval_transform
+    >>> loader = batches(load_data("digits").eval, eval_transform(Preprocess(64)), 100)
+    >>> len(loader), next(iter(loader))[0].shape
+    (5, torch.Size([100, 3, 64, 64]))
+    """
+    order = np.random.default_rng(seed).permutation(len(split)) if shuffle else np.arange(len(split))
+    starts = range(0, len(order) - (batch_size - 1 if drop_last else 0), batch_size)
+    plan = [order[start : start + batch_size][rank::world].tolist() for start in starts]
+    return Batches(split, transform, plan, seed, workers)
+
+
+class _Items(Dataset[tuple[Tensor, int] | PipelineError]):
+    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+        self.split = split
+        self.transform = transform
+        self.seed = seed
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int] | PipelineError:
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed(derive(self.seed, i))
+        try:
+            return self.transform(self.split.image(i)), int(self.split.labels[i])
+        except PipelineError as error:  # handed on as a value: a worker would wrap it in its own traceback
+            return error
+        finally:
+            generator.set_state(before)
+
+
+def _collate(items: list[tuple[Tensor, int] | PipelineError]) -> tuple[Tensor, Tensor] | PipelineError:
+    pairs = []
+    for item in items:
+        if isinstance(item, PipelineError):
+            return item
+        pairs.append(item)
+    return torch.stack([x for x, _ in pairs]), torch.tensor([y for _, y in pairs])

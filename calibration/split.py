@@ -1,0 +1,134 @@
+"""A labelled image set whose images are decoded when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from calibration.errors import DataError
+
+Indices = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Where the images of a set lie."""
+
+    def image(self, i: int) -> Image.Image:
+        """Decode image ``i``, as RGB."""
+        ...
+
+    def digest(self, i: int) -> str:
+        """SHA-256 of image ``i``: of its file, or of its pixels where it has none."""
+        ...
+
+    def where(self, i: int) -> str:
+        """What to call image ``i`` in a message: its path where it has one."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some images of a source, with a label each.
+
+    Attributes:
+        name: for messages: ``train``, ``holdout``, ``eval``, ``calibration``.
+        classes: the name of each label.
+        labels: (N,) int64.
+        source: where the images lie.
+        indices: (N,) int64; item i of the split is image ``indices[i]`` of the source.
+        indexed: the labels are numbers in somebody else's list of classes, which may be longer than ``classes``
+            (``labels.csv``).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: Indices
+    source: Source
+    indices: Indices
+    indexed: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, i: int) -> Image.Image:
+        """Image ``i``, RGB.
+
+        Raises:
+            DataError: the file is corrupt, truncated, or gone.
+        """
+        return self.source.image(int(self.indices[i]))
+
+    def digest(self, i: int) -> str:
+        """SHA-256 of the file (or pixels) of image ``i``, in hexadecimal."""
+        return self.source.digest(int(self.indices[i]))
+
+    def where(self, i: int) -> str:
+        """The path of image ``i``, or what else finds it."""
+        return self.source.where(int(self.indices[i]))
+
+    def subset(self, indices: Sequence[int] | Indices, name: str) -> Split:
+        """The items at ``indices``, in that order, under another name."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return replace(self, name=name, labels=self.labels[chosen], indices=self.indices[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Images in memory: (N, H, W) grey or (N, H, W, 3) RGB, uint8."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+
+    def image(self, i: int) -> Image.Image:
+        return Image.fromarray(self.pixels[i]).convert("RGB")
+
+    def digest(self, i: int) -> str:
+        return hashlib.sha256(self.pixels[i].tobytes()).hexdigest()
+
+    def where(self, i: int) -> str:
+        return f"{self.name}[{i}]"
+
+    def split(self, name: str, classes: Sequence[str], labels: Sequence[int] | Indices) -> Split:
+        """All the images as one split."""
+        return Split(name, tuple(classes), np.asarray(labels, dtype=np.int64), self, np.arange(len(self.pixels)))
+
+
+def check_classes(split: Split, outputs: int) -> None:
+    """Make sure that a network with ``outputs`` logits can be held against the labels of ``split``.
+
+    Raises:
+        DataError: the counts disagree (for labels that index a longer list: a label is out of range).
+    """
+    count = len(split.classes)
+    if count == outputs or (split.indexed and count < outputs):
+        return
+    raise DataError(
+        f"the network has {outputs} outputs, the {split.name} images have {count} classes",
+        remedy="set model.new_head=true to train a fresh classifier for these classes, or point data at the images "
+        "that the network was trained for",
+    )
+
+
+def stratified(labels: Indices, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Part positions into (the rest, a seeded ``share`` of every class), each in ascending order.
+
+    A class with two images or more gives at least one to either part.
+
+    >>> rest, share = stratified(np.array([0, 0, 0, 0, 1, 1]), 0.25, seed=0)
+    >>> len(rest), len(share)
+    (4, 2)
+    """
+    rng = np.random.default_rng(seed)
+    taken: list[Indices] = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        size = min(max(round(share * len(members)), 1), len(members) - 1) if share > 0 else 0
+        taken.append(members[:size])
+    share_of = np.sort(np.concatenate(taken))
+    return np.setdiff1d(np.arange(len(labels)), share_of), share_of

@@ -1,0 +1,85 @@
+"""From the configuration to the images of a run and what is done to them."""
+
+from __future__ import annotations
+
+from calibration.datasets import Data, load_data
+from calibration.digits import MEAN, SIZE, STD
+from calibration.preprocess import Preprocess
+from compress.config import Config
+from compress.errors import ConfigError
+
+# The CIFAR nets in circulation are trained with ImageNet's mean and std as often as with CIFAR's own.
+_DEFAULTS = {
+    "digits": Preprocess(size=SIZE, mean=MEAN, std=STD),
+    "cifar10": Preprocess(size=32),
+    "imagefolder": Preprocess(size=224, resize=256),
+}
+
+
+def open_data(config: Config) -> Data:
+    """The images that ``[data]`` names; the run's seed chooses those held back.
+
+    Raises:
+        DataError: see ``load_data``.
+    """
+    data = config.data
+    return load_data(
+        data.kind,
+        train=data.train,
+        eval=data.eval,
+        calibration=data.calibration,
+        download=data.download,
+        holdout=data.holdout,
+        seed=config.run.seed,
+    )
+
+
+def preprocess_of(config: Config) -> Preprocess:
+    """The kind's own preprocessing, with what ``[data]`` overrides.
+
+    A given ``input_size`` scales the resize with it, in the kind's own ratio (256 to 224 for image folders). A grey
+    network without a mean and std of its own gets the average over the default's channels.
+
+    Raises:
+        ConfigError: mean and std that do not have one value a channel, or a resize below the input size.
+
+    >>> from compress.config import load_config
+    >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"])).resize
+    128
+    """
+    data = config.data
+    default = _DEFAULTS[data.kind]
+    size = data.input_size or default.size
+    if data.resize is not None:
+        resize = data.resize
+    elif size == default.size:
+        resize = default.resize
+    else:
+        resize = round(size * (default.resize or default.size) / default.size)
+    if 0 < resize < size:
+        raise ConfigError(
+            f"data.resize={resize} is smaller than the network's input of {size}",
+            remedy=f"set data.resize to {size} or more",
+        )
+    return Preprocess(
+        size=size,
+        resize=resize,
+        mean=_per_channel("mean", data.mean, default.mean, data.channels),
+        std=_per_channel("std", data.std, default.std, data.channels),
+        channels=data.channels,
+    )
+
+
+def _per_channel(
+    key: str, given: tuple[float, ...] | None, default: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    if given is None:
+        return default if len(default) == channels else (round(sum(default) / len(default), 4),) * channels
+    if len(given) != channels:
+        raise ConfigError(
+            f"data.{key} has {len(given)} values, the input has {channels} channels",
+            remedy=f"give {channels} values, or set data.channels to 1 or 3",
+        )
+    if key == "std" and min(given) <= 0:
+        raise ConfigError(f"data.std={list(given)} must be above 0")
+    return given

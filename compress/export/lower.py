@@ -1,0 +1,112 @@
+"""From quantizer values to graph operations that the ONNX exporter knows: QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+# Importing it registers the quantized_decomposed operators, which the exporter translates to Q/DQ. The exporter takes
+# no torch.fake_quantize_* with a dynamic batch.
+from torch.ao.quantization.fx import _decomposed  # noqa: F401
+from torch.nn.utils import parametrize
+
+from compress.quantize.fakequant import insert
+from compress.quantize.graph import layer_of
+from compress.quantize.placement import WEIGHT_HIGH, profile
+from compress.quantize.quantizer import Activation, Quantizers, Weight
+
+_OPS = torch.ops.quantized_decomposed
+_RESHAPES = ("flatten", "view", "reshape", "squeeze")
+
+
+class _QuantizeDequantize(nn.Module):
+    def __init__(self, q: Activation) -> None:
+        super().__init__()
+        self.quantizer = q
+        dtype = torch.int8 if q.low < 0 else torch.uint8
+        self.parameters_ = (q.scale, q.zero_point, q.low, q.high, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        integers = _OPS.quantize_per_tensor(x, *self.parameters_)
+        result: Tensor = _OPS.dequantize_per_tensor(integers, *self.parameters_)
+        return result
+
+
+class _Dequantize(nn.Module):
+    """The weight's integers, dequantized; the float weight that it stands for is not exported."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, q: Weight, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("integers", quantize_weight(q, weight))
+        self.register_buffer("scale", torch.tensor(q.scale))
+        self.register_buffer("zero_point", torch.zeros(len(q.scale), dtype=torch.int8))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        result: Tensor = _OPS.dequantize_per_channel(
+            self.integers, self.scale, self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH, torch.int8
+        )
+        return result
+
+
+class _DequantizeBias(nn.Module):
+    """A bias as int32 in steps of input scale * weight scale: what integer arithmetic adds to its accumulator."""
+
+    integers: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, bias: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("integers", (bias / scale).round().to(torch.int32))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", torch.zeros(len(scale), dtype=torch.int32))
+
+    def forward(self, bias: Tensor) -> Tensor:
+        bounds = torch.iinfo(torch.int32)
+        result: Tensor = _OPS.dequantize_per_channel(
+            self.integers, self.scale, self.zero_point, 0, bounds.min, bounds.max, torch.int32
+        )
+        return result
+
+
+def quantize_weight(q: Weight, weight: Tensor) -> Tensor:
+    """The int8 integers of a weight (C_out, ...): round to nearest even, clamp.
+
+    >>> quantize_weight(Weight("fc", (0.5,)), torch.tensor([[0.6, -100.0]]))
+    tensor([[   1, -127]], dtype=torch.int8)
+    """
+    inverse = 1.0 / torch.tensor(q.scale).reshape(-1, *[1] * (weight.dim() - 1))  # as torch.fake_quantize computes it
+    return (weight * inverse).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH).to(torch.int8)
+
+
+def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
+    """A copy of the BN-folded ``net`` with Q/DQ operations and int8 weights: what ``fake_quantized`` simulates.
+
+    Where the target computes fully connected layers in integers only if their bias is int32, it is.
+    """
+    graph = insert(net, quantizers, _QuantizeDequantize, _Dequantize)
+    if profile(quantizers.target).integer_bias:
+        scales = {w.layer: torch.tensor(w.scale) for w in quantizers.weights}
+        for node in graph.graph.nodes:
+            layer = layer_of(graph, node)
+            step = _input_scale(graph, node)
+            if isinstance(layer, nn.Linear) and isinstance(layer.bias, Tensor) and node.target in scales and step:
+                bias = _DequantizeBias(layer.bias.detach(), scales[node.target] * step)
+                parametrize.register_parametrization(layer, "bias", bias)
+    return graph.eval()
+
+
+def _input_scale(graph: fx.GraphModule, node: fx.Node) -> float | None:
+    """The scale of what flows into a node, seen through reshaping; None where it is float."""
+    while len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+        module = layer_of(graph, node)
+        if isinstance(module, _QuantizeDequantize):
+            return module.quantizer.scale
+        if not isinstance(module, nn.Flatten) and getattr(node.target, "__name__", node.target) not in _RESHAPES:
+            return None
+    return None

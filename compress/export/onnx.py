@@ -1,0 +1,92 @@
+"""Write a network as one ONNX file: dynamic batch, weights inside, checked, with our metadata."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from calibration.preprocess import Preprocess
+from compress.engines.metadata import Metadata
+from compress.errors import ModelError
+from compress.run import write_atomic
+
+INPUT = "input"
+
+
+def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int) -> None:
+    """Export with torch's current exporter (torch.export + onnxscript).
+
+    Args:
+        net: float, or with Q/DQ from ``lower``; eval mode, on the CPU.
+        path: replaced when the new file is whole and has passed ``onnx.checker``.
+        metadata: goes into ``metadata_props``; its preprocess says the input's shape.
+
+    Raises:
+        ModelError: the network has an operation that the exporter cannot translate, or the file is not valid ONNX.
+    """
+    example = example_input(metadata.preprocess)
+    names = output_names(net, example)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                net,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=names,
+                dynamic_shapes=({0: batch},),
+                opset_version=opset,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors have no common class
+        raise ModelError(
+            f"cannot export to ONNX: {error}", remedy="is every operation of the network in ONNX?"
+        ) from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    onnx.helper.set_model_props(model, metadata.to_props())
+    model.producer_name, model.producer_version = "resnet-compress", metadata.version
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"the exported graph of {path.name} is not valid ONNX: {error}") from error
+    write_atomic(path, model.SerializeToString(deterministic=True))
+
+
+def example_input(preprocess: Preprocess) -> torch.Tensor:
+    """Two zero images (2, C, H, W): a batch of 1 would be taken for a constant."""
+    return torch.zeros(2, *preprocess.shape)
+
+
+@torch.no_grad()
+def output_names(net: nn.Module, example: torch.Tensor) -> list[str]:
+    """``logits`` for one output; ``output0``, ``output1``, ... for several, in the order that torch flattens them."""
+    outputs = [leaf for leaf in pytree.tree_leaves(net(example)) if isinstance(leaf, torch.Tensor)]
+    return ["logits"] if len(outputs) == 1 else [f"output{i}" for i in range(len(outputs))]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints, log lines and warnings from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

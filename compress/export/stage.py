@@ -1,0 +1,106 @@
+"""The stage ``export``: ONNX files of the network before and after compression, checked against torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from calibration.loader import batches
+from calibration.preprocess import Preprocess
+from calibration.transforms import eval_transform
+from compress import __version__
+from compress.config import Config
+from compress.data import open_data
+from compress.engines.metadata import Metadata
+from compress.errors import ConfigError
+from compress.export.lower import lower
+from compress.export.onnx import export_onnx
+from compress.export.parity import check
+from compress.models.cost import count
+from compress.models.model import Model, load_model
+from compress.quantize.fakequant import fake_quantized
+from compress.quantize.fold import fold
+from compress.quantize.placement import profile
+from compress.quantize.quantizer import Quantizers
+from compress.quantize.stage import QUANTIZERS, RECORD
+from compress.run import Run, read_json, write_json
+
+PARITY_IMAGES = 64
+
+
+def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
+    """Stage ``export``: three files and the record ``export.json`` with each one's parity with torch.
+
+    ``<name>_int8.onnx`` is the quantized network, ``<name>_fp32.onnx`` the network that it was quantized from, and
+    ``<name>_dense_fp32.onnx`` the unpruned baseline.
+
+    Args:
+        source: the stage whose network was quantized: ``finetune`` or ``baseline``.
+
+    Raises:
+        PipelineError: a stage has not run.
+        ConfigError: the network was quantized from another stage than ``source``, or for another engine.
+        ModelError: a network cannot be exported, or a file does not compute what torch computes.
+    """
+    quantized, parent, baseline = run.need("quantize"), run.need(source), run.need("baseline")
+    record = read_json(quantized / RECORD)
+    if (record["source"], record["target"]) != (source, config.target.engine):
+        raise ConfigError(
+            f"the network was quantized from '{record['source']}' for {record['target']}, "
+            f"not from '{source}' for {config.target.engine}",
+            remedy=f"python -m compress quantize --from {source} --set target.engine={config.target.engine} first",
+        )
+
+    def work(out: Path, scratch: Path) -> None:
+        images = _images(config, load_model(baseline).preprocess)
+        report: dict[str, object] = {}
+
+        def write(suffix: str, net: nn.Module, reference: nn.Module, metadata: Metadata) -> None:
+            path = out / f"{config.name}_{suffix}.onnx"
+            run.progress.note(f"export: {path.name}")
+            export_onnx(net, path, metadata, profile(config.target.engine).opset)
+            parity = check(path, reference, images, int8=metadata.precision == "int8")
+            report[path.name] = {"bytes": path.stat().st_size, "parity": asdict(parity)}
+
+        for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
+            model = load_model(folder)
+            write(suffix, fold(model.net), model.net, _metadata(model, model, "fp32", ""))
+        compressed, quantizers = load_model(quantized), Quantizers.load(quantized / QUANTIZERS)
+        write(
+            "int8",
+            lower(compressed.net, quantizers),
+            fake_quantized(compressed.net, quantizers),
+            _metadata(compressed, load_model(parent), "int8", quantizers.target),
+        )
+        write_json(out / "export.json", report)
+
+    settings = {"name": config.name, "source": source, "target": config.target.engine, "version": __version__}
+    return run.stage("export", work, settings=settings, parents=[quantized, parent, baseline])
+
+
+def _metadata(model: Model, float_model: Model, precision: str, target: str) -> Metadata:
+    cost = count(float_model.net, float_model.preprocess.shape)
+    return Metadata(
+        arch=model.arch,
+        precision=precision,
+        preprocess=model.preprocess,
+        classes=model.classes,
+        macs=cost.macs,
+        params=cost.params,
+        target=target,
+        version=__version__,
+    )
+
+
+def _images(config: Config, preprocess: Preprocess) -> Tensor:
+    """Images (N, C, H, W) spread over the evaluation split (else the calibration split); noise where there are none."""
+    data = open_data(config)
+    split = data.eval or data.calibration
+    if split is None:
+        return torch.randn(16, *preprocess.shape, generator=torch.Generator().manual_seed(0))
+    step = max(1, len(split) // PARITY_IMAGES)
+    chosen = split.subset(range(0, len(split), step)[:PARITY_IMAGES], "parity")
+    return torch.cat([x for x, _ in batches(chosen, eval_transform(preprocess), batch_size=16)])

@@ -1,0 +1,154 @@
+"""Cuts channels out of a network, and proves that the rest computes what the masked network computes."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from compress.errors import ModelError
+from compress.models.cifar import SelectPad
+from compress.models.shapes import make_layer, replace_module, shape_of
+from compress.prune.coupling import Coupling
+from compress.prune.gates import masked
+
+TOLERANCE = 1e-5
+
+
+def cut(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy of ``net`` without the units that are not in ``kept``; hooks on the layers that are cut are left behind.
+
+    Args:
+        kept: unit indices by group name; a group that is not named keeps all.
+
+    Raises:
+        ModelError: ``kept`` names a group or a unit that is not there, or keeps none of a group.
+    """
+    removed_inputs, removed_outputs = _removed(coupling, kept)
+    net = copy.deepcopy(net)
+    names: dict[nn.Module, list[str]] = defaultdict(list)  # a shared layer has several
+    for name, module in net.named_modules(remove_duplicate=False):
+        names[module].append(name)
+    for layer in removed_inputs.keys() | removed_outputs.keys():
+        old = net.get_submodule(layer)
+        new = _CUTTERS[type(old)](old, removed_inputs[layer], removed_outputs[layer])
+        new.train(old.training)
+        for alias in names[old]:
+            replace_module(net, alias, new)
+    return net
+
+
+def verify(
+    net: nn.Module, pruned: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]], example: Tensor
+) -> float:
+    """Compare the cut network with the masked one on ``example`` (N, C, H, W), both in float64.
+
+    Returns:
+        the largest difference of any output, over the largest output.
+
+    Raises:
+        ModelError: it exceeds ``TOLERANCE``.
+    """
+    reference, pruned = (copy.deepcopy(each).double().eval() for each in (net, pruned))
+    with torch.no_grad():
+        with masked(reference, coupling, kept):
+            expected = _tensors(reference(example.double()))
+        found = _tensors(pruned(example.double()))
+    worst = 0.0
+    for want, have in zip(expected, found, strict=True):
+        scale = max(float(want.abs().max()), torch.finfo(want.dtype).tiny)
+        worst = max(worst, float((want - have).abs().max()) / scale) if want.shape == have.shape else float("inf")
+    if not worst <= TOLERANCE:
+        raise ModelError(
+            f"the pruned network's output differs from the masked network's by {worst:.1e} of its largest value",
+            remedy="its forward uses the number of channels in a way that was not seen; please report the network",
+        )
+    return worst
+
+
+def _removed(coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+    """Positions that go, on the input side and on the output side, by layer."""
+    known = {group.name: group for group in coupling}
+    inputs: dict[str, set[int]] = defaultdict(set)
+    outputs: dict[str, set[int]] = defaultdict(set)
+    for name, units in kept.items():
+        if name not in known:
+            raise ModelError(f"the plan names a group '{name}', which the network does not have")
+        group = known[name]
+        gone = set(range(group.units)) - set(units)
+        if not units or not set(units) <= set(range(group.units)):
+            raise ModelError(f"the plan keeps units {sorted(units)[:4]}... of '{name}', which has {group.units}")
+        if gone:
+            for sides, slots in ((inputs, group.readers), (outputs, (*group.writers, *group.norms))):
+                for slot in slots:
+                    sides[slot.layer].update(position for unit in gone for position in slot.channels[unit])
+    return inputs, outputs
+
+
+def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.Module:
+    """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights as they were."""
+    shape = shape_of(old)
+    assert shape is not None
+    reference = next(iter(old.state_dict().values()), torch.zeros(()))
+    new = make_layer({**shape, **changes}).to(reference.device, reference.dtype)
+    new.load_state_dict(dict(state))
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(old.get_parameter(name).requires_grad)
+    return new
+
+
+def _rest(size: int, removed: set[int]) -> list[int]:
+    return [position for position in range(size) if position not in removed]
+
+
+def _cut_conv(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
+    assert isinstance(old, nn.Conv2d)
+    inputs, outputs = _rest(old.in_channels, removed_inputs), _rest(old.out_channels, removed_outputs)
+    state = {name: value[outputs] for name, value in old.state_dict().items()}
+    groups = old.groups
+    if groups == 1:
+        state["weight"] = state["weight"][:, inputs]
+    else:  # whole groups went, on both sides
+        groups = len(inputs) * groups // old.in_channels
+    return _rebuilt(old, state, in_channels=len(inputs), out_channels=len(outputs), groups=groups)
+
+
+def _cut_linear(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
+    assert isinstance(old, nn.Linear)
+    inputs, outputs = _rest(old.in_features, removed_inputs), _rest(old.out_features, removed_outputs)
+    state = {name: value[outputs] for name, value in old.state_dict().items()}
+    state["weight"] = state["weight"][:, inputs]
+    return _rebuilt(old, state, in_features=len(inputs), out_features=len(outputs))
+
+
+def _cut_norm(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
+    assert isinstance(old, nn.BatchNorm2d)
+    features = _rest(old.num_features, removed_outputs)
+    state = {name: value[features] if value.dim() else value for name, value in old.state_dict().items()}
+    return _rebuilt(old, state, num_features=len(features))
+
+
+def _cut_select_pad(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
+    """An output whose input went is zeros from now on; the other inputs move up."""
+    assert isinstance(old, SelectPad)
+    size = 1 + max(*old.source, *removed_inputs, 0)
+    place = {position: rank for rank, position in enumerate(_rest(size, removed_inputs))}
+    source = [place.get(s, -1) for k, s in enumerate(old.source) if k not in removed_outputs]
+    return SelectPad(source, old.stride).to(old.gate.device, old.gate.dtype)
+
+
+_CUTTERS: dict[type[nn.Module], Callable[[nn.Module, set[int], set[int]], nn.Module]] = {
+    nn.Conv2d: _cut_conv,
+    nn.Linear: _cut_linear,
+    nn.BatchNorm2d: _cut_norm,
+    SelectPad: _cut_select_pad,
+}
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -1,0 +1,160 @@
+"""The traced network that calibration, fake quantization and export all speak about.
+
+One tracing, so that the node names in ``quantizers.json`` mean the same tensor everywhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import ModelError
+from compress.models.cifar import SelectPad
+
+PREFIX = "node_"
+
+
+class _Tracer(fx.Tracer):
+    """torch.nn layers stay whole, and so does the option A shortcut: its inside is data movement, not arithmetic."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, SelectPad) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(net: nn.Module) -> fx.GraphModule:
+    """The network as a graph of layer calls, without its ``nn.Identity``; it shares the network's modules.
+
+    Raises:
+        ModelError: the forward pass depends on the data's values, or takes other than one tensor.
+
+    >>> [node.name for node in trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())).graph.nodes]
+    ['input_1', '_0', '_1', 'output']
+    """
+    try:
+        graph = _Tracer().trace(net, concrete_args=_constants(net))
+    except ModelError:
+        raise
+    except Exception as error:  # fx runs the network's own code, which may raise anything
+        raise ModelError(
+            f"cannot trace {type(net).__name__}.forward: {error}",
+            remedy="a forward pass may not branch or loop on the values or shapes of its tensors",
+        ) from error
+    _drop_constants(graph)
+    module = fx.GraphModule(net, graph)
+    for node in list(graph.nodes):
+        if isinstance(layer_of(module, node), nn.Identity):  # where a BN was folded
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+def _constants(net: nn.Module) -> dict[str, Any]:
+    """The optional arguments of the forward pass, which tracing takes at their defaults."""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = [p for p in inspect.signature(net.forward).parameters.values() if p.kind not in kinds]
+    inputs = [p.name for p in parameters if p.default is p.empty]
+    if len(inputs) != 1:
+        raise ModelError(
+            f"{type(net).__name__}.forward takes {len(inputs)} inputs ({', '.join(inputs)}), not one",
+            remedy="wrap it in a module whose forward takes the image batch alone",
+        )
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _drop_constants(graph: fx.Graph) -> None:
+    """Remove the placeholders that fx keeps for arguments that are constants, and its checks of them."""
+    for node in list(graph.nodes):
+        if node.op == "placeholder" and node.args:  # its default
+            for user in list(node.users):
+                graph.erase_node(user)
+            graph.erase_node(node)
+
+
+def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The layer that a node calls; None where it calls a function."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _plain(value: Any) -> Any:
+    """Lists and dicts in place of fx's immutable ones: NNCF writes into a call's arguments."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(_plain(item) for item in value)
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+class _Call(nn.Module):
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class Unrolled(nn.Module):
+    """The graph as a plain module with one child a node, called ``node_<its name>``.
+
+    NNCF names a place in a network by module path, function name and number of the call. Here the path alone is the
+    node, so what NNCF inserts can be read back without guessing, shared and functional ReLUs included. It is no
+    ``fx.GraphModule`` because NNCF takes those to another backend. Parameters are shared with the graph's network.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.nodes = tuple(graph.graph.nodes)
+        for node in self.nodes:
+            name = PREFIX + node.name
+            if node.op == "call_module":  # a copy for every call of a shared layer, or it would have one name only
+                setattr(self, name, copy.copy(graph.get_submodule(str(node.target))))
+            elif node.op == "call_function":
+                assert callable(node.target)
+                setattr(self, name, _Call(node.target))
+            elif node.op == "call_method":
+                setattr(self, name, _Call(getattr(Tensor, str(node.target))))
+            elif node.op == "get_attr":
+                owner, _, attribute = str(node.target).rpartition(".")
+                value = getattr(graph.get_submodule(owner), attribute)
+                if isinstance(value, nn.Parameter):
+                    self.register_parameter(name, value)
+                else:
+                    self.register_buffer(name, value)
+
+    def forward(self, input: Tensor) -> Any:
+        """(N, C, H, W) -> what the network returns."""
+        return self.walk(input, lambda node, value: None)
+
+    def walk(self, input: Tensor, see: Callable[[fx.Node, Any], None]) -> Any:
+        """Run node by node, showing each one's output to ``see``."""
+        values: dict[fx.Node, Any] = {}
+        for node in self.nodes:
+            args, kwargs = _plain(fx.map_arg((node.args, node.kwargs), values.__getitem__))
+            if node.op == "output":
+                return args[0]
+            if node.op == "placeholder":
+                values[node] = input
+            elif node.op == "get_attr":
+                values[node] = getattr(self, PREFIX + node.name)
+            else:
+                values[node] = getattr(self, PREFIX + node.name)(*args, **kwargs)
+            see(node, values[node])
+        raise AssertionError("a graph ends with its output node")
+
+    @torch.no_grad()
+    def first_non_finite(self, input: Tensor) -> str | None:
+        """Name of the first layer (or graph node) whose output has a NaN or an infinity."""
+        found: list[str] = []
+
+        def see(node: fx.Node, value: Any) -> None:
+            if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+                found.append(str(node.target) if node.op == "call_module" else node.name)
+
+        self.walk(input, see)
+        return found[0] if found else None

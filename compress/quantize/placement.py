@@ -1,0 +1,192 @@
+"""Which tensors are INT8, and in what form, for the engine that will run them.
+
+Calibration yields real ranges on graph edges; a target's ``Profile`` turns them into quantizers. Adding a target is
+adding a profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import ConfigError
+from compress.quantize.graph import layer_of, trace
+from compress.quantize.quantizer import Activation, Quantizers, Weight
+
+WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
+_TINY = 2.0**-100
+_BIAS_HIGH = 2.0**30
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an engine wants its Q/DQ to look like.
+
+    Attributes:
+        signed: activations are int8 symmetric with zero point 0; else uint8 with any zero point.
+        add: ``both`` inputs of a residual add are quantized, or only the ``skip``: the convolution that feeds the add
+            stays unquantized, so that conv + add + ReLU fuse into one kernel.
+        integer_bias: fully connected layers have an int32 bias; convolutions keep a float one, which engines convert.
+        opset: ONNX opset of the exported file.
+    """
+
+    signed: bool
+    add: Literal["both", "skip"]
+    integer_bias: bool
+    opset: int = 20  # 21 gives Q/DQ an output_dtype that ONNX Runtime 1.31 does not load for int8
+
+
+PROFILES: dict[str, Profile] = {
+    # x86 VNNI multiplies uint8 activations by int8 weights; int8 with zero point 0 after a ReLU falls back to float;
+    # a Gemm whose bias is float dequantizes all its weights at every run
+    "onnxruntime": Profile(signed=False, add="both", integer_bias=True),
+    # explicit quantization: int8, zero point 0; Q/DQ between a conv and the add it feeds would break their fusion
+    "tensorrt": Profile(signed=True, add="skip", integer_bias=False),
+}
+
+
+def profile(target: str) -> Profile:
+    """The placement rule of a target.
+
+    Raises:
+        ConfigError: the target has none.
+    """
+    try:
+        return PROFILES[target]
+    except KeyError:
+        raise ConfigError(f"no placement rule for target '{target}'", remedy=f"known: {', '.join(PROFILES)}") from None
+
+
+@dataclass(frozen=True)
+class Range:
+    """The calibrated range (low, high) of a tensor; ``source`` and ``user`` as in ``Activation``."""
+
+    source: str
+    user: str | None
+    low: float
+    high: float
+
+
+def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapping[str, Tensor]) -> Quantizers:
+    """The quantizers that ``target`` wants.
+
+    Args:
+        net: BN-folded.
+        ranges: of activations.
+        magnitudes: for each quantized layer, the largest |w| to represent in each output channel, shape (C_out,).
+    """
+    rule = profile(target)
+    graph = trace(net)
+    fused = _direct_inputs(graph) if rule.add == "skip" else set()
+    clipped = _clip_below_relu(graph, ranges)
+    activations = tuple(_activation(r, signed=rule.signed) for r in _without(fused, graph, clipped))
+    finest = min((a.scale for a in activations), default=1.0)
+    weights = tuple(
+        Weight(layer, _weight_scale(net.get_submodule(layer), magnitude, finest))
+        for layer, magnitude in magnitudes.items()
+    )
+    return Quantizers(target, activations, weights)
+
+
+def _activation(r: Range, *, signed: bool) -> Activation:
+    """Affine parameters whose grid contains 0 exactly (Jacob et al. 2018, arXiv:1712.05877, equation 1)."""
+    low, high = min(r.low, 0.0), max(r.high, 0.0)
+    if signed:
+        scale = _float32(max(-low, high) / 127)
+        return Activation(r.source, r.user, scale, zero_point=0, low=-128, high=127)
+    scale = _float32((high - low) / 255)
+    zero_point = min(255, round(-low / scale))
+    return Activation(r.source, r.user, scale, zero_point, low=0, high=255)
+
+
+def _float32(value: float) -> float:
+    """The nearest float32, as engines hold scales; a tensor that is always 0 still has a scale above 0."""
+    return float(torch.tensor(max(value, _TINY), dtype=torch.float32))
+
+
+def _weight_scale(layer: nn.Module, magnitude: Tensor, finest: float) -> tuple[float, ...]:
+    """One scale a channel, none so small that the bias overflows.
+
+    Engines hold the bias as int32 in steps of (input scale * weight scale). A channel whose weights are (nearly) all
+    zero, as pruning and folded BNs leave them, would make that step so small that its bias wraps around.
+    """
+    floor = torch.full_like(magnitude, _TINY)
+    if isinstance(layer.bias, Tensor):
+        floor = torch.maximum(floor, layer.bias.detach().abs() / (finest * _BIAS_HIGH))
+    return tuple(torch.maximum(magnitude / WEIGHT_HIGH, floor).tolist())
+
+
+def _clip_below_relu(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Range]:
+    """Cut off what a ReLU after an add loses anyway, so that the steps get finer where it matters.
+
+    In relu(a + b) with b <= high_b, any a < -high_b gives 0, as a = -high_b does.
+    """
+    nodes = {node.name: node for node in graph.graph.nodes}
+    known = {r.source: r for r in ranges}
+
+    def high(node: fx.Node) -> float:
+        while node.name not in known and isinstance(layer_of(graph, node), nn.MaxPool2d):
+            node = node.all_input_nodes[0]
+        return known[node.name].high if node.name in known else float("inf")
+
+    def clip(r: Range) -> Range:
+        users = [nodes[r.user]] if r.user else list(nodes[r.source].users)
+        if len(users) != 1 or not is_add(users[0]) or not all(_is_relu(graph, after) for after in users[0].users):
+            return r
+        others = [node for node in users[0].all_input_nodes if node.name != r.source]
+        return replace(r, low=max(r.low, -high(others[0])))
+
+    return [clip(r) for r in ranges]
+
+
+def _is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(layer_of(graph, node), nn.ReLU)
+    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in ("relu", "relu_")
+
+
+def _direct_inputs(graph: fx.GraphModule) -> set[tuple[str, str]]:
+    """(convolution, add) for each residual add: the edge that the engine fuses.
+
+    Where both inputs are convolutions (a block with a projection), the longer way from the input is the main path.
+    """
+    depth: dict[fx.Node, int] = {}
+    edges = set()
+    for node in graph.graph.nodes:
+        depth[node] = 1 + max((depth[source] for source in node.all_input_nodes), default=0)
+        if is_add(node):
+            convs = [source for source in node.all_input_nodes if isinstance(layer_of(graph, source), nn.Conv2d)]
+            if convs:
+                edges.add((max(convs, key=depth.__getitem__).name, node.name))
+    return edges
+
+
+def _without(edges: set[tuple[str, str]], graph: fx.GraphModule, ranges: Sequence[Range]) -> Iterator[Range]:
+    """The ranges, less those ``edges``; a tensor with other users stays quantized for these."""
+    users = {node.name: [user.name for user in node.users] for node in graph.graph.nodes}
+    for r in ranges:
+        affected = [r.user] if r.user else users[r.source]
+        kept = [user for user in affected if (r.source, user) not in edges]
+        if kept == affected:
+            yield r
+        else:
+            yield from (replace(r, user=user) for user in kept)
+
+
+def is_add(node: fx.Node) -> bool:
+    """Whether the node adds two tensors: ``a + b``, ``a += b``, ``torch.add``, ``a.add(b)``.
+
+    >>> graph = fx.symbolic_trace(nn.Identity().forward)
+    >>> any(is_add(node) for node in graph.graph.nodes)
+    False
+    """
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return (
+        node.op in ("call_function", "call_method")
+        and name in ("add", "iadd", "add_")
+        and len(node.all_input_nodes) == 2
+    )

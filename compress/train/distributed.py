@@ -1,0 +1,132 @@
+"""Training in several processes: ``torchrun --nproc_per_node=N -m compress baseline ...``.
+
+Every process runs the same code on its share of each batch, gradients are averaged, and process 0 alone writes. One
+process is a world of size 1, in which nothing here does anything; the loop is written once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from compress.errors import BackendAbsent
+from compress.run import Run
+
+
+def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that a config asks for; ``auto`` is a GPU where there is one. Under torchrun, this process's own GPU.
+
+    Raises:
+        BackendAbsent: ``cuda`` is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendAbsent("device 'cuda' was asked for, but PyTorch sees no GPU", remedy="set the device to 'auto'")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together.
+
+    Attributes:
+        device: of this one.
+        rank: of this one, from 0.
+        size: how many.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes and talks."""
+        return self.rank == 0
+
+    def wrap(self, net: nn.Module) -> nn.Module:
+        """``net`` with its gradients averaged over the processes in each backward pass."""
+        if self.size == 1:
+            return net
+        return DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+
+    def sum(self, value: float) -> float:
+        """The sum of the processes' values."""
+        if self.size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.item()
+
+    def align(self, net: nn.Module) -> None:
+        """Give every process the buffers of process 0: each has gathered BN statistics of its own images."""
+        if self.size > 1:
+            for buffer in net.buffers():
+                dist.broadcast(buffer, 0)
+
+    def tell(self, value: Any) -> Any:
+        """The value that process 0 gave."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+
+def join(device: torch.device) -> World:
+    """Join the processes that torchrun started (NCCL between GPUs, gloo otherwise); alone, a world of one.
+
+    The first call connects them until the process ends: torchrun's store cannot connect the same ones a second time.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World(device)
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+    return World(device, dist.get_rank(), dist.get_world_size())
+
+
+def run_stage(
+    run: Run,
+    name: str,
+    work: Callable[[Path, Path], None],
+    *,
+    device: torch.device,
+    settings: Mapping[str, Any],
+    parents: Sequence[Path] = (),
+) -> Path:
+    """``run.stage`` for a job that all processes share: 0 decides whether it is due and keeps the output."""
+    here = join(device)
+    if not here.leads:
+        scratch = here.tell(None)
+        if scratch is not None:
+            with TemporaryDirectory() as unused:
+                work(Path(unused), scratch)
+        here.tell(None)  # the output is in its place
+        return run.folder(name)
+    due = False
+
+    def lead(out: Path, scratch: Path) -> None:
+        nonlocal due
+        due = True
+        here.tell(scratch)
+        work(out, scratch)
+
+    folder = run.stage(name, lead, settings=settings, parents=parents)
+    if not due:
+        here.tell(None)
+    here.tell(None)
+    return folder

@@ -1,0 +1,49 @@
+"""What happened in a training, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training images; epoch 0 is the state before the first.
+
+    Attributes:
+        loss: mean over the steps; None for epoch 0.
+        lr: learning rate of its first step.
+        top1: held-out accuracy after it, 0 to 1; None where nothing is held back.
+        seconds: wall time, evaluation included.
+    """
+
+    epoch: int
+    loss: float | None
+    lr: float
+    top1: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class History:
+    """All epochs, and which of them the network was left at.
+
+    Attributes:
+        epochs: from epoch 0 on; empty where nothing was trained.
+        best: the epoch of highest held-out accuracy, the latest of equals; the last one where nothing is held back.
+    """
+
+    epochs: tuple[Epoch, ...]
+    best: int
+
+    @property
+    def top1(self) -> float | None:
+        """Held-out accuracy of the state that was kept."""
+        return self.epochs[self.best].top1 if self.epochs else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the seconds: the same seed writes the same bytes."""
+        rows = [asdict(epoch) for epoch in self.epochs]
+        for row in rows:
+            del row["seconds"]
+        return {"best": self.best, "epochs": rows}

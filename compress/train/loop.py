@@ -1,0 +1,223 @@
+"""The training loop: baseline, fine-tuning after pruning and quantization-aware training all go through ``fit``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from calibration.loader import batches
+from calibration.preprocess import Preprocess
+from calibration.seeds import derive
+from calibration.split import Split, check_classes
+from calibration.transforms import train_transform
+from compress.config import TrainConfig
+from compress.errors import ConfigError, ModelError
+from compress.progress import SILENT, Progress
+from compress.train.distill import soft_targets
+from compress.train.distributed import World, join, pick_device
+from compress.train.evaluate import evaluate, logits, output_count
+from compress.train.history import Epoch, History
+from compress.train.optimizer import make_optimizer, make_schedule
+from compress.train.snapshot import StateFile, Stateful, copy_weights
+
+
+def fit(
+    net: nn.Module,
+    train: Split,
+    holdout: Split | None,
+    preprocess: Preprocess,
+    config: TrainConfig,
+    *,
+    epochs: int,
+    seed: int = 0,
+    workers: int = 0,
+    teacher: nn.Module | None = None,
+    scratch: Path | None = None,
+    progress: Progress = SILENT,
+) -> History:
+    """Train ``net`` in place; leave it in its best state, in eval mode, on the CPU.
+
+    The best state is that of highest held-out accuracy, the latest of equals. The state before the first epoch takes
+    part, so the result is never worse on ``holdout`` than what came in. On a CPU the same seed and number of threads
+    give the same bits, and a training that was killed and resumed gives those of one that was not.
+
+    Args:
+        net: any classifier; fx graphs and fake-quantized ones too.
+        holdout: where None, the state after the last epoch is kept.
+        epochs: passes over ``train``; 0 only measures.
+        teacher: whose outputs are learned from; needed where ``config.distill`` is above 0.
+        scratch: folder of the state file, written after each epoch; training goes on from one that is there.
+
+    Raises:
+        ModelError: the network is no single-output classifier, or its loss is no longer finite, or a GPU is full.
+        DataError: the images' classes do not fit the network, or an image cannot be read.
+        ConfigError: settings that contradict one another.
+    """
+    device = pick_device(config.device)
+    if config.distill > 0 and teacher is None:
+        raise ConfigError(f"distill={config.distill:g} needs a teacher, and there is none", remedy="set distill=0")
+    for model in (net, teacher):
+        if model is not None:
+            check_classes(train, output_count(model, preprocess))
+    batch = min(config.batch_size, len(train))
+    job = f"{config.model_dump_json()} epochs={epochs} seed={seed} images={len(train)}"
+
+    here = join(device)
+    if batch % here.size:
+        raise ConfigError(f"batches of {batch} images do not divide evenly over {here.size} processes")
+    if not here.leads:
+        progress = SILENT
+
+    with _on(device, net, teacher), _seeded(seed, device):
+        step = _Step(net, teacher, config, epochs=max(epochs, 1), steps=len(train) // batch, here=here)
+        state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
+        if state is not None and (saved := state.load(device)) is not None:
+            rows, best = saved
+            progress.note(f"going on after epoch {rows[-1].epoch} of {epochs}")
+        else:
+            started, best = time.monotonic(), copy_weights(net)
+            rows = [Epoch(0, None, step.lr, _held_out(net, holdout, preprocess, here, workers), _since(started))]
+        transform = train_transform(preprocess, crop=config.crop, flip=config.flip, jitter=config.jitter)
+
+        for epoch in range(len(rows), epochs + 1):
+            started, lr, losses = time.monotonic(), step.lr, []
+            torch.manual_seed(derive(seed, epoch))  # dropout and the like; order and augmentation have it from `seed=`
+            loader = batches(
+                train,
+                transform,
+                batch,
+                shuffle=True,
+                seed=derive(seed, epoch),
+                workers=workers,
+                drop_last=True,
+                rank=here.rank,
+                world=here.size,
+            )
+            net.train()
+            for x, y in progress.track(loader, f"epoch {epoch}/{epochs}"):
+                losses.append(step(x, y))
+                if not math.isfinite(losses[-1]):
+                    raise ModelError(
+                        f"the loss became {losses[-1]} at epoch {epoch}, step {len(losses)} of {len(loader)}",
+                        remedy=f"lower the learning rate (lr={config.lr:g}), add warm-up, or clip harder (clip_norm)",
+                    )
+            here.align(net)
+            top1 = _held_out(net, holdout, preprocess, here, workers)
+            loss = here.sum(sum(losses) / len(losses)) / here.size
+            rows.append(Epoch(epoch, loss, lr, top1, _since(started)))
+            progress.note(_line(rows[-1], epochs))
+            if _best(rows) == epoch:
+                best = copy_weights(net)
+            if state is not None and here.leads:
+                state.save(rows, best)
+
+        net.load_state_dict(best)
+        return History(tuple(rows), _best(rows))
+
+
+class _Step:
+    """One optimizer step: forward, loss, backward, clip, update; in mixed precision on a GPU.
+
+    fp16 needs its gradients scaled against underflow (Micikevicius et al. 2018, arXiv:1710.03740), bf16 does not.
+    """
+
+    def __init__(
+        self, net: nn.Module, teacher: nn.Module | None, config: TrainConfig, *, epochs: int, steps: int, here: World
+    ) -> None:
+        self.config = config
+        self.device = here.device
+        self.net = here.wrap(net)
+        self.teacher = teacher if config.distill > 0 else None
+        self.mixed = config.amp and here.device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.mixed and torch.cuda.is_bf16_supported() else torch.float16
+        self.optimizer: Optimizer = make_optimizer(net, config)
+        self.schedule = make_schedule(self.optimizer, config, epochs, steps)
+        self.scaler = GradScaler(here.device.type, enabled=self.mixed and self.dtype == torch.float16)
+        self.parts: dict[str, Stateful] = {
+            "net": net,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+        }
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        """Take one step on images (N, C, H, W) and labels (N,); returns their loss, from before it."""
+        x, y = x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.mixed):
+            loss = self._loss(x, y)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.config.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        return float(loss.detach())
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        scores = logits(self.net, x)
+        loss = F.cross_entropy(scores, y, label_smoothing=self.config.label_smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            guide = self.teacher(x)
+        share = self.config.distill
+        return (1 - share) * loss + share * soft_targets(scores, guide, self.config.temperature)
+
+
+def _held_out(net: nn.Module, holdout: Split | None, p: Preprocess, here: World, workers: int) -> float | None:
+    """Top-1 over ``holdout``, each process on its own share: no image is counted twice."""
+    if holdout is None:
+        return None
+    share = holdout.subset(range(here.rank, len(holdout), here.size), holdout.name)
+    return here.sum(float(evaluate(net, share, p, workers=workers).correct.sum())) / len(holdout)
+
+
+def _best(rows: list[Epoch]) -> int:
+    return max(rows, key=lambda row: (-1.0 if row.top1 is None else row.top1, row.epoch)).epoch
+
+
+def _line(row: Epoch, epochs: int) -> str:
+    held_out = "" if row.top1 is None else f", held-out top-1 {row.top1:.2%}"
+    return f"epoch {row.epoch}/{epochs}: loss {row.loss:.4f}{held_out}, lr {row.lr:.2g}, {row.seconds:.1f} s"
+
+
+def _since(started: float) -> float:
+    return time.monotonic() - started
+
+
+@contextmanager
+def _on(device: torch.device, net: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
+    """Move the networks to ``device``, channels last (15% faster on a CPU, more on tensor cores), and back."""
+    models = [model for model in (net, teacher) if model is not None]
+    try:
+        for model in models:
+            model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        yield
+    except torch.OutOfMemoryError:
+        raise ModelError(f"{device} ran out of memory", remedy="set a smaller batch_size") from None
+    finally:
+        for model in models:
+            model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's generators for the block; the caller's state comes back after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

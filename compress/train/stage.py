@@ -1,0 +1,170 @@
+"""The stages ``baseline`` (the trained network that everything is held against) and ``finetune`` (after pruning)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from calibration.datasets import Data
+from calibration.loader import batches
+from calibration.preprocess import Preprocess
+from calibration.sampler import calibration_sample
+from calibration.split import Split, check_classes
+from calibration.transforms import eval_transform
+from compress.config import Config, ModelConfig, TrainConfig
+from compress.data import open_data, preprocess_of
+from compress.errors import DataError, ModelError
+from compress.models.batchnorm import has_stale_statistics, reparameterize
+from compress.models.checkpoint import classifier, load_trained
+from compress.models.model import Model, load_model, save_model
+from compress.models.registry import build
+from compress.models.shapes import replace_module
+from compress.progress import Progress
+from compress.run import Run, write_json
+from compress.train.distributed import pick_device, run_stage
+from compress.train.evaluate import output_count
+from compress.train.history import History
+from compress.train.loop import fit
+
+BASELINE_EPOCHS = 12
+_STATISTICS_IMAGES = 256
+
+
+def baseline(config: Config, run: Run) -> Path:
+    """Stage ``baseline``: a trained network in ``model.safetensors`` and ``model.json``, with ``history.json``.
+
+    Without ``model.weights``, and with ``model.new_head``, the network is trained for ``train.epochs`` (12 where that
+    is not set); given weights are trained on only where it is set.
+
+    Raises:
+        DataError: the data have other classes than the network, or training images are needed and absent.
+        CheckpointError, ModelError, ConfigError: see ``load_trained`` and ``fit``.
+    """
+    weights = config.model.weights
+    fresh = weights is None or config.model.new_head
+    epochs = config.train.epochs if config.train.epochs is not None else BASELINE_EPOCHS * fresh
+
+    def work(out: Path, scratch: Path) -> None:
+        data, preprocess = open_data(config), preprocess_of(config)
+        labelled = data.train or data.eval
+        net = _starting_net(config.model, labelled, config.run.seed)
+        outputs = output_count(net, preprocess)
+        for split in (data.train, data.eval):
+            if split is not None:
+                check_classes(split, outputs)
+        if weights is not None and data.calibration is not None and has_stale_statistics(net):
+            run.progress.note("BN statistics are folded into the weights: measured anew, the function unchanged")
+            reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
+        history = _train(net, data, preprocess, config.train, epochs, config, scratch, run.progress)
+        names = labelled.classes if labelled is not None and not labelled.indexed else map(str, range(outputs))
+        save_model(Model(net.eval(), config.model.arch, preprocess, tuple(names), config.model.args), out)
+        write_json(out / "history.json", history.to_json())
+
+    return run_stage(
+        run,
+        "baseline",
+        work,
+        device=pick_device(config.train.device),
+        settings=_settings(config, "model", "data", "train"),
+        parents=[Path(weights)] if weights is not None and Path(weights).is_file() else [],
+    )
+
+
+def finetune(config: Config, run: Run) -> Path:
+    """Stage ``finetune``: the pruned network trained on, with the baseline as its teacher where ``finetune.distill``.
+
+    Raises:
+        PipelineError: ``baseline`` or ``prune`` has not run.
+        DataError: there are no training images.
+    """
+    pruned, unpruned = run.need("prune"), run.need("baseline")
+    settings = config.finetune
+
+    def work(out: Path, scratch: Path) -> None:
+        model = load_model(pruned)
+        teacher = load_model(unpruned).net if settings.distill > 0 else None
+        data = open_data(config)
+        epochs = settings.epochs or 0
+        history = _train(
+            model.net, data, model.preprocess, settings, epochs, config, scratch, run.progress, teacher=teacher
+        )
+        save_model(model, out)
+        write_json(out / "history.json", history.to_json())
+
+    return run_stage(
+        run,
+        "finetune",
+        work,
+        device=pick_device(settings.device),
+        settings=_settings(config, "data", "finetune"),
+        parents=[pruned, unpruned],
+    )
+
+
+def _train(
+    net: nn.Module,
+    data: Data,
+    preprocess: Preprocess,
+    settings: TrainConfig,
+    epochs: int,
+    config: Config,
+    scratch: Path,
+    progress: Progress,
+    *,
+    teacher: nn.Module | None = None,
+) -> History:
+    if epochs == 0:
+        return History((), 0)
+    if data.train is None:
+        raise DataError("training needs images, and data.train is not set", remedy="set data.train, or epochs to 0")
+    return fit(
+        net,
+        data.train,
+        data.holdout,
+        preprocess,
+        settings,
+        epochs=epochs,
+        seed=config.run.seed,
+        workers=config.data.workers,
+        teacher=teacher,
+        scratch=scratch,
+        progress=progress,
+    )
+
+
+def _starting_net(config: ModelConfig, labelled: Split | None, seed: int) -> nn.Module:
+    """The configured network before training: freshly initialised, or from its weights, or with a fresh classifier."""
+    classes = None if labelled is None else len(labelled.classes)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        if config.weights is None:
+            return build(config.arch, classes, config.args)
+        net = load_trained(config, classes)
+        if config.new_head:
+            _renew_head(net, config.arch, classes)
+        return net
+
+
+def _renew_head(net: nn.Module, arch: str, classes: int | None) -> None:
+    head = classifier(net)
+    if head is None:
+        raise ModelError(f"'{arch}' has no fully connected layer to replace", remedy="set model.new_head=false")
+    if classes is None:
+        raise DataError("model.new_head needs labelled images", remedy="set data.train")
+    name, old = head
+    replace_module(net, name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
+
+
+def _some_images(split: Split, preprocess: Preprocess, seed: int) -> list[torch.Tensor]:
+    """A class-balanced sample in batches (N, C, H, W)."""
+    chosen = calibration_sample(split, min(_STATISTICS_IMAGES, len(split)), seed=seed)
+    loader = batches(split.subset(chosen, split.name), eval_transform(preprocess), batch_size=32)
+    return [x for x, _ in loader]
+
+
+def _settings(config: Config, *sections: str) -> dict[str, Any]:
+    """What of the configuration the output depends on."""
+    return {**{name: getattr(config, name).model_dump(mode="json") for name in sections}, "seed": config.run.seed}

@@ -1,0 +1,101 @@
+"""The two stages on real digits: a small net that has learned a little is calibrated, trained on, and exported."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from calibration.digits import MEAN, STD
+from calibration.preprocess import Preprocess
+from compress.config import Config, load_config
+from compress.data import open_data
+from compress.engines.metadata import Metadata
+from compress.errors import ConfigError, DataError, PipelineError
+from compress.export.stage import export
+from compress.models.model import Model, load_model, save_model
+from compress.models.registry import build
+from compress.quantize.quantizer import Quantizers
+from compress.quantize.stage import quantize
+from compress.run import Run, read_json
+from compress.train.loop import fit
+
+SIZE = 16
+
+
+def config_of(*overrides: str) -> Config:
+    common = ("model.arch=tiny_net:tiny", f"data.input_size={SIZE}", "quantize.calibration_images=40", "qat.epochs=1")
+    return load_config(None, [*common, "qat.flip=false", *overrides])
+
+
+@pytest.fixture(scope="module")
+def trained_model() -> Model:
+    torch.manual_seed(0)
+    config = config_of("train.flip=false")
+    data, preprocess = open_data(config), Preprocess(SIZE, 16, MEAN, STD)
+    net = build(config.model.arch, 10)
+    fit(net, data.train, data.holdout, preprocess, config.train, epochs=2)
+    return Model(net, config.model.arch, preprocess, data.train.classes)
+
+
+@pytest.fixture
+def run(trained_model: Model, tmp_path: Path) -> Run:
+    run = Run(tmp_path)
+    for stage in ("baseline", "finetune"):
+        run.stage(stage, lambda out, _: save_model(trained_model, out), settings={})
+    return run
+
+
+def test_ptq_then_export(run: Run) -> None:
+    config = config_of()
+    folder = quantize(config, run)
+    record = read_json(folder / "quantize.json")
+    assert (record["mode"], record["source"], record["calibration"]["images"]) == ("ptq", "finetune", 40)
+    assert record["held_out_top1"]["ptq"] > record["held_out_top1"]["fp32"] - 0.05
+    load_model(folder)
+    assert Quantizers.load(folder / "quantizers.json").target == "onnxruntime"
+
+    out = export(config, run)
+    report = read_json(out / "export.json")
+    assert set(report) == {"tiny_fp32.onnx", "tiny_int8.onnx", "tiny_dense_fp32.onnx"}
+    assert report["tiny_int8.onnx"]["parity"]["agreement"] > 0.95
+    assert report["tiny_fp32.onnx"]["parity"]["error"] < 1e-5
+    props = {p.key: p.value for p in onnx.load(out / "tiny_int8.onnx").metadata_props}
+    said = Metadata.from_props(props)
+    assert (said.precision, said.target, said.preprocess.size, len(said.classes)) == ("int8", "onnxruntime", SIZE, 10)
+    assert said.params == sum(p.numel() for p in load_model(run.folder("finetune")).net.parameters())
+
+
+def test_qat_goes_on_from_ptq_and_is_never_worse_on_held_out_images(run: Run) -> None:
+    config = config_of("quantize.mode=qat")
+    folder = quantize(config, run)
+    held_out = read_json(folder / "quantize.json")["held_out_top1"]
+    assert held_out["qat"] >= held_out["ptq"]
+    export(config, run)
+
+
+def test_the_same_seed_writes_the_same_bytes_and_another_draws_other_images(run: Run) -> None:
+    names = ("quantizers.json", "model.safetensors", "quantize.json")
+    first = [(quantize(config_of(), run) / name).read_bytes() for name in names]
+    again = Run(run.directory, force=True)
+    assert [(quantize(config_of(), again) / name).read_bytes() for name in names] == first
+    other = read_json(quantize(config_of("run.seed=1"), run) / "quantize.json")
+    assert other["calibration"]["sha256"] not in first[2].decode()
+
+
+def test_the_unpruned_net_can_be_quantized_when_asked_for(run: Run) -> None:
+    quantize(config_of(), run, source="baseline")
+    with pytest.raises(ConfigError, match="quantized from 'baseline'"):
+        export(config_of(), run)
+    export(config_of(), run, source="baseline")
+
+
+def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="'finetune' has not run"):
+        quantize(config_of(), Run(tmp_path))
+
+
+def test_more_calibration_images_than_there_are_is_an_error_without_output(run: Run) -> None:
+    with pytest.raises(DataError, match="calibration images asked for"):
+        quantize(config_of("quantize.calibration_images=99999"), run)
+    assert not run.folder("quantize").exists()

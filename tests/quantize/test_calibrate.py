@@ -1,0 +1,122 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.errors import CheckpointError, DataError, ModelError
+from compress.quantize.calibrate import calibrate
+from compress.quantize.fakequant import fake_quantized, trained
+from compress.quantize.quantizer import Quantizers
+
+Make = Callable[[str], nn.Module]
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+def test_int8_stays_close_to_float(make: Make, images: list[Tensor], target: str) -> None:
+    net = make("option B")
+    calibrated = calibrate(net, images, target)
+    assert {w.layer for w in calibrated.quantizers.weights} == {
+        name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    with torch.no_grad():
+        assert 0 < error(calibrated.fake()(images[0]), net(images[0])) < 0.1
+
+
+def test_resnet18_gets_the_quantizers_that_its_integer_kernels_need(make: Make, images: list[Tensor]) -> None:
+    quantizers = calibrate(make("resnet18"), images, "onnxruntime").quantizers
+    assert len(quantizers.weights) == 21
+    assert len(quantizers.activations) == 30  # input, 17 relus, 8 + 3 add inputs, pooled
+    assert all(a.zero_point == 0 for a in quantizers.activations if "relu" in a.source)
+
+
+def test_the_same_images_give_the_same_bits(make: Make, images: list[Tensor], tmp_path: Path) -> None:
+    first, second = (calibrate(make("functional"), images, "onnxruntime") for _ in range(2))
+    first.quantizers.save(tmp_path / "a.json")
+    second.quantizers.save(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert all(torch.equal(a, second.net.state_dict()[key]) for key, a in first.net.state_dict().items())
+
+
+def test_the_batch_size_does_not_move_the_ranges(make: Make, images: list[Tensor]) -> None:
+    singles = [image[None] for batch in images for image in batch]
+    a, b = (calibrate(make("functional"), sample, "onnxruntime").quantizers for sample in (images, singles))
+    for one, other in zip(a.activations, b.activations, strict=True):
+        assert one.scale == pytest.approx(other.scale, rel=1e-4)
+
+
+def test_quantizers_come_back_from_json_exactly(make: Make, images: list[Tensor], tmp_path: Path) -> None:
+    quantizers = calibrate(make("functional"), images, "tensorrt").quantizers
+    quantizers.save(tmp_path / "q.json")
+    assert Quantizers.load(tmp_path / "q.json") == quantizers
+    (tmp_path / "q.json").write_text('{"format": 99}')
+    with pytest.raises(CheckpointError, match="format 99"):
+        Quantizers.load(tmp_path / "q.json")
+
+
+def test_calibrating_leaves_the_net_alone_and_says_nothing(
+    make: Make, images: list[Tensor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    net = make("functional")
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    calibrate(net, images, "onnxruntime")
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_images_is_an_error(make: Make) -> None:
+    with pytest.raises(DataError, match="empty"):
+        calibrate(make("functional"), [], "onnxruntime")
+
+
+def test_nan_pixels_are_an_error(make: Make, images: list[Tensor]) -> None:
+    images[1][0, 0, 0, 0] = float("nan")
+    with pytest.raises(DataError, match="batch 1"):
+        calibrate(make("functional"), images, "onnxruntime")
+
+
+def test_nan_weights_are_an_error_that_names_them(make: Make, images: list[Tensor]) -> None:
+    net = make("functional")
+    with torch.no_grad():
+        net.a.weight[0, 0, 0, 0] = float("nan")  # type: ignore[index, operator, union-attr]
+    with pytest.raises(ModelError, match=r"'a\.weight'"):
+        calibrate(net, images, "onnxruntime")
+
+
+def test_activations_that_overflow_are_an_error_that_names_the_layer(make: Make, images: list[Tensor]) -> None:
+    net = make("functional")
+    with torch.no_grad():
+        net.stem.weight.fill_(1e30)  # type: ignore[operator, union-attr]
+        net.a.weight.fill_(1e30)  # type: ignore[operator, union-attr]
+    with pytest.raises(ModelError, match="output of 'a'"):
+        calibrate(net, images, "onnxruntime")
+
+
+def test_images_that_do_not_fit_are_an_error(make: Make) -> None:
+    with pytest.raises(ModelError, match=r"images of shape \(4, 32, 32\)"):
+        calibrate(make("functional"), [torch.randn(2, 4, 32, 32)], "onnxruntime")
+
+
+def test_qat_trains_the_weights_through_the_rounding_and_they_come_back(make: Make, images: list[Tensor]) -> None:
+    calibrated = calibrate(make("functional"), images, "onnxruntime")
+    fake = calibrated.fake()
+    fake.train()
+    optimizer = torch.optim.SGD(fake.parameters(), lr=0.05)
+    target = torch.randint(0, 5, (4,), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(fake(images[0]), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    net = trained(calibrated.net, fake)
+    assert net.state_dict().keys() == calibrated.net.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(fake_quantized(net, calibrated.quantizers).eval()(images[0]), fake.eval()(images[0]))
