@@ -15,7 +15,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -94,20 +94,22 @@ def calibrate(net: nn.Module, images: Images, target: str, progress: Progress = 
     plain = Calibrated(folded, place(folded, target, ranges, magnitudes), bias_corrected=False)
     net = _with_biases(folded, quantized, graph)
     corrected = Calibrated(net, place(net, target, ranges, magnitudes), bias_corrected=True)
-    return min(plain, corrected, key=lambda candidate: _error(candidate, folded, images))
+    return _closest((plain, corrected), folded, images)
 
 
 @torch.no_grad()
-def _error(candidate: Calibrated, reference: nn.Module, images: Images) -> float:
-    """Squared error that quantization makes in the network's outputs, on the first calibration images."""
-    fake, error, seen = candidate.fake(), 0.0, 0
+def _closest(candidates: Sequence[Calibrated], reference: nn.Module, images: Images) -> Calibrated:
+    """The candidate with the least squared error in the network's outputs, on the first calibration images."""
+    fakes, errors, seen = [candidate.fake() for candidate in candidates], [0.0] * len(candidates), 0
     for batch in images:
-        pairs = zip(pytree.tree_leaves(fake(batch)), pytree.tree_leaves(reference(batch)), strict=True)
-        error += sum(float((a - b).square().sum()) for a, b in pairs if isinstance(a, Tensor))
+        expected = pytree.tree_leaves(reference(batch))
+        for i, fake in enumerate(fakes):
+            pairs = zip(pytree.tree_leaves(fake(batch)), expected, strict=True)
+            errors[i] += sum(float((a - b).square().sum()) for a, b in pairs if isinstance(a, Tensor))
         seen += len(batch)
         if seen >= _JUDGED:
             break
-    return error
+    return candidates[errors.index(min(errors))]
 
 
 def _checked(images: Images) -> Iterator[Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import ConfigError
+from compress.models.cifar import SelectPad
 from compress.quantize.graph import layer_of, trace
 from compress.quantize.quantizer import Activation, Quantizers, Weight
 
@@ -82,7 +83,7 @@ def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapp
     rule = profile(target)
     graph = trace(net)
     fused = _direct_inputs(graph) if rule.add == "skip" else set()
-    clipped = _clip_below_relu(graph, ranges)
+    clipped = _clip_below_relu(graph, _share_with_moves(graph, ranges))
     activations = tuple(_activation(r, signed=rule.signed) for r in _without(fused, graph, clipped))
     finest = min((a.scale for a in activations), default=1.0)
     weights = tuple(
@@ -118,6 +119,27 @@ def _weight_scale(layer: nn.Module, magnitude: Tensor, finest: float) -> tuple[f
     if isinstance(layer.bias, Tensor):
         floor = torch.maximum(floor, layer.bias.detach().abs() / (finest * _BIAS_HIGH))
     return tuple(torch.maximum(magnitude / WEIGHT_HIGH, floor).tolist())
+
+
+def _share_with_moves(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Range]:
+    """Give one quantizer to a tensor whose only float readers are option A shortcuts.
+
+    These copy values, so integers serve them as well; a float copy would keep the add before them in float.
+    """
+    shared: dict[tuple[str, str | None], Range] = {}
+    for node in graph.graph.nodes:
+        own = [r for r in ranges if r.source == node.name]
+        quantized = {r.user for r in own}
+        rest = [user for user in node.users if user.name not in quantized]
+        if (
+            own
+            and rest
+            and None not in quantized
+            and all(isinstance(layer_of(graph, user), SelectPad) for user in rest)
+        ):
+            own = [Range(node.name, None, min(r.low for r in own), max(r.high for r in own))]
+        shared.update({(r.source, r.user): r for r in own})
+    return list(shared.values())
 
 
 def _clip_below_relu(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Range]:
@@ -180,9 +202,8 @@ def _without(edges: set[tuple[str, str]], graph: fx.GraphModule, ranges: Sequenc
 def is_add(node: fx.Node) -> bool:
     """Whether the node adds two tensors: ``a + b``, ``a += b``, ``torch.add``, ``a.add(b)``.
 
-    >>> graph = fx.symbolic_trace(nn.Identity().forward)
-    >>> any(is_add(node) for node in graph.graph.nodes)
-    False
+    >>> [is_add(node) for node in fx.symbolic_trace(lambda x: x.relu() + x).graph.nodes]
+    [False, False, True, False]
     """
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     return (
