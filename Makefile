@@ -65,10 +65,11 @@ $(RUN)/export/stage.json: $(RUN)/quantize/stage.json
 	@$(COMPRESS) export $(ARGS)
 $(RUN)/build/stage.json: $(RUN)/export/stage.json
 	@$(COMPRESS) build $(ARGS)
-# Exit code 5: the target's engine is not on this machine. The table is then of the exported files alone.
+# Exit code 5: the target's engine is not on this machine; the table is then of the exported files alone.
+# Exit code 4: the machine was too busy for a measurement to count; the table says so.
 $(RUN)/summary.json: $(RUN)/export/stage.json
 	@$(COMPRESS) build $(ARGS) || [ $$? -eq 5 ]
-	@$(PY) -m benchmarks.summary $(ARGS)
+	@$(PY) -m benchmarks.summary $(ARGS) || [ $$? -eq 4 ]
 
 latency: $(RUN)/build/stage.json      ## time the built engine
 	@$(PY) -m benchmarks.latency --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)

@@ -18,7 +18,7 @@ from rich.console import Console
 from benchmarks.accuracy import predict, result_of
 from benchmarks.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
-from benchmarks.schema import AccuracyResult, LatencyResult
+from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
 from benchmarks.tables import interval, markdown, percent, points, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
@@ -29,25 +29,25 @@ from compress.engines.base import BACKENDS, backend, open_engine
 from compress.engines.metadata import Metadata
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress, Terminal
-from compress.run import Run, read_json, write_atomic, write_json
+from compress.run import MANIFEST, Run, read_json, write_atomic, write_json
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network of the summary: its name in the table, its file, and what was found."""
+    """One network of the summary: its name in the table, and what was found; a backbone has no accuracy."""
 
     name: str
     metadata: Metadata
-    accuracy: AccuracyResult
+    accuracy: AccuracyResult | None
     latency: LatencyResult
 
     def cells(self) -> list[str]:
-        paired, compared = self.accuracy.paired, self.latency.comparison
+        paired, compared = self.accuracy and self.accuracy.paired, self.latency.comparison
         return [
             self.name,
-            percent(self.accuracy.top1.value),
+            percent(self.accuracy.top1.value) if self.accuracy else "",
             points(paired.difference) if paired else "",
             f"{self.metadata.params / 1e6:.3f}",
             f"{self.metadata.macs / 1e6:.1f}",
@@ -56,6 +56,11 @@ class Row:
             speedup(compared.ratio if compared else None),
         ]
 
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Whether each of its measurements may be used."""
+        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
+
     def record(self) -> dict[str, object]:
         """The row for ``summary.json``: plain numbers, and the full results that they come from."""
         return {
@@ -63,9 +68,9 @@ class Row:
             "params": self.metadata.params,
             "macs": self.metadata.macs,
             "bytes": self.latency.artifact.bytes,
-            "top1": self.accuracy.top1.value,
+            "top1": self.accuracy.top1.value if self.accuracy else None,
             "latency_ms": self.latency.stats["latency_ms"].median.value,
-            "accuracy": self.accuracy.model_dump(mode="json"),
+            "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
             "latency": self.latency.model_dump(mode="json"),
         }
 
@@ -81,29 +86,36 @@ def networks(run: Run) -> dict[str, Path]:
     dense = _only(export, "*_dense_fp32.onnx")
     name = dense.name.removesuffix("_dense_fp32.onnx")
     built = build / f"{name}_int8.onnx"
+    pruned = read_json(export / MANIFEST)["settings"].get("source") != "baseline"
+    kind = "pruned" if pruned else "dense"
     files = {
         "dense FP32": dense,
-        "pruned FP32": _only(export, f"{name}_fp32.onnx"),
-        "pruned INT8": built if built.exists() else _only(export, f"{name}_int8.onnx"),
+        **({"pruned FP32": _only(export, f"{name}_fp32.onnx")} if pruned else {}),
+        f"{kind} INT8": built if built.exists() else _only(export, f"{name}_int8.onnx"),
     }
     plan = build / f"{name}_int8{BACKENDS['tensorrt'].suffix}"
     if plan.exists() and _runs_here("tensorrt", "cuda"):
-        files["pruned INT8 (TensorRT)"] = plan
+        files[f"{kind} INT8 (TensorRT)"] = plan
     return files
 
 
-def summarize(run: Run, split: Split, settings: Settings, *, progress: Progress = SILENT) -> list[Row]:
+def summarize(run: Run, split: Split | None, settings: Settings, *, progress: Progress = SILENT) -> list[Row]:
     """Measure accuracy on ``split``, and latency in one interleaved run, of every network of a run.
+
+    Without ``split`` (a backbone, or no labelled images) only latency is measured, on random inputs.
 
     Raises:
         EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
     """
     files = networks(run)
     metadata = {name: _metadata(path) for name, path in files.items()}
-    images = first_images(split, metadata["dense FP32"].preprocess)
-    found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
-    accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
-    latencies = measure(list(files.values()), dataclasses.replace(settings, images=images), progress=progress)
+    accuracies: list[AccuracyResult | None] = [None] * len(files)
+    if split is not None:
+        found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
+        accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
+        images = first_images(split, metadata["dense FP32"].preprocess)
+        settings = dataclasses.replace(settings, images=images)
+    latencies = measure(list(files.values()), settings, progress=progress)
     return [
         Row(name, metadata[name], accuracy, latency)
         for name, accuracy, latency in zip(files, accuracies, latencies, strict=True)
@@ -121,9 +133,10 @@ def write(run: Run, rows: Sequence[Row]) -> None:
 
 def title(rows: Sequence[Row]) -> str:
     """What was measured on what, in one line."""
-    latency = rows[0].latency
+    latency, accuracy = rows[0].latency, rows[0].accuracy
+    images = f"{accuracy.images} images; " if accuracy else ""
     return (
-        f"{rows[0].metadata.arch}: {rows[0].accuracy.images} images; ONNX Runtime, batch {latency.scenario.batch}, "
+        f"{rows[0].metadata.arch}: {images}ONNX Runtime, batch {latency.scenario.batch}, "
         f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
     )
 
@@ -133,7 +146,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     said = [
         f"{row.name}: {text}"
         for row in rows
-        for text in [*row.accuracy.verdict.reasons, *row.latency.verdict.reasons, *row.latency.warnings]
+        for text in [*(reason for verdict in row.verdicts for reason in verdict.reasons), *row.latency.warnings]
     ]
     return list(dict.fromkeys(said))
 
@@ -162,9 +175,15 @@ def _metadata(path: Path) -> Metadata:
         return engine.metadata
 
 
+def _split(run: Run, data: str | None, config: Config) -> Split | None:
+    """The evaluation images; None for a backbone, which has no classes to be right about."""
+    dense = networks(run)["dense FP32"]
+    return evaluation_split(data, config) if _metadata(dense).classes else None
+
+
 def _target(run: Run, config: Config) -> TargetConfig:
     """What the run was built for, as its build recorded it; the configuration's target where nothing was built."""
-    manifest = run.folder("build") / "stage.json"
+    manifest = run.folder("build") / MANIFEST
     return TargetConfig.model_validate(read_json(manifest)["settings"]) if manifest.exists() else config.target
 
 
@@ -188,14 +207,14 @@ def _command(argv: Sequence[str] | None) -> int:
     target = _target(run, config)
     preset = PRESETS["fast" if args.fast else "normal"]
     settings = dataclasses.replace(preset, threads=target.threads, batch=target.batch)
-    rows = summarize(run, evaluation_split(args.data, config), settings, progress=progress)
+    rows = summarize(run, _split(run, args.data, config), settings, progress=progress)
     write(run, rows)
     console = Console(highlight=False)
     show(console, title(rows), HEADER, [row.cells() for row in rows])
     for note in remarks(rows):
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"written: {run.directory / 'summary.md'}, summary.json", soft_wrap=True)
-    valid = all(r.verdict.status == "VALID" for row in rows for r in (row.accuracy, row.latency))
+    valid = all(verdict.status == "VALID" for row in rows for verdict in row.verdicts)
     return 0 if valid else 4
 
 

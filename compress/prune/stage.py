@@ -81,6 +81,10 @@ def _scores(config: Config, model: Model, coupling: Coupling, progress: Progress
         return importance.random(coupling, seed)
     if settings.importance == "norm":
         return importance.norm(model.net, coupling)
+    if not model.classes:
+        raise ModelError(
+            "Taylor importance needs a classifier: a backbone has no loss", remedy="set prune.importance=norm"
+        )
     train = open_data(config).train
     if train is None:
         raise DataError(

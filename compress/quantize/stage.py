@@ -104,9 +104,9 @@ class _Images:
 def _held_out(
     calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run
 ) -> dict[str, float | int] | None:
-    """Top-1 on held-out training images, before and after; None where there are none."""
+    """Top-1 on held-out training images, before and after; None where there are none, and for a backbone."""
     holdout = data.holdout
-    if holdout is None:
+    if holdout is None or not model.classes:
         return None
     workers = config.data.workers
     fp32, ptq = (

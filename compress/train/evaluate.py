@@ -16,6 +16,7 @@ from calibration.preprocess import Preprocess
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.errors import ModelError
+from compress.models.checkpoint import classifier
 from compress.progress import SILENT, Progress
 
 
@@ -56,7 +57,7 @@ def evaluate(
     loader = batches(split, eval_transform(preprocess), batch_size, workers=workers)
     with _eval_mode(net):
         for x, y in progress.track(loader, f"evaluate on {split.name}"):
-            scores = logits(net, x.to(device))
+            scores = logits(net(x.to(device)), len(x))
             check_classes(split, scores.shape[1])
             if not scores.isfinite().all():
                 raise ModelError(
@@ -80,37 +81,53 @@ def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & earlier)).sum(1)
 
 
-def logits(net: nn.Module, x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, classes).
+def logits(output: object, images: int) -> Tensor:
+    """What a network returned for some images, as (images, classes).
 
     Raises:
-        ModelError: the network returns several tensors, or not one row an image.
+        ModelError: it is several tensors, or not one row an image.
     """
-    output = net(x)
     if not isinstance(output, Tensor):
         what = f"a {type(output).__name__} of {len(output)}" if hasattr(output, "__len__") else type(output).__name__
         raise ModelError(
             f"the network returns {what}, not one tensor of logits",
             remedy="wrap it in a factory that returns the classifier's output alone",
         )
-    if output.ndim != 2 or len(output) != len(x):
+    if output.ndim != 2 or len(output) != images:
         raise ModelError(
-            f"the network turns an input of {tuple(x.shape)} into {tuple(output.shape)}, not (images, classes)",
+            f"the network turns {images} images into {tuple(output.shape)}, not (images, classes)",
             remedy="training and evaluation need a classifier",
         )
     return output
 
 
-@torch.no_grad()
 def output_count(net: nn.Module, preprocess: Preprocess) -> int:
     """How many logits the network has, by running it on one black image.
 
     Raises:
         ModelError: it is no classifier of such images.
     """
+    return logits(_on_black(net, preprocess), 1).shape[1]
+
+
+def class_count(net: nn.Module, preprocess: Preprocess) -> int | None:
+    """How many classes a classifier tells apart; None for a backbone, whose outputs are features or several tensors.
+
+    Raises:
+        ModelError: the network does not run on such images.
+    """
+    output, head = _on_black(net, preprocess), classifier(net)
+    if head is None or not isinstance(output, Tensor) or output.shape != (1, head[1].out_features):
+        return None
+    return head[1].out_features
+
+
+@torch.no_grad()
+def _on_black(net: nn.Module, preprocess: Preprocess) -> object:
+    """What the network returns for one black image."""
     with _eval_mode(net):
         try:
-            return logits(net, torch.zeros(1, *preprocess.shape, device=device_of(net))).shape[1]
+            return net(torch.zeros(1, *preprocess.shape, device=device_of(net)))
         except RuntimeError as error:
             raise ModelError(
                 f"the network does not run on an input of {preprocess.shape}: {str(error).splitlines()[0]}",

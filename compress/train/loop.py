@@ -169,7 +169,7 @@ class _Step:
         return float(loss.detach())
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        scores = logits(self.net, x)
+        scores = logits(self.net(x), len(x))
         loss = F.cross_entropy(scores, y, label_smoothing=self.config.label_smoothing)
         if self.teacher is None:
             return loss

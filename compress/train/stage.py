@@ -25,7 +25,7 @@ from compress.models.shapes import replace_module
 from compress.progress import Progress
 from compress.run import Run, write_json
 from compress.train.distributed import pick_device, run_stage
-from compress.train.evaluate import output_count
+from compress.train.evaluate import class_count
 from compress.train.history import History
 from compress.train.loop import fit
 
@@ -51,16 +51,16 @@ def baseline(config: Config, run: Run) -> Path:
         data, preprocess = open_data(config), preprocess_of(config)
         labelled = data.train or data.eval
         net = _starting_net(config.model, labelled, config.run.seed)
-        outputs = output_count(net, preprocess)
+        outputs = class_count(net, preprocess)
         for split in (data.train, data.eval):
-            if split is not None:
+            if split is not None and outputs is not None:
                 check_classes(split, outputs)
         if weights is not None and data.calibration is not None and has_stale_statistics(net):
             run.progress.note("BN statistics are folded into the weights: measured anew, the function unchanged")
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
         history = _train(net, data, preprocess, config.train, epochs, config, scratch, run.progress)
-        names = labelled.classes if labelled is not None and not labelled.indexed else map(str, range(outputs))
-        save_model(Model(net.eval(), config.model.arch, preprocess, tuple(names), config.model.args), out)
+        names = _class_names(outputs, labelled)
+        save_model(Model(net.eval(), config.model.arch, preprocess, names, config.model.args), out)
         write_json(out / "history.json", history.to_json())
 
     return run_stage(
@@ -146,6 +146,15 @@ def _starting_net(config: ModelConfig, labelled: Split | None, seed: int) -> nn.
         if config.new_head:
             _renew_head(net, config.arch, classes)
         return net
+
+
+def _class_names(outputs: int | None, labelled: Split | None) -> tuple[str, ...]:
+    """The data's names where they are this network's classes, else numbers; none for a backbone."""
+    if outputs is None:
+        return ()
+    if labelled is None or labelled.indexed:
+        return tuple(map(str, range(outputs)))
+    return labelled.classes
 
 
 def _renew_head(net: nn.Module, arch: str, classes: int | None) -> None:
