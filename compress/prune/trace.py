@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +13,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
-from compress.models.cifar import SelectPad
+from compress.models.graph import from_torch, symbolic_trace
 
-_TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+), in \S+\n\s+(?P<code>.+)')
 
 
@@ -34,13 +30,6 @@ class Trace:
     graph: fx.Graph
     modules: Mapping[str, nn.Module]
     shapes: Mapping[fx.Node, tuple[int, ...]]
-
-
-class _Tracer(fx.Tracer):
-    record_stack_traces = True
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SelectPad) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _ShapeReader(fx.Interpreter):
@@ -66,19 +55,10 @@ def trace(net: nn.Module, shape: Sequence[int]) -> Trace:
     """Trace ``net`` in eval mode on a batch of two images of ``shape`` (C, H, W). The network itself is left alone.
 
     Raises:
-        ModelError: the forward takes more than one input, cannot be traced, or fails on such a batch.
+        ModelError: see ``symbolic_trace``; or the network fails on such a batch.
     """
     root = copy.deepcopy(net).to("meta").eval()
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(root, _defaults(root))
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"cannot trace {type(net).__name__}{_line_of(error)}: {error}",
-            remedy="let the forward not depend on the input's values or on Python numbers made from it",
-        ) from error
+    graph = symbolic_trace(root)
     reader = _ShapeReader(fx.GraphModule(root, graph))
     try:
         with torch.no_grad():
@@ -99,23 +79,5 @@ def where(node: fx.Node) -> str:
     operation = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     modules = list(node.meta.get("nn_module_stack", {}).values())
     text = f"'{operation}'" + (f" in '{modules[-1][0]}'" if modules and modules[-1][0] != operation else "")
-    frames = [m for m in _FRAME.finditer(node.stack_trace or "") if not m["file"].startswith(_TORCH)]
+    frames = [m for m in _FRAME.finditer(node.stack_trace or "") if not from_torch(m["file"])]
     return text + (f" ({frames[-1]['file']}:{frames[-1]['line']}: {frames[-1]['code'].strip()})" if frames else "")
-
-
-def _defaults(root: nn.Module) -> dict[str, Any]:
-    """The values of the forward's optional arguments, which tracing takes as constants."""
-    parameters = [p for p in inspect.signature(root.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    required = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
-    if len(required) > 1:
-        raise ModelError(
-            f"the forward of {type(root).__name__} takes {len(required)} inputs ({', '.join(required)})",
-            remedy="wrap it in a module whose forward takes the image batch alone",
-        )
-    return {p.name: p.default for p in parameters if p.name not in required and p.default is not p.empty}
-
-
-def _line_of(error: Exception) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_TORCH)]
-    frames = [f for f in frames if f.filename != __file__]
-    return f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""

@@ -6,45 +6,27 @@ One tracing, so that the node names in ``quantizers.json`` mean the same tensor 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from compress.errors import ModelError
-from compress.models.cifar import SelectPad
+from compress.models.graph import symbolic_trace
 
 PREFIX = "node_"
-
-
-class _Tracer(fx.Tracer):
-    """torch.nn layers stay whole, and so does the option A shortcut: its inside is data movement, not arithmetic."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SelectPad) or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(net: nn.Module) -> fx.GraphModule:
     """The network as a graph of layer calls, without its ``nn.Identity``; it shares the network's modules.
 
     Raises:
-        ModelError: the forward pass depends on the data's values, or takes other than one tensor.
+        ModelError: see ``symbolic_trace``.
 
     >>> [node.name for node in trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())).graph.nodes]
     ['input_1', '_0', '_1', 'output']
     """
-    try:
-        graph = _Tracer().trace(net, concrete_args=_constants(net))
-    except ModelError:
-        raise
-    except Exception as error:  # fx runs the network's own code, which may raise anything
-        raise ModelError(
-            f"cannot trace {type(net).__name__}.forward: {error}",
-            remedy="a forward pass may not branch or loop on the values or shapes of its tensors",
-        ) from error
-    _drop_constants(graph)
+    graph = symbolic_trace(net)
     module = fx.GraphModule(net, graph)
     for node in list(graph.nodes):
         if isinstance(layer_of(module, node), nn.Identity):  # where a BN was folded
@@ -52,28 +34,6 @@ def trace(net: nn.Module) -> fx.GraphModule:
             graph.erase_node(node)
     module.recompile()
     return module
-
-
-def _constants(net: nn.Module) -> dict[str, Any]:
-    """The optional arguments of the forward pass, which tracing takes at their defaults."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    parameters = [p for p in inspect.signature(net.forward).parameters.values() if p.kind not in kinds]
-    inputs = [p.name for p in parameters if p.default is p.empty]
-    if len(inputs) != 1:
-        raise ModelError(
-            f"{type(net).__name__}.forward takes {len(inputs)} inputs ({', '.join(inputs)}), not one",
-            remedy="wrap it in a module whose forward takes the image batch alone",
-        )
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def _drop_constants(graph: fx.Graph) -> None:
-    """Remove the placeholders that fx keeps for arguments that are constants, and its checks of them."""
-    for node in list(graph.nodes):
-        if node.op == "placeholder" and node.args:  # its default
-            for user in list(node.users):
-                graph.erase_node(user)
-            graph.erase_node(node)
 
 
 def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:

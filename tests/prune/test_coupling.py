@@ -173,7 +173,7 @@ class ClampedByParameter(Plain):
 @pytest.mark.parametrize(
     ("net", "says"),
     [
-        (ControlFlow, r"cannot trace ControlFlow at .*test_coupling\.py:\d+ \(if x\.mean\(\) > 0:\)"),
+        (ControlFlow, r"cannot trace ControlFlow.forward at .*test_coupling\.py:\d+ \(if x\.mean\(\) > 0:\)"),
         (Unknown, r"'cumsum'.*test_coupling\.py:\d+.*operation 'cumsum' is not known"),
         (FunctionalConv, r"'conv2d'.*test_coupling\.py:\d+"),
         (ManyInputs, r"takes 2 inputs \(x, y\)"),
