@@ -77,8 +77,13 @@ accuracy: $(RUN)/build/stage.json     ## top-1 of the built engine on the evalua
 	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)
 
 ##@ Development
-.PHONY: env test test-all lint clean help
+.PHONY: env bindings test test-all lint clean help
 env: $(ENV)            ## the environment, from pinned versions
+BINDINGS := $(addprefix $(VENV)/tensorrt-,10.0.1 11.4.0.106)
+bindings: $(BINDINGS)  ## TensorRT's Python bindings, old and new, for the tests that hold our calls against them
+$(VENV)/tensorrt-%: | $(ENV)
+	$(PY) -m pip install --quiet --no-deps --target $@ tensorrt_cu$(if $(filter 10.0.%,$*),12,13)_bindings==$*
+export TENSORRT_BINDINGS ?= $(subst $(eval ) ,:,$(wildcard $(BINDINGS)))
 test: $(ENV)           ## the fast tests
 	@$(PY) -m pytest
 test-all: $(ENV)       ## every test that this machine can run
