@@ -7,7 +7,7 @@ SHELL := /bin/bash -o pipefail
 ## CONFIG=FILE      TOML configuration                          (configs/default.toml)
 ## MODEL=NAME       built-in name or package.module:factory     (the config's model.arch)
 ## WEIGHTS=FILE     trained .pth or .safetensors                (the config's model.weights)
-## DATA=WHERE       digits, cifar10, or a folder with train/ and val/
+## DATA=WHERE       digits, cifar10:FOLDER, or a folder with train/ and val/
 ## RUN=DIR          where the stages write                      (the config's run.dir)
 ## SET="a.b=c ..."  any other key of the configuration
 ## PYTHON=EXE       the Python that makes the environment       (python3.11)
@@ -20,14 +20,15 @@ PYTHON  ?= $(shell command -v python3.11 || echo python3)
 VENV    ?= .venv
 
 config_dir := $(shell sed -n 's/^ *dir *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -1)
-own_run    := $(if $(MODEL)$(WEIGHTS)$(DATA),runs/$(or $(notdir $(subst :,-,$(MODEL))),model)-$(or $(notdir $(DATA:/=)),data))
+own_run    := $(if $(MODEL)$(WEIGHTS)$(DATA),runs/$(subst :,-,$(or $(notdir $(MODEL)),model)-$(or $(notdir $(DATA:%/=%)),data)))
 RUN        ?= $(or $(own_run),$(config_dir),runs/$(basename $(notdir $(CONFIG))))
 
 PY       := $(VENV)/bin/python
 settings := run.dir=$(RUN) \
             $(if $(MODEL),model.arch=$(MODEL)) $(if $(WEIGHTS),model.weights=$(WEIGHTS)) \
-            $(if $(DATA),$(if $(filter digits cifar10,$(DATA)),data.kind=$(DATA),\
-                data.kind=imagefolder data.train=$(DATA)/train data.eval=$(DATA)/val)) \
+            $(if $(DATA),$(if $(filter digits,$(DATA)),data.kind=digits,\
+                $(if $(filter cifar10:%,$(DATA)),data.kind=cifar10 data.train=$(DATA:cifar10:%=%),\
+                data.kind=imagefolder data.train=$(DATA)/train data.eval=$(DATA)/val))) \
             $(SET)
 ARGS     := --config $(CONFIG) $(addprefix --set ,$(strip $(settings)))
 COMPRESS := $(PY) -m compress
@@ -51,7 +52,8 @@ $(ENV): pyproject.toml constraints.txt
 # Rewritten only when what was asked for changes, so that a new MODEL= or SET= reruns what depends on it.
 .PHONY: FORCE
 $(ASKED): FORCE
-	@mkdir -p $(@D) && echo '$(ARGS)' | cmp --quiet - $@ || echo '$(ARGS)' > $@
+	@mkdir -p $(@D)
+	@echo '$(ARGS)' | cmp --quiet - $@ || echo '$(ARGS)' > $@
 
 $(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(filter-out torchvision,$(WEIGHTS)) | $(ENV)
 	@$(COMPRESS) baseline $(ARGS)

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
         temporary.replace(path)
+    except OSError as error:  # a full disk does not say which file it was
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -134,19 +137,24 @@ class Run:
         started = time.monotonic()
         scratch = self.directory / ".scratch" / f"{name}-{key[:16]}"
         scratch.mkdir(parents=True, exist_ok=True)
-        with _whole(folder) as temporary:
-            work(temporary, scratch)
-            record = {
-                "stage": name,
-                "key": key,
-                "settings": settings,
-                "parents": {str(path): tree_sha256(path) for path in parents},
-                "versions": versions(),
-                "outputs": {str(p.relative_to(temporary)): file_sha256(p) for p in _files(temporary)},
-                "seconds": round(time.monotonic() - started, 1),
-            }
-            write_json(temporary / MANIFEST, record)
-        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            with _whole(folder) as temporary:
+                work(temporary, scratch)
+                record = {
+                    "stage": name,
+                    "key": key,
+                    "settings": settings,
+                    "parents": {str(path): tree_sha256(path) for path in parents},
+                    "versions": versions(),
+                    "outputs": {str(p.relative_to(temporary)): file_sha256(p) for p in _files(temporary)},
+                    "seconds": round(time.monotonic() - started, 1),
+                }
+                write_json(temporary / MANIFEST, record)
+            shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            for unused in (scratch, scratch.parent):
+                with suppress(OSError):  # not empty: somebody goes on from it
+                    unused.rmdir()
         return folder
 
 

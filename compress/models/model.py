@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from calibration.preprocess import Preprocess
 from compress.errors import CheckpointError
 from compress.models.registry import build
 from compress.models.shapes import describe, reshape
-from compress.run import read_json, write_json
+from compress.run import read_json, write_atomic, write_json
 
 FORMAT = 1
 
@@ -54,7 +54,7 @@ def save_model(model: Model, folder: Path) -> None:
     """Write ``folder/model.safetensors`` and ``folder/model.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    write_atomic(folder / "model.safetensors", save(state))
     record = {
         "format": FORMAT,
         "arch": model.arch,
