@@ -36,6 +36,10 @@ class Parity:
     cosine: float
     agreement: float | None
 
+    def __str__(self) -> str:
+        same = "" if self.agreement is None else f", same top-1 on {self.agreement:.1%}"
+        return f"{self.images} images: relative error {self.error:.1e}{same}"
+
 
 def compare(reference: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> Parity:
     """Compare outputs; each array is (images, ...).
@@ -86,10 +90,8 @@ def check(path: Path, reference: nn.Module, images: Tensor, *, int8: bool) -> Pa
     """
     parity = compare(run_torch(reference, images), run_onnx(path, images))
     if not parity.error <= (INT8_ERROR if int8 else FP32_ERROR):
-        same = "" if parity.agreement is None else f", same top-1 on {parity.agreement:.1%}"
         raise ModelError(
-            f"{path.name} does not compute what torch computes: relative error {parity.error:.2g} on "
-            f"{parity.images} images{same}",
+            f"{path.name} does not compute what torch computes, on {parity}",
             remedy="an operation was exported wrongly; please report it with the network",
         )
     return parity

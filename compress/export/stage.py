@@ -60,9 +60,9 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
         def write(suffix: str, net: nn.Module, reference: nn.Module, metadata: Metadata) -> None:
             path = out / f"{config.name}_{suffix}.onnx"
-            run.progress.note(f"export: {path.name}")
             export_onnx(net, path, metadata, profile(config.target.engine).opset)
             parity = check(path, reference, images, int8=metadata.precision == "int8")
+            run.progress.note(f"  {path.name}: against torch on {parity}")
             report[path.name] = {"bytes": path.stat().st_size, "parity": asdict(parity)}
 
         for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
