@@ -1,36 +1,46 @@
 # One target a stage; each is a file in the run's folder, so asking twice does nothing. `make help` lists them.
 SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
+.NOTPARALLEL:  # the stages follow one another, and a measurement wants the machine for itself
 .SUFFIXES:
 
 ##@ Variables
-## CONFIG=FILE      TOML configuration                          (configs/default.toml)
+## CONFIG=FILE      TOML configuration                          (configs/default.toml; none for your own DATA)
 ## MODEL=NAME       built-in name or package.module:factory     (the config's model.arch)
 ## WEIGHTS=FILE     trained .pth or .safetensors                (the config's model.weights)
 ## DATA=WHERE       digits, cifar10:FOLDER, or a folder with train/ and val/
-## RUN=DIR          where the stages write                      (the config's run.dir)
-## SET="a.b=c ..."  any other key of the configuration
+## RUN=DIR          where the stages write                      (the config's run.dir; else named after the above)
+## SET="a.b=c ..."  any other keys of the configuration; no spaces within one
 ## PYTHON=EXE       the Python that makes the environment       (python3.11)
-CONFIG  ?= configs/default.toml
-MODEL   ?=
-WEIGHTS ?=
-DATA    ?=
-SET     ?=
+MODEL   =
+WEIGHTS =
+DATA    =
+SET     =
 PYTHON  ?= $(shell command -v python3.11 || echo python3)
 VENV    ?= .venv
+# The embedded default's settings are for digits; your own images start from the built-in defaults.
+CONFIG  = $(if $(filter-out digits,$(DATA)),,configs/default.toml)
 
-config_dir := $(shell sed -n 's/^ *dir *= *"\(.*\)".*/\1/p' $(CONFIG) 2>/dev/null | head -1)
-own_run    := $(if $(MODEL)$(WEIGHTS)$(DATA),runs/$(subst :,-,$(or $(notdir $(MODEL)),model)-$(or $(notdir $(DATA:%/=%)),data)))
-RUN        ?= $(or $(own_run),$(config_dir),runs/$(basename $(notdir $(CONFIG))))
+config_key = $(if $(CONFIG),$(shell $(PYTHON) -c 'import sys, tomllib; \
+             print(tomllib.load(open(sys.argv[1], "rb")).get(sys.argv[2], {}).get(sys.argv[3], ""))' \
+             '$(CONFIG)' $(1) $(2) 2>/dev/null))
+stem       = $(basename $(notdir $(1:%/=%)))
+own_run    = runs/$(subst :,-,$(or $(notdir $(MODEL)),resnet18)$(if $(WEIGHTS),-$(call stem,$(WEIGHTS)))-$(or $(call stem,$(DATA)),digits))
+chosen_run := $(if $(and $(MODEL)$(WEIGHTS)$(DATA),$(filter file undefined,$(origin CONFIG))),$(own_run),\
+              $(or $(call config_key,run,dir),runs/$(call stem,$(CONFIG))))
+RUN        = $(strip $(chosen_run))
+ifneq ($(words $(RUN)),1)
+$(error RUN='$(RUN)' must be one folder without spaces)
+endif
 
 PY       := $(VENV)/bin/python
 settings := run.dir=$(RUN) \
             $(if $(MODEL),model.arch=$(MODEL)) $(if $(WEIGHTS),model.weights=$(WEIGHTS)) \
             $(if $(DATA),$(if $(filter digits,$(DATA)),data.kind=digits,\
                 $(if $(filter cifar10:%,$(DATA)),data.kind=cifar10 data.train=$(DATA:cifar10:%=%),\
-                data.kind=imagefolder data.train=$(DATA)/train data.eval=$(DATA)/val))) \
+                data.kind=imagefolder data.train=$(DATA:%/=%)/train data.eval=$(DATA:%/=%)/val))) \
             $(SET)
-ARGS     := --config $(CONFIG) $(addprefix --set ,$(strip $(settings)))
+ARGS     := $(if $(CONFIG),--config '$(CONFIG)') $(foreach setting,$(strip $(settings)),--set '$(setting)')
 COMPRESS := $(PY) -m compress
 ENV      := $(VENV)/.installed
 ASKED    := $(RUN)/make.args
@@ -53,9 +63,9 @@ $(ENV): pyproject.toml constraints.txt
 .PHONY: FORCE
 $(ASKED): FORCE
 	@mkdir -p $(@D)
-	@echo '$(ARGS)' | cmp --quiet - $@ || echo '$(ARGS)' > $@
+	@echo "$(ARGS)" | cmp --quiet - $@ || echo "$(ARGS)" > $@
 
-$(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(filter-out torchvision,$(WEIGHTS)) | $(ENV)
+$(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(wildcard $(or $(WEIGHTS),$(call config_key,model,weights))) | $(ENV)
 	@$(COMPRESS) baseline $(ARGS)
 $(RUN)/prune/stage.json: $(RUN)/baseline/stage.json
 	@$(COMPRESS) prune $(ARGS)
@@ -92,8 +102,8 @@ test-all: $(ENV)       ## every test that this machine can run
 	@$(PY) -m pytest -m ''
 lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
-clean:                 ## remove this run's folder
-	rm -rf $(RUN)
+clean:                 ## remove what the stages wrote for this run
+	rm -rf $(addprefix $(RUN)/,baseline prune finetune quantize export build .scratch make.args summary.json summary.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
 	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks import stats
 from benchmarks.environment import host, tool
 from benchmarks.images import DATA_HELP, evaluation_split, preprocess_of
+from benchmarks.latency import count
 from benchmarks.schema import Accuracy, AccuracyResult, BackendInfo, PairedAccuracy, Verdict, dump
 from benchmarks.tables import emit, percent, points, show
 from benchmarks.timing import artifact, bounds
@@ -169,8 +170,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--against", type=Path, metavar="OTHER", help="pair every image with this engine's answer")
     p.add_argument("--data", help=DATA_HELP)
     p.add_argument("--config", type=Path, metavar="FILE", help="take the images from this configuration's [data]")
-    p.add_argument("--batch", type=int, default=32, help="images at once (32)")
-    p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="intra-op threads (all)")
+    p.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
+    )
+    p.add_argument("--batch", type=count, default=32, help="images at once (32)")
+    p.add_argument("--threads", type=count, default=os.cpu_count() or 1, help="intra-op threads (all)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: the runtime's own")
     p.add_argument("--trust", action="store_true", help="open a plan whose sidecar does not vouch for it")
     p.add_argument(
@@ -205,9 +209,9 @@ def _command(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     if args.max_drop is not None and args.against is None:
         raise ConfigError("--max-drop needs something to drop from", remedy="give --against OTHER")
-    if args.data is None and args.config is None:
-        raise ConfigError("no images are given", remedy=f"give --data ({DATA_HELP}) or --config")
-    split = evaluation_split(args.data, load_config(args.config))
+    if args.data is None and args.config is None and not args.overrides:
+        raise ConfigError("no images are given", remedy=f"give --data ({DATA_HELP}), --config or --set")
+    split = evaluation_split(args.data, load_config(args.config, args.overrides))
     settings = {"batch_size": args.batch, "threads": args.threads, "device": args.device, "trust": args.trust}
     progress = Terminal()
     this = predict(args.engine, split, **settings, progress=progress)

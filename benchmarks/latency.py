@@ -67,9 +67,18 @@ def positive(text: str) -> float:
 
 def count(text: str) -> int:
     """Argument type: a whole number from 1."""
+    return _from(1, text)
+
+
+def seed(text: str) -> int:
+    """Argument type: a whole number from 0."""
+    return _from(0, text)
+
+
+def _from(least: int, text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not at least {least}")
     return value
 
 
@@ -85,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--processes", type=count, help="worker processes an engine")
     p.add_argument("--affinity", type=_processors, metavar="0,1", help="processors to bind the workers to")
     p.add_argument("--timeout", dest="timeout_s", type=positive, metavar="S", help="patience with a silent worker")
-    p.add_argument("--seed", type=int, help="of inputs and order (0)")
+    p.add_argument("--seed", type=seed, help="of inputs and order (0)")
     p.add_argument("--data", help="run on real images: digits, cifar10:FOLDER, or an image folder")
     p.add_argument("--trust", action="store_true", default=None, help="open a plan whose sidecar does not vouch for it")
     effort = p.add_mutually_exclusive_group()

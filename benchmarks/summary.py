@@ -24,12 +24,14 @@ from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from calibration.datasets import Split
 from compress.cli import run_command
-from compress.config import Config, TargetConfig, load_config
+from compress.config import Config, load_config
+from compress.data import open_data
 from compress.engines.base import BACKENDS, backend, open_engine
 from compress.engines.metadata import Metadata
+from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress, Terminal
-from compress.run import MANIFEST, Run, read_json, write_atomic, write_json
+from compress.run import MANIFEST, Run, file_sha256, read_json, write_atomic, write_json
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
@@ -85,16 +87,16 @@ def networks(run: Run) -> dict[str, Path]:
     export, build = run.need("export"), run.folder("build")
     dense = _only(export, "*_dense_fp32.onnx")
     name = dense.name.removesuffix("_dense_fp32.onnx")
-    built = build / f"{name}_int8.onnx"
+    int8, built = _only(export, f"{name}_int8.onnx"), build / f"{name}_int8.onnx"
     pruned = read_json(export / MANIFEST)["settings"].get("source") != "baseline"
     kind = "pruned" if pruned else "dense"
     files = {
         "dense FP32": dense,
         **({"pruned FP32": _only(export, f"{name}_fp32.onnx")} if pruned else {}),
-        f"{kind} INT8": built if built.exists() else _only(export, f"{name}_int8.onnx"),
+        f"{kind} INT8": built if _built_from(int8, built) else int8,
     }
     plan = build / f"{name}_int8{BACKENDS['tensorrt'].suffix}"
-    if plan.exists() and _runs_here("tensorrt", "cuda"):
+    if _built_from(int8, plan) and _runs_here("tensorrt", "cuda"):
         files[f"{kind} INT8 (TensorRT)"] = plan
     return files
 
@@ -160,6 +162,12 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
+def _built_from(exported: Path, engine: Path) -> bool:
+    """Whether ``engine`` is there and of this very export, not of an earlier one."""
+    record = read_sidecar(engine) if engine.exists() else None
+    return record is not None and record.parent_sha256 == file_sha256(exported)
+
+
 def _runs_here(engine: str, device: str) -> bool:
     try:
         backend(engine).require(device)
@@ -176,15 +184,11 @@ def _metadata(path: Path) -> Metadata:
 
 
 def _split(run: Run, data: str | None, config: Config) -> Split | None:
-    """The evaluation images; None for a backbone, which has no classes to be right about."""
+    """The evaluation images; None where there are none, and for a backbone, which has no classes to be right about."""
     dense = networks(run)["dense FP32"]
-    return evaluation_split(data, config) if _metadata(dense).classes else None
-
-
-def _target(run: Run, config: Config) -> TargetConfig:
-    """What the run was built for, as its build recorded it; the configuration's target where nothing was built."""
-    manifest = run.folder("build") / MANIFEST
-    return TargetConfig.model_validate(read_json(manifest)["settings"]) if manifest.exists() else config.target
+    if not _metadata(dense).classes or (data is None and open_data(config).eval is None):
+        return None
+    return evaluation_split(data, config)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -204,9 +208,8 @@ def _command(argv: Sequence[str] | None) -> int:
     config = load_config(args.config, args.overrides)
     progress = Terminal()
     run = Run(args.run or config.run.dir, progress=progress)
-    target = _target(run, config)
     preset = PRESETS["fast" if args.fast else "normal"]
-    settings = dataclasses.replace(preset, threads=target.threads, batch=target.batch)
+    settings = dataclasses.replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = summarize(run, _split(run, args.data, config), settings, progress=progress)
     write(run, rows)
     console = Console(highlight=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from calibration.errors import DataError
 from calibration.folder import has_class_folders, read_folder
 from calibration.split import Split, check_classes, stratified
 
-__all__ = ["KINDS", "Data", "Split", "check_classes", "load_data"]
+__all__ = ["KINDS", "Data", "Split", "check_classes", "listing", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Data:
     holdout: Split | None
     eval: Split | None
     calibration: Split | None
+
+
+def listing(folder: Path) -> str:
+    """SHA-256 over the names and sizes of the files in a folder: changes when images come, go or are replaced."""
+    digest = hashlib.sha256()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            digest.update(f"{Path(parent, name).relative_to(folder)}\0{Path(parent, name).stat().st_size}\n".encode())
+    return digest.hexdigest()
 
 
 Reader = Callable[[Path | None, Path | None, bool], tuple[Split | None, Split | None]]
@@ -65,7 +77,8 @@ def load_data(
     """
     if kind not in KINDS:
         raise DataError(f"unknown kind of data '{kind}'", remedy=f"known: {', '.join(KINDS)}")
-    training, evaluation = KINDS[kind](train, eval, download)
+    only_calibrates = train is None and eval is None and calibration is not None
+    training, evaluation = (None, None) if only_calibrates else KINDS[kind](train, eval, download)
     if training is not None and evaluation is not None:
         _check_same(training, evaluation)
     kept = None

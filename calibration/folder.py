@@ -18,6 +18,7 @@ from calibration.split import Split
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LABELS = "labels.csv"
 _FILE_COLUMNS = ("file", "filename", "image", "path")
+_LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in the order of preference
 _LAYOUT = f"put the images into one folder a class, or give a {LABELS} with the columns file,label"
 
 
@@ -124,9 +125,7 @@ def _read_csv(root: Path, name: str) -> Split:
         raise DataError(f"{table} has no file column among {columns}", remedy="name one 'file' in its header")
     if not rows:
         raise DataError(f"{table} lists no images", remedy=_LAYOUT)
-    label = next((c for c in columns if c != files and _is_index(rows[0][c])), None)
-    if label is None:
-        raise DataError(f"{table} has no column of class numbers", remedy="add one: 'label', counted from 0")
+    label = _label_column(table, {column: rows[0][column] for column in columns if column != files})
     bases = (root, root / "images")
     paths, labels = [], []
     for line, row in enumerate(rows, start=2):
@@ -142,6 +141,27 @@ def _read_csv(root: Path, name: str) -> Split:
         labels.append(int(row[label]))
     classes = tuple(str(i) for i in range(max(labels) + 1))
     return Split(name, classes, np.array(labels, dtype=np.int64), FileSource(paths), np.arange(len(paths)), True)
+
+
+def _label_column(table: Path, first: dict[str, str | None]) -> str:
+    """The column of class numbers, given the first line: known by its name, else the only one with a number."""
+    numbers = {column.strip().lower(): column for column, text in first.items() if _is_index(text)}
+    named = [numbers[name] for name in _LABEL_COLUMNS if name in numbers]
+    if named:
+        return named[0]
+    indices = [column for name, column in numbers.items() if name.endswith("index")]
+    if len(indices) == 1:
+        return indices[0]
+    wanted = "add a column 'label' of class numbers from 0"
+    for column, text in first.items():
+        if column.strip().lower() in _LABEL_COLUMNS:  # another column's numbers are not meant as the label
+            raise DataError(f"{table}: '{column}' holds {text!r}, not a class number", remedy=wanted)
+    if not numbers:
+        raise DataError(f"{table} has no column of class numbers among {list(first)}", remedy=wanted)
+    if len(numbers) > 1:
+        found = f"{len(numbers)} columns of numbers ({', '.join(numbers.values())})"
+        raise DataError(f"{table} has {found}, none named as the label", remedy="name one 'label'")
+    return next(iter(numbers.values()))
 
 
 def _is_index(text: str | None) -> bool:

@@ -56,7 +56,11 @@ def _build(config: Config, run: Run, args: argparse.Namespace) -> None:
 
 
 def _all(config: Config, run: Run, args: argparse.Namespace) -> None:
-    for stage in (_baseline, _prune, _finetune, _quantize, _export, _build):
+    from compress.engines.stage import retarget
+
+    config = config.model_copy(update={"target": retarget(config.target, args.engine)})
+    pruning: list[Stage] = [_prune, _finetune] if args.source == "finetune" else []
+    for stage in (_baseline, *pruning, _quantize, _export, _build):
         stage(config, run, args)
 
 

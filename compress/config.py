@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,6 +23,8 @@ from compress.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+BudgetKind = Literal["macs", "params", "ratio", "latency"]
+BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
 
 class Section(BaseModel):
@@ -37,15 +39,19 @@ class Budget:
     ``fraction`` (0 to 1) and ``limit`` (MACs, parameters, or milliseconds) is set.
     """
 
-    kind: Literal["macs", "params", "ratio", "latency"]
+    kind: BudgetKind
     fraction: float | None
     limit: float | None
 
 
 class RunConfig(Section):
     dir: Path = Field(Path("runs/resnet18-digits"), description="folder that all stages read and write")
-    name: str | None = Field(None, description="prefix of the exported files; default: the architecture's name")
-    seed: int = Field(0, description="seeds initialisation, shuffling, augmentation and sampling")
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = Field(
+        None, description="prefix of the exported files; default: the architecture's name"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        0, description="seeds initialisation, shuffling, augmentation and sampling"
+    )
 
 
 class ModelConfig(Section):
@@ -111,7 +117,7 @@ class TrainConfig(Section):
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross-entropy")
     distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
     temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="distillation temperature")
-    clip_norm: Annotated[float, Field(gt=0)] | None = Field(5.0, description="gradient norm is clipped to this")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(5.0, description="gradient norm is clipped to this; 0: not at all")
     amp: bool = Field(True, description="mixed precision on a GPU (no effect on CPU)")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
 
@@ -141,7 +147,7 @@ class PruneConfig(Section):
 
     @model_validator(mode="after")
     def _one_budget(self) -> PruneConfig:
-        given = [kind for kind in ("macs", "params", "ratio", "latency") if getattr(self, kind) is not None]
+        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
         if len(given) > 1:
             raise ValueError(f"give one budget, not {len(given)}: {', '.join(given)}")
         self.budget()
@@ -149,7 +155,7 @@ class PruneConfig(Section):
 
     def budget(self) -> Budget:
         """The one budget that was given; half of the MACs where none was."""
-        for kind in ("macs", "params", "ratio", "latency"):
+        for kind in BUDGETS:
             text = getattr(self, kind)
             if text is not None:
                 return _parse_budget(kind, text)
@@ -204,12 +210,21 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    _drop_budgets(table, overrides)
     for override in overrides:
         _override(table, override)
     try:
         return Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+
+
+def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """An overriding budget takes the place of the file's, whatever its kind."""
+    section = table.get("prune")
+    if isinstance(section, dict) and any(o.split("=")[0].strip().removeprefix("prune.") in BUDGETS for o in overrides):
+        for kind in BUDGETS:
+            section.pop(kind, None)
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -256,7 +271,7 @@ def _known_keys(path: Sequence[str]) -> list[str]:
 _SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
-def _parse_budget(kind: Literal["macs", "params", "ratio", "latency"], text: str) -> Budget:
+def _parse_budget(kind: BudgetKind, text: str) -> Budget:
     word = text.strip().lower()
     try:
         if word.endswith("%"):

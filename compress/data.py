@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from calibration.datasets import Data, load_data
+import math
+from typing import Any
+
+from calibration.datasets import Data, listing, load_data
 from calibration.digits import MEAN, SIZE, STD
 from calibration.preprocess import Preprocess
 from compress.config import Config
@@ -34,6 +37,13 @@ def open_data(config: Config) -> Data:
     )
 
 
+def data_settings(config: Config) -> dict[str, Any]:
+    """What of the images an output depends on: ``[data]``, less how they are read, and what its folders hold."""
+    settings = config.data.model_dump(mode="json", exclude={"workers", "download"})
+    folders = {getattr(config.data, key) for key in ("train", "eval", "calibration")} - {None}
+    return {**settings, "listings": {str(folder): listing(folder) for folder in sorted(folders)}}
+
+
 def preprocess_of(config: Config) -> Preprocess:
     """The kind's own preprocessing, with what ``[data]`` overrides.
 
@@ -41,7 +51,7 @@ def preprocess_of(config: Config) -> Preprocess:
     network without a mean and std of its own gets the average over the default's channels.
 
     Raises:
-        ConfigError: mean and std that do not have one value a channel, or a resize below the input size.
+        ConfigError: mean and std that are not finite or not one value a channel, or a resize below the input size.
 
     >>> from compress.config import load_config
     >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"])).resize
@@ -80,6 +90,8 @@ def _per_channel(
             f"data.{key} has {len(given)} values, the input has {channels} channels",
             remedy=f"give {channels} values, or set data.channels to 1 or 3",
         )
+    if not all(math.isfinite(value) for value in given):
+        raise ConfigError(f"data.{key}={list(given)} must be finite")
     if key == "std" and min(given) <= 0:
         raise ConfigError(f"data.std={list(given)} must be above 0")
     return given

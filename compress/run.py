@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from compress import __version__
 from compress.errors import PipelineError
 from compress.progress import SILENT, Progress
@@ -100,6 +102,7 @@ class Run:
         Raises:
             PipelineError: it has not.
         """
+        _recover(self.directory)
         folder = self.folder(stage)
         if not (folder / MANIFEST).exists():
             raise PipelineError(
@@ -126,11 +129,11 @@ class Run:
         Returns:
             the stage's folder, whole.
         """
+        _recover(self.directory)
         folder = self.folder(name)
         key = _key(name, settings, parents)
-        manifest = folder / MANIFEST
-        if not self.force and manifest.exists() and read_json(manifest).get("key") == key:
-            manifest.touch()  # newer than its parents, for make
+        if not self.force and _is_whole(folder, key):
+            (folder / MANIFEST).touch()  # newer than its parents, for make
             self.progress.note(f"{name}: up to date ({folder})")
             return folder
         self.progress.note(f"{name}: {folder}")
@@ -166,6 +169,25 @@ def versions() -> dict[str, str]:
 def _key(name: str, settings: Mapping[str, Any], parents: Sequence[Path]) -> str:
     parts = [name, settings, [tree_sha256(path) for path in parents], versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_whole(folder: Path, key: str) -> bool:
+    """Whether the output of ``key`` is there, every file as it was written."""
+    if not (folder / MANIFEST).exists():
+        return False
+    record = read_json(folder / MANIFEST)
+    files = {folder / name: digest for name, digest in record.get("outputs", {}).items()}
+    return record.get("key") == key and all(f.is_file() and file_sha256(f) == digest for f, digest in files.items())
+
+
+def _recover(directory: Path) -> None:
+    """Clean up after a kill: put back an output that was just being replaced, drop what was half made."""
+    for old in directory.glob(".*.old"):
+        if not (place := directory / old.name[1:-4]).exists():
+            old.rename(place)
+    for half in directory.glob(".*.[0-9]*"):
+        if half.suffix[1:].isdecimal() and not psutil.pid_exists(int(half.suffix[1:])):
+            shutil.rmtree(half, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -36,6 +36,8 @@ def test_a_printed_config_reads_back_as_itself(tmp_path: Path) -> None:
         ("target.engine=tensorflow", r"target\.engine: .*'onnxruntime'.*'tensorflow'"),
         ("train.lr=fast", r"train\.lr: .*valid number"),
         ("train.lr=-1", r"train\.lr: .*greater than 0"),
+        ("run.seed=-1", r"run\.seed: .*greater than or equal to 0"),
+        ("run.name=a/b", r"run\.name: .*pattern"),
         ("prune.macs=0", "not a macs budget"),
         ("prune.macs=150%", "not a macs budget"),
         ("prune.latency=4", "write '50%' or '4.0 ms'"),
@@ -51,6 +53,14 @@ def test_a_wrong_key_or_value_says_what_is_right(override: str, message: str) ->
 def test_two_budgets_are_one_too_many() -> None:
     with pytest.raises(ConfigError, match="one budget, not 2: macs, params"):
         load_config(None, ["prune.macs=50%", "prune.params=50%"])
+
+
+@pytest.mark.parametrize("override", ["prune.params=30%", "prune.ratio=60%", "prune.macs=40%"])
+def test_a_budget_on_the_command_line_replaces_the_files(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[prune]\nmacs = "50%"\n')
+    kind = override.removeprefix("prune.").partition("=")[0]
+    assert load_config(path, [override]).prune.budget().kind == kind
 
 
 def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:

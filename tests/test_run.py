@@ -1,4 +1,5 @@
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,26 @@ def test_an_atomic_write_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomic(tmp_path / "x", 3)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_or_damaged_output_is_made_again(tmp_path: Path) -> None:
+    work, run = Counting(), Run(tmp_path / "run")
+    folder = run.stage("prune", work, settings={})
+    (folder / "result.txt").unlink()
+    run.stage("prune", work, settings={})
+    (folder / "result.txt").write_text("damaged")
+    run.stage("prune", work, settings={})
+    assert work.runs == 3
+    assert (folder / "result.txt").read_text() == "result"
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    work, run = Counting(), Run(tmp_path / "run")
+    folder = run.stage("prune", work, settings={})
+    folder.rename(folder.with_name(".prune.old"))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    folder.with_name(f".prune.{dead.pid}").mkdir()
+    assert run.need("prune") == folder
+    assert (folder / "result.txt").exists()
+    assert [path.name for path in run.directory.iterdir()] == ["prune"]

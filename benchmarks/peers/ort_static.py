@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.images import calibration_split, preprocess_of
+from benchmarks.latency import count, seed
 from calibration.datasets import Split
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
@@ -88,9 +89,9 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.peers.ort_static", description=__doc__)
     p.add_argument("--fp32", type=Path, required=True, metavar="FILE", help="exported FP32 file")
     p.add_argument("--data", required=True, help="calibration images: digits, cifar10:FOLDER, or an image folder")
-    p.add_argument("--images", type=int, default=300, metavar="N", help="how many, class-balanced (300)")
+    p.add_argument("--images", type=count, default=300, metavar="N", help="how many, class-balanced (300)")
     p.add_argument("--method", choices=sorted(METHODS), default="minmax", help="how ranges are found (minmax)")
-    p.add_argument("--seed", type=int, default=0, help="which images (0)")
+    p.add_argument("--seed", type=seed, default=0, help="which images (0)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="INT8 file to write")
     return p
 

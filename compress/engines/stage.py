@@ -7,8 +7,7 @@ from pathlib import Path
 
 from compress.config import Config, TargetConfig
 from compress.engines.base import backend, build_engine
-from compress.engines.tensorrt import TIMING_CACHE
-from compress.run import Run
+from compress.run import MANIFEST, Run
 
 
 def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
@@ -25,20 +24,25 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
         PipelineError: stage ``export`` has not run.
         EngineError: the engine could not be built, or would not run in INT8.
     """
-    target = _target(config.target, engine)
+    target = retarget(config.target, engine)
     backend(target.engine).require(target.device)  # before anything is written
     exported = run.need("export") / f"{config.name}_int8.onnx"
 
     def work(out: Path, scratch: Path) -> None:
-        timings = run.folder("build") / TIMING_CACHE
-        if timings.exists():
-            shutil.copyfile(timings, out / TIMING_CACHE)
+        for earlier in run.folder("build").glob("*"):  # the engine of another target, and TensorRT's timings
+            if earlier.name != MANIFEST:
+                shutil.copyfile(earlier, out / earlier.name)
         build_engine(target.engine, exported, out, target, progress=run.progress)
 
     return run.stage("build", work, settings=target.model_dump(), parents=[exported])
 
 
-def _target(target: TargetConfig, engine: str | None) -> TargetConfig:
+def retarget(target: TargetConfig, engine: str | None) -> TargetConfig:
+    """The target with another engine, on the device that this engine is at home on.
+
+    Raises:
+        EngineError: an unknown engine.
+    """
     if engine in (None, target.engine):
         return target
     backend(engine)  # an unknown name is an error that lists the known ones

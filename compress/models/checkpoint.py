@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision.models as tv
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -39,6 +39,7 @@ def load_trained(config: ModelConfig, num_classes: int | None = None) -> nn.Modu
     assert config.weights is not None
     state = download_state(config.arch) if config.weights == "torchvision" else read_state(Path(config.weights))
     net = build(config.arch, num_classes, config.args)
+    state = under_all_names(net, state)
     head = classifier(net)
     if head is not None and f"{head[0]}.weight" in state:
         rows = state[f"{head[0]}.weight"].shape[0]
@@ -68,20 +69,37 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", remedy="set model.weights (WEIGHTS=) to an existing file")
+    start = b""
     try:
+        with path.open("rb") as file:
+            start = file.read(512)
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, error) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: {reason}",
-            remedy="copy or download it again and compare its checksum",
-        ) from None
+    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+        raise _unreadable(path, start, error) from None
     return _tensors(content, path)
+
+
+def own_names(net: nn.Module) -> list[list[str]]:
+    """The names in the network's state_dict, those of one shared tensor together.
+
+    >>> shared = nn.Linear(2, 2)
+    >>> own_names(nn.Sequential(shared, shared))
+    [['0.weight', '1.weight'], ['0.bias', '1.bias']]
+    """
+    names: dict[int, list[str]] = defaultdict(list)
+    tensors = net.state_dict(keep_vars=True)  # the tensors themselves, so that the same one has the same id
+    for name, tensor in tensors.items():
+        names[id(tensor)].append(name)
+    return list(names.values())
+
+
+def under_all_names(net: nn.Module, state: State) -> State:
+    """``state`` with each tensor that ``net`` shares under all of its names; a file may hold it under one only."""
+    groups = [(names, [name for name in names if name in state]) for names in own_names(net)]
+    return {name: state[given[0]] for names, given in groups if given for name in names} | state
 
 
 def download_state(arch: str) -> State:
@@ -123,13 +141,14 @@ def load_state(net: nn.Module, state: State, where: str) -> None:
             shapes = [f"{k} is {tuple(state[k].shape)}, the network's {tuple(own[k].shape)}" for k in wrong]
             parts.append(f"{len(wrong)} shapes differ ({_some(shapes)})")
         raise CheckpointError(f"{where} does not fit the network: {'; '.join(parts)}", remedy=_reason(net, state))
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{where} has NaN or infinite values in {len(broken)} tensors ({_some(broken)})",
             remedy="the training that wrote it diverged; use an earlier checkpoint",
         )
-    net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+    net.load_state_dict(state, strict=False)
 
 
 def _tensors(content: Any, path: Path) -> State:
@@ -143,10 +162,10 @@ def _tensors(content: Any, path: Path) -> State:
             f"{path} holds a {type(content).__name__}, not a state_dict",
             remedy="save it with torch.save(net.state_dict(), path)",
         )
-    other = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    other = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if other:
         raise CheckpointError(
-            f"{path} holds values that are not tensors ({_some([str(key) for key in other])})",
+            f"{path} holds entries that are not named tensors ({_some(other)})",
             remedy="save the weights alone: torch.save(net.state_dict(), path)",
         )
     state = dict(content)
@@ -156,17 +175,27 @@ def _tensors(content: Any, path: Path) -> State:
     return state
 
 
-def _refused(path: Path, error: pickle.UnpicklingError) -> CheckpointError:
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named is None and "nsupported" not in str(error):  # no class in it: the bytes themselves are wrong
+def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
+    """What is wrong with a file that begins with ``start``, by the error that reading it raised."""
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint",
-            remedy="copy or download it again and compare its checksum",
+            f"{path} is an HTML page, not a checkpoint",
+            remedy="its download got an error or a log-in page; download the file itself",
         )
-    what = f" ({named.group(1)})" if named else ""
+    unpickling = isinstance(error, pickle.UnpicklingError)
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    other_opcode = "nsupported" in str(error) and start.startswith((b"\x80", b"PK"))  # in a pickle or a zip of one
+    if unpickling and (named or other_opcode):
+        what = f" ({named.group(1)})" if named else ""
+        return CheckpointError(
+            f"{path} is a pickle with code or objects in it{what}; refused: only tensors are loaded",
+            remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or .safetensors",
+        )
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = "" if unpickling else f": {text}"  # torch's text on unpickling advises to load unsafely
     return CheckpointError(
-        f"{path} is a pickle with code or objects in it{what}; refused: only tensors are loaded",
-        remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or as .safetensors",
+        f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint{reason}",
+        remedy="copy or download it again and compare its checksum",
     )
 
 

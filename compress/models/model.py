@@ -15,6 +15,7 @@ from torch import nn
 
 from calibration.preprocess import Preprocess
 from compress.errors import CheckpointError
+from compress.models.checkpoint import own_names, under_all_names
 from compress.models.registry import build
 from compress.models.shapes import describe, reshape
 from compress.run import read_json, write_atomic, write_json
@@ -51,9 +52,12 @@ class Model:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write ``folder/model.safetensors`` and ``folder/model.json``."""
+    """Write ``folder/model.safetensors`` and ``folder/model.json``; a shared tensor goes under its first name."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
+    tensors = model.net.state_dict()
+    names = [first for first, *_ in own_names(model.net)]
+    # Copies, because safetensors refuses tensors that share memory.
+    state = {name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in names}
     write_atomic(folder / "model.safetensors", save(state))
     record = {
         "format": FORMAT,
@@ -79,7 +83,7 @@ def load_model(folder: Path) -> Model:
     reshape(net, record["layers"])
     path = folder / "model.safetensors"
     try:
-        net.load_state_dict(load_file(path))
+        net.load_state_dict(under_all_names(net, load_file(path)))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"cannot load {path}: {error}", remedy="run the stage that wrote it again") from None
     preprocess = Preprocess.from_json(record["preprocess"])

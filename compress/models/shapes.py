@@ -60,7 +60,7 @@ def shape_of(module: nn.Module) -> Shape | None:
 
 
 def describe(net: nn.Module) -> dict[str, Shape]:
-    """The shape of every layer by its dotted name."""
+    """The shape of every layer by its dotted name, the first one of a layer that has several."""
     shapes = ((name, shape_of(module)) for name, module in net.named_modules())
     return {name: shape for name, shape in shapes if shape is not None}
 
@@ -72,9 +72,11 @@ def make_layer(shape: Mapping[str, Any]) -> nn.Module:
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` in the place of the submodule called ``name``."""
-    parent, _, child = name.rpartition(".")
-    setattr(net.get_submodule(parent), child, module)
+    """Put ``module`` in the place of the submodule called ``name``, under every name that it has in ``net``."""
+    old = net.get_submodule(name)
+    for alias in [alias for alias, found in net.named_modules(remove_duplicate=False) if found is old]:
+        parent, _, child = alias.rpartition(".")
+        setattr(net.get_submodule(parent), child, module)
 
 
 def reshape(net: nn.Module, shapes: Mapping[str, Mapping[str, Any]]) -> None:

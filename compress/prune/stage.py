@@ -11,7 +11,7 @@ from calibration.sampler import calibration_sample
 from calibration.split import check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config
-from compress.data import open_data
+from compress.data import data_settings, open_data
 from compress.errors import DataError, ModelError
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
@@ -68,7 +68,7 @@ def prune(config: Config, run: Run) -> Path:
         work,
         settings={
             "prune": settings.model_dump(mode="json"),
-            "data": config.data.model_dump(mode="json"),
+            "data": data_settings(config),
             "seed": config.run.seed,
         },
         parents=[baseline],

@@ -16,9 +16,10 @@ from calibration.sampler import calibration_sample
 from calibration.split import Split
 from calibration.transforms import eval_transform
 from compress.config import Config
-from compress.data import open_data
+from compress.data import data_settings, open_data
 from compress.errors import DataError
 from compress.models.model import Model, load_model, save_model
+from compress.progress import Progress
 from compress.quantize.calibrate import Calibrated, calibrate
 from compress.quantize.fakequant import trained
 from compress.run import Run, write_json
@@ -46,7 +47,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         "seed": config.run.seed,
         "source": source,
         "target": config.target.engine,
-        "data": config.data.model_dump(mode="json"),
+        "data": data_settings(config),
         "quantize": config.quantize.model_dump(mode="json"),
     }
     if config.quantize.mode == "qat":
@@ -54,7 +55,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         model, data = load_model(parent), open_data(config)
-        sample = _sample(config, data)
+        sample = _sample(config, data, run.progress)
         loader = batches(
             sample, eval_transform(model.preprocess), config.quantize.batch_size, workers=config.data.workers
         )
@@ -78,11 +79,13 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
     return run_stage(run, "quantize", work, device=pick_device(config.qat.device), settings=settings, parents=[parent])
 
 
-def _sample(config: Config, data: Data) -> Split:
+def _sample(config: Config, data: Data, progress: Progress) -> Split:
     """The calibration images: seeded, class-balanced, none of them in the evaluation split."""
     if data.calibration is None:
         raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
-    count = config.quantize.calibration_images
+    count = min(config.quantize.calibration_images, len(data.calibration))
+    if count < config.quantize.calibration_images:
+        progress.note(f"  calibrating on all {count} images, fewer than quantize.calibration_images")
     chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
     return data.calibration.subset(chosen, "calibration")
 

@@ -160,7 +160,7 @@ class _Step:
             loss = self._loss(x, y)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self.config.clip_norm is not None:
+        if self.config.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
         self.scaler.step(self.optimizer)

@@ -15,7 +15,7 @@ from calibration.sampler import calibration_sample
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config, ModelConfig, TrainConfig
-from compress.data import open_data, preprocess_of
+from compress.data import data_settings, open_data, preprocess_of
 from compress.errors import DataError, ModelError
 from compress.models.batchnorm import has_stale_statistics, reparameterize
 from compress.models.checkpoint import classifier, load_trained
@@ -68,7 +68,7 @@ def baseline(config: Config, run: Run) -> Path:
         "baseline",
         work,
         device=pick_device(config.train.device),
-        settings=_settings(config, "model", "data", "train"),
+        settings=_settings(config, "model", "train"),
         parents=[Path(weights)] if weights is not None and Path(weights).is_file() else [],
     )
 
@@ -99,7 +99,7 @@ def finetune(config: Config, run: Run) -> Path:
         "finetune",
         work,
         device=pick_device(settings.device),
-        settings=_settings(config, "data", "finetune"),
+        settings=_settings(config, "finetune"),
         parents=[pruned, unpruned],
     )
 
@@ -175,5 +175,6 @@ def _some_images(split: Split, preprocess: Preprocess, seed: int) -> list[torch.
 
 
 def _settings(config: Config, *sections: str) -> dict[str, Any]:
-    """What of the configuration the output depends on."""
-    return {**{name: getattr(config, name).model_dump(mode="json") for name in sections}, "seed": config.run.seed}
+    """What of the configuration the output depends on, the images included."""
+    chosen = {name: getattr(config, name).model_dump(mode="json") for name in sections}
+    return {**chosen, "data": data_settings(config), "seed": config.run.seed}

@@ -90,6 +90,28 @@ def test_usage_mistakes_exit_2(float_onnx: Path, flags: list[str]) -> None:
     assert main(["--engine", str(float_onnx), *flags]) == 2
 
 
+@pytest.mark.parametrize("flags", [["--batch", "0"], ["--threads", "-1"], ["--batch", "many"]])
+def test_numbers_that_cannot_be_exit_2(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--engine", "a.onnx", "--data", "digits", *flags])
+    assert caught.value.code == 2
+
+
+def test_images_of_the_configuration_with_overrides(
+    float_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in range(10):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / str(label) / "1.png")
+    config = tmp_path / "c.toml"
+    config.write_text('[data]\nkind = "imagefolder"\n')
+    flags = ["--config", str(config), "--set", f"data.eval={tmp_path / 'images'}"]
+    assert main(["--engine", str(float_onnx), *flags]) == 0
+    assert "on 10 images" in capsys.readouterr().out
+    assert main(["--engine", str(float_onnx), "--set", "data.kind=digits"]) == 0
+    assert "on 450 images" in capsys.readouterr().out
+
+
 def test_other_classes_are_an_error(float_onnx: Path, tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from benchmarks.latency import main, parser, settings_of
+from benchmarks.peers import ort_static
 from benchmarks.schema import json_schema
 
 
@@ -17,11 +18,18 @@ def test_presets_and_overrides() -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [["--batch", "0"], ["--duration", "-1"], ["--fast", "--rigorous"], ["--affinity", "x"]]
+    "flags", [["--batch", "0"], ["--duration", "-1"], ["--seed", "-1"], ["--fast", "--rigorous"], ["--affinity", "x"]]
 )
 def test_usage_mistakes_exit_2(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--engine", "a.onnx", *flags])
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--images", "-5"], ["--images", "0"]])
+def test_usage_mistakes_of_the_peer_exit_2(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        ort_static.main(["--fp32", "a.onnx", "--data", "digits", "--out", "b.onnx", *flags])
     assert caught.value.code == 2
 
 

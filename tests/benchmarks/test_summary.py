@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.summary import main
+from benchmarks.summary import main, networks
 from benchmarks.tables import markdown
 from compress.config import Config
 from compress.engines.base import open_engine
@@ -47,6 +47,15 @@ def test_summary_of_a_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["rows"][2]["latency"]["artifact"]["path"].endswith("build/resnet18_int8.onnx")
     assert "| pruned INT8" in (run.directory / "summary.md").read_text()
     assert "| pruned INT8" in capsys.readouterr().out
+
+
+def test_an_engine_of_an_earlier_export_is_not_measured(run: Run) -> None:
+    exported = run.folder("export") / "resnet18_int8.onnx"
+    assert networks(run)["pruned INT8"] == run.folder("build") / "resnet18_int8.onnx"
+    model = onnx.load(exported)
+    model.doc_string = "exported again"
+    onnx.save(model, exported)
+    assert networks(run)["pruned INT8"] == exported
 
 
 def test_run_that_was_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,11 +80,29 @@ def test_labels_csv(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "rows",
+    [
+        [("id", "file", "label"), (7, "x.jpg", 2)],
+        [("file", "width", "height", "Class"), ("x.jpg", 20, 16, 2)],
+        [("file", "width", "torchvision_index", "wnid"), ("x.jpg", 20, 2, "n01440764")],
+        [("file", "row_index", "class", "class_index"), ("x.jpg", 5, "fish", 2)],
+        [("file", "number"), ("x.jpg", 2)],
+    ],
+)
+def test_the_label_column_is_known_by_its_name_or_is_the_only_number(tmp_path, rows):
+    write_image(tmp_path / "x.jpg")
+    write_csv(tmp_path, rows)
+    assert read_folder(tmp_path, "eval").labels.tolist() == [2]
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([("name", "label")], "no file column"),
         ([("file", "label")], "lists no images"),
-        ([("file", "label"), ("x.jpg", "dog")], "no column of class numbers"),
+        ([("file", "name"), ("x.jpg", "dog")], "no column of class numbers"),
+        ([("file", "width", "n"), ("x.jpg", 20, 2)], r"2 columns of numbers \(width, n\), none named as the label"),
+        ([("file", "label", "width"), ("x.jpg", "dog", 20)], "'label' holds 'dog', not a class number"),
         ([("file", "label"), ("x.jpg", 1), ("x.jpg", "dog")], "line 3: 'file' is 'x.jpg' and 'label' is 'dog'"),
         ([("file", "label"), ("gone.jpg", 1)], "line 2: no image 'gone.jpg'"),
     ],

@@ -52,4 +52,3 @@ def test_without_a_gpu_tensorrt_is_absent_and_leaves_nothing(run: Run, how: str)
         build(config, run, engine="tensorrt" if how == "argument" else None)
     assert caught.value.exit_code == 5
     assert sorted(path.name for path in run.directory.iterdir()) == ["export"]
-    assert list((run.directory / ".scratch").iterdir()) == []

@@ -102,7 +102,7 @@ def test_asking_again_does_nothing(config: Path, run: Path) -> None:
 def test_other_settings_redo_only_what_depends_on_them(config: Path) -> None:
     again = command("compress", "all", "--config", config, "--set", "target.threads=2")
     assert again.returncode == 0
-    assert again.stderr.count("up to date") >= len(STAGES) - 2
+    assert again.stderr.count("up to date") == len(STAGES) - 1
 
 
 def test_the_summary_compares_before_and_after(config: Path, run: Path) -> None:
@@ -124,7 +124,7 @@ def test_accuracy_of_the_engine_is_paired_with_the_unpruned_network(config: Path
 
 def test_tensorrt_says_what_is_missing_and_exits_5(config: Path) -> None:
     done = command("compress", "build", "--engine", "tensorrt", "--config", config)
-    if done.returncode == 0:
+    if "placed for onnxruntime" in done.stderr:
         pytest.skip("TensorRT and a GPU are here")
     assert done.returncode == 5
     assert "TensorRT" in done.stderr
@@ -136,8 +136,8 @@ def test_tensorrt_says_what_is_missing_and_exits_5(config: Path) -> None:
     [
         ("prune", ["prune.macs=0.1%"], "cannot be met"),
         ("prune", ["prune.keep=['layer9.*']"], "no layer is called"),
-        ("prune", ["prune.macs=", "prune.latency=50%"], "budget"),
-        ("quantize", ["quantize.calibration_images=100000"], "calibration images asked for"),
+        ("prune", ["prune.latency=50%"], "measured latency table"),
+        ("quantize", ["quantize.mode=qta"], "'ptq' or 'qat'"),
         ("baseline", ["data.kind=imagefolder", "data.train=nowhere"], "no folder nowhere"),
         ("baseline", ["model.arch=resnet81"], "unknown architecture 'resnet81'"),
     ],

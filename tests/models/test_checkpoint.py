@@ -1,9 +1,15 @@
+import contextlib
+import io
 import os
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -56,6 +62,14 @@ def test_half_precision_safetensors_become_float32(net: nn.Module, tmp_path: Pat
     torch.testing.assert_close(loaded.state_dict()[key], net.state_dict()[key], rtol=1e-3, atol=1e-3)
 
 
+def test_float8_safetensors_become_float32(net: nn.Module, tmp_path: Path) -> None:
+    key = "layer1.0.conv1.weight"
+    save_file({**net.state_dict(), key: net.state_dict()[key].to(torch.float8_e4m3fn)}, tmp_path / "w.safetensors")
+    torch.testing.assert_close(
+        load(tmp_path / "w.safetensors").state_dict()[key], net.state_dict()[key], rtol=0.07, atol=2e-3
+    )
+
+
 def test_old_checkpoints_without_bn_counters_load(net: nn.Module, tmp_path: Path) -> None:
     old = {key: value for key, value in net.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "w.pth")
@@ -96,6 +110,53 @@ def test_a_truncated_file_is_named(net: nn.Module, tmp_path: Path, suffix: str, 
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     with pytest.raises(CheckpointError, match="truncated or not a checkpoint"):
         read_state(path)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_a_damaged_legacy_file_is_a_checkpoint_error(data: st.DataObject) -> None:
+    buffer = io.BytesIO()
+    torch.save(nn.BatchNorm2d(4).state_dict(), buffer, _use_new_zipfile_serialization=False)
+    content = bytearray(buffer.getvalue())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[place] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.suppress(CheckpointError):
+        warnings.simplefilter("ignore")  # torch remarks on odd pickle protocols
+        path = Path(folder) / "w.pth"
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        read_state(path)  # a flipped weight may pass: any other error fails the test
+
+
+def test_a_legacy_file_cut_anywhere_is_a_checkpoint_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(nn.BatchNorm2d(4).state_dict(), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for size in range(0, len(content), 5):
+        path.write_bytes(content[:size])
+        with pytest.raises(CheckpointError, match=r"truncated or not a checkpoint|refused"):  # half a class's name
+            read_state(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n<!DOCTYPE html>\n<html><body>404</body></html>", "is an HTML page, not a checkpoint"),
+        ("version https://git-lfs.github.com/spec/v1\n", "truncated or not a checkpoint"),
+    ],
+)
+def test_a_download_that_failed_is_not_called_a_pickle(tmp_path: Path, suffix: str, text: str, message: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_state(path)
+
+
+@pytest.mark.parametrize("entry", [{0: torch.zeros(1)}, {"epoch": 3}])
+def test_entries_that_are_not_named_tensors_are_refused(tmp_path: Path, entry: dict[Any, Any]) -> None:
+    torch.save({"conv1.weight": torch.zeros(1), **entry}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"not named tensors \((0|epoch)\)"):
+        read_state(tmp_path / "w.pth")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,22 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save_model as save_under_one_name
 from torch import nn
 
 from calibration.preprocess import Preprocess
+from compress.config import ModelConfig
 from compress.errors import CheckpointError, ModelError
+from compress.models.checkpoint import load_trained
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import ARCHITECTURES, build
-from compress.models.shapes import describe, reshape
+from compress.models.shapes import describe, replace_module, reshape
+from compress.prune.coupling import couple
+from compress.prune.surgery import cut
+from compress.quantize.fold import fold
 
 
 def small(arch: str = "cifar_resnet20") -> Model:
@@ -26,6 +34,58 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path, arch: str) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.safetensors"}
 
 
+class Aliased(nn.Module):
+    """Layers with two names each: alone, and in ``features``, by which the forward calls them; and a whole block."""
+
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.block = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU())
+        self.features = nn.Sequential(self.conv1, self.bn1, nn.ReLU(), self.block, nn.AdaptiveAvgPool2d(1))
+        self.fc = nn.Linear(24, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.features(x).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def aliased() -> Model:
+    torch.manual_seed(0)
+    return Model(Aliased().eval(), f"{__name__}:Aliased", Preprocess(16), ("a", "b", "c"))
+
+
+def pruned(model: Model) -> Model:
+    coupling = couple(model.net, model.preprocess.shape)
+    return model.clone(cut(model.net, coupling, {group.name: range(8) for group in coupling}))
+
+
+@pytest.mark.parametrize("change", [lambda m: m, pruned, lambda m: m.clone(fold(m.net)), lambda m: pruned(pruned(m))])
+def test_a_net_with_aliased_layers_round_trips(
+    aliased: Model, tmp_path: Path, change: Callable[[Model], Model]
+) -> None:
+    model = change(aliased)
+    save_model(model, tmp_path)
+    net = load_model(tmp_path).net
+    assert torch.equal(net(model.example(2)), model.net(model.example(2)))
+    assert net.get_submodule("features.0") is net.get_submodule("conv1")
+    assert net.get_submodule("features.3.0") is net.get_submodule("block.0")
+    assert not [key for key in load_file(tmp_path / "model.safetensors") if key.startswith("features")]
+
+
+def test_tensors_that_share_memory_only_are_stored_each(tmp_path: Path) -> None:
+    model = small()
+    model.net.layer1[0].bn1.weight = nn.Parameter(model.net.bn1.weight.detach())  # type: ignore[union-attr, index]
+    save_model(model, tmp_path)
+    assert torch.equal(load_model(tmp_path).net(model.example()), model.net(model.example()))
+
+
+def test_weights_under_one_of_their_names_load(aliased: Model, tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_under_one_name(aliased.net, str(path))
+    loaded = load_trained(ModelConfig(arch=aliased.arch, weights=str(path)))
+    assert torch.equal(loaded(aliased.example()), aliased.net(aliased.example()))
+
+
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
 def test_every_family_takes_any_class_count(arch: str) -> None:
     with torch.device("meta"):
@@ -39,6 +99,11 @@ def test_reshape_restores_narrow_layers_and_folded_bn() -> None:
     fresh = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Linear(8, 2))
     reshape(fresh, describe(net))
     assert describe(fresh) == describe(net)
+
+
+def test_a_replaced_layer_is_replaced_under_all_its_names(aliased: Model) -> None:
+    replace_module(aliased.net, "conv1", nn.Identity())
+    assert isinstance(aliased.net.get_submodule("features.0"), nn.Identity)
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:

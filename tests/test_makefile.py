@@ -1,0 +1,79 @@
+"""What make would run, held against the parsers of the commands that it runs."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks import accuracy, latency, summary
+from compress import cli
+from compress.config import Config, load_config
+
+ROOT = Path(__file__).parent.parent
+PARSERS = {
+    "compress": cli,
+    "benchmarks.summary": summary,
+    "benchmarks.latency": latency,
+    "benchmarks.accuracy": accuracy,
+}
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def planned(*argv: str) -> list[list[str]]:
+    """``[module, argument, ...]`` of each Python command that make would run."""
+    done = subprocess.run(["make", "-n", *argv], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [shlex.split(line.partition("||")[0]) for line in done.stdout.splitlines() if " -m " in line]
+    return [words[words.index("-m") + 1 :] for words in lines if words[words.index("-m") + 1] in PARSERS]
+
+
+def config_of(command: list[str]) -> Config:
+    args = PARSERS[command[0]].parser().parse_args(command[1:])
+    return load_config(args.config, args.overrides)
+
+
+def test_the_main_job_is_every_stage_and_then_the_table(tmp_path: Path) -> None:
+    commands = planned("prune", "quantize", "export", f"RUN={tmp_path / 'run'}")
+    stages = [command[1] for command in commands if command[0] == "compress"]
+    assert stages == ["baseline", "prune", "finetune", "quantize", "export", "build"]
+    assert commands[-1][0] == "benchmarks.summary"
+
+
+@pytest.mark.parametrize("target", ["prune", "quantize", "export", "build", "accuracy"])
+def test_every_command_line_is_one_that_its_program_takes(target: str, tmp_path: Path) -> None:
+    for command in planned(target, f"RUN={tmp_path / 'run'}", "DATA=some/images", "MODEL=resnet50", "WEIGHTS=w.pth"):
+        if command[0] == "benchmarks.accuracy":
+            command.append("engine.onnx")  # the wildcard finds none before the build
+        config = config_of(command)
+        assert config.model.arch == "resnet50"
+        assert config.data.train == Path("some/images/train")
+
+
+def test_your_own_weights_are_not_trained_with_the_digits_settings(tmp_path: Path) -> None:
+    [first, *_] = planned("baseline", "MODEL=resnet50", "WEIGHTS=w.pth", "DATA=some/images/")
+    config = config_of(first)
+    assert config.train == Config().train
+    assert config.train.epochs is None
+    assert config.finetune.flip
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ((), "runs/resnet18-digits"),
+        (("MODEL=resnet34",), "runs/resnet34-digits"),
+        (("WEIGHTS=a/b.pth", "DATA=data/x/"), "runs/resnet18-b-x"),
+        (("CONFIG=configs/imagenette.toml", "WEIGHTS=r.pth", "DATA=x"), "runs/resnet18-imagenette"),
+        (("RUN=runs/mine", "MODEL=resnet50"), "runs/mine"),
+    ],
+)
+def test_runs_of_different_networks_do_not_share_a_folder(variables: tuple[str, ...], folder: str) -> None:
+    assert config_of(planned("baseline", *variables)[0]).run.dir == Path(folder)
+
+
+def test_a_folder_with_a_space_is_refused_before_anything_runs() -> None:
+    done = subprocess.run(["make", "-n", "clean", "RUN=my runs"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "without spaces" in done.stderr
