@@ -55,6 +55,7 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int) -> N
         ) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    _pool_globally(model.graph)
     onnx.helper.set_model_props(model, metadata.to_props())
     model.producer_name, model.producer_version = "resnet-compress", metadata.version
     try:
@@ -62,6 +63,27 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int) -> N
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the exported graph of {path.name} is not valid ONNX: {error}") from error
     write_atomic(path, model.SerializeToString(deterministic=True))
+
+
+def _pool_globally(graph: onnx.GraphProto) -> None:
+    """Turn means over height and width, as the exporter writes average pooling to 1x1, back into GlobalAveragePool.
+
+    ONNX Runtime has an integer kernel for that one; a ReduceMean it runs in float between two conversions.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
+    for node in graph.node:
+        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        axes = {int(axis) % 4 for axis in onnx.numpy_helper.to_array(constants[node.input[1]])}
+        keeps = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
+        if axes == {2, 3} and keeps and ranks.get(node.input[0]) == 4:
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+    used = {name for node in graph.node for name in node.input}
+    unused = [tensor for tensor in graph.initializer if tensor.name not in used]
+    for tensor in unused:
+        graph.initializer.remove(tensor)
 
 
 def example_input(preprocess: Preprocess) -> torch.Tensor:

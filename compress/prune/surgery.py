@@ -31,15 +31,11 @@ def cut(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -
     """
     removed_inputs, removed_outputs = _removed(coupling, kept)
     net = copy.deepcopy(net)
-    names: dict[nn.Module, list[str]] = defaultdict(list)  # a shared layer has several
-    for name, module in net.named_modules(remove_duplicate=False):
-        names[module].append(name)
     for layer in removed_inputs.keys() | removed_outputs.keys():
         old = net.get_submodule(layer)
         new = _CUTTERS[type(old)](old, removed_inputs[layer], removed_outputs[layer])
         new.train(old.training)
-        for alias in names[old]:
-            replace_module(net, alias, new)
+        replace_module(net, layer, new)
     return net
 
 

@@ -42,6 +42,8 @@ def resnet18(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resnet18_runs_in_integers(resnet18: Path) -> None:
     counts = operator_counts(optimized_graph(resnet18, OpenOptions()))
     assert (counts["QLinearConv"], counts["QLinearAdd"]) == (20, 8)
+    assert counts["QLinearGlobalAveragePool"] == 1
+    assert "ReduceMean" not in counts
     assert counts["QGemm"] == 1
     assert not {"Conv", "FusedConv", "NhwcFusedConv", "Gemm"} & counts.keys()
 

@@ -11,7 +11,7 @@ from calibration.preprocess import Preprocess
 from compress.config import Config, load_config
 from compress.data import open_data
 from compress.engines.metadata import Metadata
-from compress.errors import ConfigError, DataError, PipelineError
+from compress.errors import ConfigError, PipelineError
 from compress.export.stage import export
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
@@ -95,7 +95,9 @@ def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
         quantize(config_of(), Run(tmp_path))
 
 
-def test_more_calibration_images_than_there_are_is_an_error_without_output(run: Run) -> None:
-    with pytest.raises(DataError, match="calibration images asked for"):
-        quantize(config_of("quantize.calibration_images=99999"), run)
-    assert not run.folder("quantize").exists()
+def test_fewer_calibration_images_than_asked_for_are_all_used(run: Run) -> None:
+    folder = quantize(config_of("quantize.calibration_images=99999"), run)
+    images = read_json(folder / "quantize.json")["calibration"]["images"]
+    train = open_data(config_of()).train
+    assert train is not None
+    assert images == len(train)
