@@ -1,5 +1,6 @@
 """What make would run, held against the parsers of the commands that it runs."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,10 +23,15 @@ PARSERS = {
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
+def make(*argv: str) -> subprocess.CompletedProcess[str]:
+    """Ask make what it would do, whatever the make that runs these tests was told."""
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(["make", "-n", *argv], cwd=ROOT, capture_output=True, text=True, env=outer, check=False)
+
+
 def planned(*argv: str) -> list[list[str]]:
     """``[module, argument, ...]`` of each Python command that make would run."""
-    done = subprocess.run(["make", "-n", *argv], cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = [shlex.split(line.partition("||")[0]) for line in done.stdout.splitlines() if " -m " in line]
+    lines = [shlex.split(line.partition("||")[0]) for line in make(*argv).stdout.splitlines() if " -m " in line]
     return [words[words.index("-m") + 1 :] for words in lines if words[words.index("-m") + 1] in PARSERS]
 
 
@@ -74,6 +80,6 @@ def test_runs_of_different_networks_do_not_share_a_folder(variables: tuple[str, 
 
 
 def test_a_folder_with_a_space_is_refused_before_anything_runs() -> None:
-    done = subprocess.run(["make", "-n", "clean", "RUN=my runs"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = make("clean", "RUN=my runs")
     assert done.returncode == 2
     assert "without spaces" in done.stderr

@@ -26,7 +26,7 @@ class Constraints:
 
     Attributes:
         multiple: a group that gets narrower ends at a multiple of this many channels.
-        min_width: and at no fewer than this many; a group that starts narrower stays as it is.
+        min_width: and at no fewer than this many; a group that starts narrower can only stay whole.
         keep: layers whose output channels all stay; names or patterns such as ``layer1.*``.
     """
 
