@@ -113,6 +113,21 @@ class Engine(Protocol):
     ) -> None: ...
 
 
+class Closing:
+    """What makes an engine a context manager: leaving the block closes it."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
 class BackendModule(Protocol):
     """What a backend's module provides."""
 

@@ -12,15 +12,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
 from compress.config import TargetConfig
-from compress.engines.base import Array, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
+from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
 from compress.engines.sidecar import write_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import Progress
@@ -31,7 +30,7 @@ _FLOAT_CONVS = ("Conv", "FusedConv", "NhwcFusedConv")
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Closing):
     """An ONNX file opened in one session; see ``compress.engines.base.Engine``."""
 
     name = "onnxruntime"
@@ -68,14 +67,6 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         self._session = None  # the session holds the memory and the threads; there is no explicit release
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def require(device: str) -> None:

@@ -12,15 +12,14 @@ import importlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 
 from compress.config import TargetConfig
-from compress.engines.base import Array, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
+from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
 from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import Progress
@@ -117,7 +116,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
     return engine
 
 
-class TensorRTEngine:
+class TensorRTEngine(Closing):
     """A deserialized plan with its device buffers; see ``compress.engines.base.Engine``."""
 
     name = "tensorrt"
@@ -179,14 +178,6 @@ class TensorRTEngine:
     def close(self) -> None:
         self._buffers.clear()
         self._context = self._engine = self._runtime = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def make_logger(trt: Any, errors: list[str]) -> Any:

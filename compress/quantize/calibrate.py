@@ -188,7 +188,7 @@ def _nncf() -> Iterator[Any]:
     """NNCF without telemetry, output or compiler.
 
     Its C++ quantizer costs a C compiler and a minute at the first use. Calibration runs quantizers on weights and on
-    one averaged input a layer only, where NNCF's own torch reference is as fast.
+    one averaged input a layer only, which NNCF's own torch reference does in no time that a user would notice.
     """
     os.environ.setdefault("NNCF_CI", "1")  # no telemetry: no network unless the user asks for it
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns that there is no GPU
