@@ -83,10 +83,12 @@ $(RUN)/summary.json: $(RUN)/export/stage.json
 	@$(COMPRESS) build $(ARGS) || [ $$? -eq 5 ]
 	@$(PY) -m benchmarks.summary $(ARGS) || [ $$? -eq 4 ]
 
+# Newest first: the engine that was asked for last, then those of other targets.
+built = $(shell ls -t $(addprefix $(RUN)/build/*.,onnx xml plan) 2>/dev/null)
 latency: $(RUN)/build/stage.json      ## time the built engine
-	@$(PY) -m benchmarks.latency --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)
+	@$(PY) -m benchmarks.latency --engine $(built)
 accuracy: $(RUN)/build/stage.json     ## top-1 of the built engine on the evaluation images
-	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(wildcard $(RUN)/build/*.onnx $(RUN)/build/*.plan)
+	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(firstword $(built))
 
 ##@ Development
 .PHONY: env bindings test test-all lint clean help

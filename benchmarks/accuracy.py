@@ -46,6 +46,7 @@ class Predictions:
     Attributes:
         path: the engine file.
         labels: (N,) the right classes.
+        logits: (N, classes) float32.
         ranked: (N, 5) the five best classes, best first; fewer columns where there are fewer classes.
         classes: number of logits.
         finite: no logit was NaN or infinite.
@@ -54,6 +55,7 @@ class Predictions:
 
     path: Path
     labels: NDArray[np.int64]
+    logits: Array
     ranked: NDArray[np.int64]
     classes: int
     finite: bool
@@ -101,6 +103,7 @@ def predict(
     return Predictions(
         path=path,
         labels=np.concatenate(labels),
+        logits=scores,
         ranked=np.argsort(-scores, axis=1, kind="stable")[:, :_TOP],
         classes=scores.shape[1],
         finite=bool(np.isfinite(scores).all()),
@@ -166,7 +169,7 @@ def _padded(x: Array, size: int | None) -> Array:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    p.add_argument("--engine", type=Path, required=True, metavar="FILE", help="engine file (.onnx, .plan)")
+    p.add_argument("--engine", type=Path, required=True, metavar="FILE", help="engine file (.onnx, .xml, .plan)")
     p.add_argument("--against", type=Path, metavar="OTHER", help="pair every image with this engine's answer")
     p.add_argument("--data", help=DATA_HELP)
     p.add_argument("--config", type=Path, metavar="FILE", help="take the images from this configuration's [data]")

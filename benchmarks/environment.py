@@ -16,7 +16,7 @@ from benchmarks.schema import Host, MachineState, Tool
 from compress import __version__
 
 T = TypeVar("T")
-_LIBRARIES = ("numpy", "onnxruntime", "onnx", "torch", "tensorrt")
+_LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 

@@ -84,7 +84,9 @@ def _from(least: int, text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
-    p.add_argument("--engine", nargs="+", type=Path, required=True, metavar="FILE", help="engine files (.onnx, .plan)")
+    p.add_argument(
+        "--engine", nargs="+", type=Path, required=True, metavar="FILE", help="engine files (.onnx, .xml, .plan)"
+    )
     p.add_argument("--batch", type=count, help="batch size (1)")
     p.add_argument("--threads", type=count, help="intra-op threads (1)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: the runtime's own")

@@ -1,7 +1,7 @@
 """``python -m benchmarks.summary --run runs/NAME``: what a run has gained, before and after, in one table.
 
-The dense FP32 network, the pruned one and the INT8 engine that ships are measured on the same images and in one
-interleaved run of ONNX Runtime; a TensorRT plan joins them where it can run.
+The dense FP32 network and the pruned one, both in ONNX Runtime, and the INT8 engines that were built are measured on
+the same images and in one interleaved run. Where no engine was built that runs here, the exported INT8 file stands in.
 """
 
 from __future__ import annotations
@@ -87,18 +87,19 @@ def networks(run: Run) -> dict[str, Path]:
     export, build = run.need("export"), run.folder("build")
     dense = _only(export, "*_dense_fp32.onnx")
     name = dense.name.removesuffix("_dense_fp32.onnx")
-    int8, built = _only(export, f"{name}_int8.onnx"), build / f"{name}_int8.onnx"
+    int8 = _only(export, f"{name}_int8.onnx")
     pruned = read_json(export / MANIFEST)["settings"].get("source") != "baseline"
     kind = "pruned" if pruned else "dense"
-    files = {
+    built = {
+        f"{kind} INT8" if engine == "onnxruntime" else f"{kind} INT8 ({engine})": path
+        for engine, known in BACKENDS.items()
+        if _built_from(int8, path := build / f"{name}_int8{known.suffix}") and _runs_here(engine)
+    }
+    return {
         "dense FP32": dense,
         **({"pruned FP32": _only(export, f"{name}_fp32.onnx")} if pruned else {}),
-        f"{kind} INT8": built if _built_from(int8, built) else int8,
+        **(built or {f"{kind} INT8": int8}),
     }
-    plan = build / f"{name}_int8{BACKENDS['tensorrt'].suffix}"
-    if _built_from(int8, plan) and _runs_here("tensorrt", "cuda"):
-        files[f"{kind} INT8 (TensorRT)"] = plan
-    return files
 
 
 def summarize(run: Run, split: Split | None, settings: Settings, *, progress: Progress = SILENT) -> list[Row]:
@@ -138,7 +139,7 @@ def title(rows: Sequence[Row]) -> str:
     latency, accuracy = rows[0].latency, rows[0].accuracy
     images = f"{accuracy.images} images; " if accuracy else ""
     return (
-        f"{rows[0].metadata.arch}: {images}ONNX Runtime, batch {latency.scenario.batch}, "
+        f"{rows[0].metadata.arch}: {images}ONNX Runtime where no other is named, batch {latency.scenario.batch}, "
         f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
     )
 
@@ -168,9 +169,9 @@ def _built_from(exported: Path, engine: Path) -> bool:
     return record is not None and record.parent_sha256 == file_sha256(exported)
 
 
-def _runs_here(engine: str, device: str) -> bool:
+def _runs_here(engine: str) -> bool:
     try:
-        backend(engine).require(device)
+        backend(engine).require("cuda" if engine == "tensorrt" else "cpu")
     except BackendAbsent:
         return False
     return True

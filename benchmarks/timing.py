@@ -31,9 +31,9 @@ from benchmarks.schema import (
     Verdict,
 )
 from benchmarks.worker import Opened, Opener, Settings, Worker, open_for
-from compress.engines.sidecar import read_sidecar
+from compress.engines.base import engine_files
+from compress.engines.sidecar import engine_sha256, read_sidecar
 from compress.progress import SILENT, Progress
-from compress.run import file_sha256
 
 # Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
 _DOUBTFUL, _UNUSABLE = 1.1, 1.5
@@ -97,8 +97,8 @@ def artifact(path: Path) -> Artifact:
     sidecar = read_sidecar(path)
     return Artifact(
         path=str(path),
-        sha256=file_sha256(path),
-        bytes=path.stat().st_size,
+        sha256=engine_sha256(path),
+        bytes=sum(file.stat().st_size for file in engine_files(path)),
         parents={} if sidecar is None else {sidecar.parent: sidecar.parent_sha256},
     )
 

@@ -230,10 +230,10 @@ class _Bench:
 
     def finish(self) -> int:
         self._engine.close()
-        return _peak_memory()
+        return peak_memory()
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Bytes of resident memory at their highest; VmHWM, because getrusage counts what the parent had before exec."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()

@@ -11,7 +11,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from compress import __version__
-from compress.config import Config, describe_config, load_config
+from compress.config import ENGINES, Config, describe_config, load_config
+from compress.engines.auto import AUTO
 from compress.errors import PipelineError
 from compress.progress import Terminal
 from compress.run import Run
@@ -43,6 +44,12 @@ def _quantize(config: Config, run: Run, args: argparse.Namespace) -> None:
     quantize(config, run, source=args.source)
 
 
+def _sensitivity(config: Config, run: Run, _: argparse.Namespace) -> None:
+    from compress.quantize.stage import sensitivity
+
+    sensitivity(config, run)
+
+
 def _export(config: Config, run: Run, args: argparse.Namespace) -> None:
     from compress.export.stage import export
 
@@ -64,15 +71,24 @@ def _all(config: Config, run: Run, args: argparse.Namespace) -> None:
         stage(config, run, args)
 
 
+def _lint(args: argparse.Namespace) -> int:
+    from compress.export.lint import lint_file
+
+    report = lint_file(args.file, args.target)
+    Console(highlight=False, soft_wrap=True).print(report.to_json() if args.json else str(report), markup=False)
+    return 1 if report.errors else 0
+
+
 Stage = Callable[[Config, Run, argparse.Namespace], None]
 STAGES: dict[str, tuple[Stage, str]] = {
     "baseline": (_baseline, "load the trained network, or train it"),
     "prune": (_prune, "remove channels of its residual blocks, within the budget"),
     "finetune": (_finetune, "train the pruned network on, distilled from the unpruned one"),
     "quantize": (_quantize, "calibrate to INT8, or train on with quantization (quantize.mode = 'qat')"),
+    "sensitivity": (_sensitivity, "tell which layer of the INT8 network costs the accuracy"),
     "export": (_export, "write <name>_fp32.onnx and <name>_int8.onnx"),
     "build": (_build, "build the engine that ships, for the target"),
-    "all": (_all, "all of these, in this order"),
+    "all": (_all, "baseline to build, in this order"),
 }
 
 
@@ -99,8 +115,19 @@ def parser() -> argparse.ArgumentParser:
                 help="the network to go on from: the pruned and fine-tuned one, or the unpruned baseline",
             )
         if name in ("build", "all"):
-            command.add_argument("--engine", choices=("onnxruntime", "tensorrt"), help="instead of target.engine")
+            command.add_argument(
+                "--engine",
+                choices=(*ENGINES, AUTO),
+                help="instead of target.engine; auto: the fastest here of those that run the target's files",
+            )
     stages.add_parser("config", help="print every key with its value and meaning", parents=[common])
+    text = "say what in a quantized ONNX file would run in float, not fuse or not load on a target"
+    command = stages.add_parser(
+        "lint", help=text, description=text.capitalize() + "; exit code 1 if there is an error."
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="any ONNX file with QuantizeLinear/DequantizeLinear")
+    command.add_argument("--target", help="one of compress/targets; default: the one that the file names")
+    command.add_argument("--json", action="store_true", help="print the findings as JSON")
     return top
 
 
@@ -125,6 +152,8 @@ def run_command(command: Callable[[], int]) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
+    if args.stage == "lint":
+        return _lint(args)
     config = load_config(args.config, args.overrides)
     if args.stage == "config":
         Console(highlight=False, soft_wrap=True).print(describe_config(config), markup=False)

@@ -12,17 +12,21 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
+from compress import targets
 from compress.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Engine = Literal["onnxruntime", "openvino", "tensorrt"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 BudgetKind = Literal["macs", "params", "ratio", "latency"]
 BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
@@ -78,24 +82,61 @@ class DataConfig(Section):
     workers: Annotated[int, Field(ge=0)] = Field(0, description="data loader processes")
 
 
+class TensorrtConfig(Section):
+    """How TensorRT builds; no other engine sees it."""
+
+    workspace_mb: Positive = Field(2048, description="device memory that a kernel may use while it is built and run")
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = Field(
+        3, description="0 builds fastest, 5 searches longest for the fastest engine"
+    )
+    version_compatible: bool = Field(False, description="the plan also runs on later TensorRT; may be slower")
+    hardware_compatible: bool = Field(
+        False, description="the plan runs on every GPU from Ampere on, not only on its own kind; may be slower"
+    )
+    dla_core: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="run on this DLA core, layers that it lacks on the GPU; none: all on the GPU"
+    )
+
+
 class TargetConfig(Section):
-    engine: Literal["onnxruntime", "tensorrt"] = Field("onnxruntime", description="the engine that ships")
+    name: str = Field("ort-x86", description="what the INT8 file is made for: ort-x86, ort-arm, openvino or tensorrt")
+    engine: Engine = Field("onnxruntime", description="the engine that ships; default: the target's own")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the engine runs")
     threads: Positive = Field(1, description="intra-op threads (CPU engines)")
     batch: Positive = Field(1, description="batch size that is timed")
+    tensorrt: TensorrtConfig = Field(TensorrtConfig(), description="how TensorRT builds")
 
     @model_validator(mode="before")
     @classmethod
-    def _own_device(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and values.get("engine") == "tensorrt":
-            return {"device": "cuda", **values}
+    def _complete(cls, values: Any) -> Any:
+        """Of target, engine and device, those that are not given follow from those that are."""
+        if not isinstance(values, Mapping):
+            return values
+        values = dict(values)
+        try:
+            if "name" in values:
+                values.setdefault("engine", targets.profile(str(values["name"])).engines[0])
+            elif values.get("engine") in ENGINES:
+                values["name"] = targets.default_target(values["engine"])
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if values.get("engine") == "tensorrt":
+            values.setdefault("device", "cuda")
         return values
 
     @model_validator(mode="after")
-    def _device_fits(self) -> TargetConfig:
+    def _fits(self) -> TargetConfig:
+        if self.engine not in self.profile.engines:
+            known = ", ".join(self.profile.engines)
+            raise ValueError(f"a file for {self.name} runs in INT8 on {known}, not on {self.engine}")
         if self.engine == "tensorrt" and self.device == "cpu":
             raise ValueError("TensorRT runs on device 'cuda'")
         return self
+
+    @property
+    def profile(self) -> targets.Profile:
+        """The form of this target's INT8 files."""
+        return targets.profile(self.name)
 
 
 class TrainConfig(Section):
@@ -132,6 +173,7 @@ class QatConfig(TrainConfig):
     epochs: Annotated[int, Field(ge=0)] | None = Field(2, description="passes over the training images")
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak learning rate")
     distill: Fraction = Field(0.5, description="weight of distillation from the unquantized net (KL)")
+    scales: Literal["frozen", "learned"] = Field("frozen", description="train the quantizers' scales too, or not")
 
 
 class PruneConfig(Section):
@@ -166,6 +208,24 @@ class QuantizeConfig(Section):
     mode: Literal["ptq", "qat"] = Field("ptq", description="calibrate only, or train on from the calibrated state")
     calibration_images: Positive = Field(300, description="class-balanced images that set the ranges")
     batch_size: Positive = Field(16, description="calibration batch")
+    method: Literal["minmax", "percentile", "entropy", "mse"] = Field(
+        "mse", description="how the range of a tensor follows from its values"
+    )
+    correction: Literal["gptq", "bias", "none"] = Field(
+        "gptq", description="rounding errors: cancelled in each layer's output, taken out of its bias, or left"
+    )
+    equalization: bool = Field(False, description="even out channels across layers, if that lessens the error")
+    max_drop: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="leave the fewest layers in float that keep the top-1 drop (points) within this"
+    )
+
+    sensitivity_images: Positive = Field(32, description="images on which each layer's share in the error is measured")
+
+    @model_validator(mode="after")
+    def _fits(self) -> QuantizeConfig:
+        if self.max_drop is not None and self.mode == "qat":
+            raise ValueError("max_drop goes with mode = 'ptq': training recovers the accuracy by itself")
+        return self
 
 
 class Config(Section):
@@ -229,21 +289,22 @@ def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:
 
 def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    section, dot, name = key.strip().partition(".")
-    if not (equals and dot and section and name):
+    *sections, name = (part.strip() for part in key.split("."))
+    if not (equals and sections and all(sections) and name):
         raise ConfigError(f"--set {override}: expected section.key=value", remedy="for example --set prune.macs=40%")
     try:  # numbers, booleans and arrays read as TOML does; anything else is a string
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    if not isinstance(table.setdefault(section, {}), dict):
-        raise ConfigError(f"'{section}' is a value in the config, not a section")
-    field = Config.model_fields.get(section)
-    if isinstance(value, int | float) and not isinstance(value, bool) and field is not None:
-        known = getattr(field.annotation, "model_fields", {}).get(name)
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"'{section}' is a value in the config, not a section")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        known = _fields(sections).get(name)
         if known is not None and known.annotation in (str, str | None):
             value = text.strip()
-    table[section][name] = value
+    table[name] = value
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -252,7 +313,7 @@ def _explain(error: ValidationError, where: str) -> str:
         location = [str(part) for part in problem["loc"]]
         key = ".".join(location)
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
+            known = list(_fields(location[:-1]))
             close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key '{key}'; {hint}")
@@ -261,11 +322,12 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where}: " + "; ".join(lines)
 
 
-def _known_keys(path: Sequence[str]) -> list[str]:
-    if not path:
-        return list(Config.model_fields)
-    annotation = Config.model_fields[path[0]].annotation
-    return list(getattr(annotation, "model_fields", {}))
+def _fields(path: Sequence[str]) -> Mapping[str, FieldInfo]:
+    """The keys of a section, which is named by its path; none where there is no such section."""
+    fields: Mapping[str, FieldInfo] = Config.model_fields
+    for name in path:
+        fields = getattr(fields[name].annotation, "model_fields", {}) if name in fields else {}
+    return fields
 
 
 _SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
@@ -303,16 +365,23 @@ def _positive(number: float) -> float:
 
 def describe_config(config: Config) -> str:
     """The configuration as TOML, each key with its meaning: what ``python -m compress config`` prints."""
-    lines: list[str] = []
-    for section_name in Config.model_fields:
-        section = getattr(config, section_name)
-        lines.append(f"[{section_name}]")
-        for key, field in type(section).model_fields.items():
-            value = getattr(section, key)
+    return "\n\n".join(line for name in Config.model_fields for line in _describe(name, getattr(config, name)))
+
+
+def _describe(name: str, section: Section) -> Iterator[str]:
+    """A section, then those within it."""
+    lines = [f"[{name}]"]
+    inner = []
+    for key, field in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            inner.append((f"{name}.{key}", value))
+        else:
             text = f"{key} = {_toml(value)}" if value is not None else f"# {key} ="
             lines.append(f"{text:<44}  # {field.description}")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+    yield "\n".join(lines)
+    for path, value in inner:
+        yield from _describe(path, value)
 
 
 def _toml(value: Any) -> str:

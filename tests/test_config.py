@@ -78,6 +78,18 @@ def test_overrides_lie_over_the_file(tmp_path: Path) -> None:
     assert (config.target.threads, config.target.batch, config.model.weights) == (1, 2, "1.pth")
 
 
+def test_a_section_within_a_section_is_overridden_described_and_spelled_out(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[target.tensorrt]\nworkspace_mb = 512\n")
+    config = load_config(path, ["target.tensorrt.version_compatible=true", "target.tensorrt.dla_core=1"])
+    settings = config.target.tensorrt
+    assert (settings.workspace_mb, settings.version_compatible, settings.dla_core) == (512, True, 1)
+    path.write_text(describe_config(config))
+    assert load_config(path) == config
+    with pytest.raises(ConfigError, match=r"unknown key 'target\.tensorrt\.workspace'; did you mean 'workspace_mb'"):
+        load_config(None, ["target.tensorrt.workspace=1"])
+
+
 @given(st.integers(1, 100))
 def test_a_percentage_is_a_fraction_of_the_unpruned_cost(percent: int) -> None:
     budget = load_config(None, [f"prune.params={percent}%"]).prune.budget()

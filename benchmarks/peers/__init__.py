@@ -1,0 +1,64 @@
+"""Other tools' INT8 of a file that we exported, to hold ours against: one module a tool.
+
+A peer is a module with ``quantize(source, images, out, **options)``; adding one is a new file and a line in ``PEERS``.
+``python -m benchmarks.peers NAME --fp32 FILE --data FOLDER --out FILE`` runs one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from benchmarks.peers.source import Images, Source
+from compress.errors import BackendAbsent, ConfigError
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way of another tool to quantize.
+
+    Attributes:
+        module: in this package.
+        suffix: of the file that it writes.
+        options: keyword arguments of the module's ``quantize``.
+    """
+
+    module: str
+    suffix: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+PEERS: dict[str, Peer] = {
+    "ort_minmax": Peer("ort_static", ".onnx", {"method": "minmax"}),
+    "ort_entropy": Peer("ort_static", ".onnx", {"method": "entropy"}),
+    "ort_percentile": Peer("ort_static", ".onnx", {"method": "percentile"}),
+    "nncf_onnx": Peer("nncf_onnx", ".onnx"),
+    "nncf_openvino": Peer("nncf_openvino", ".xml"),
+}
+
+Quantize = Callable[[Source, Images, Path], None]
+
+
+def load(name: str) -> Quantize:
+    """Import a peer's libraries, and give what writes its INT8 file: ``quantize(source, images, out)``.
+
+    Raises:
+        ConfigError: no peer has that name.
+        BackendAbsent: its libraries are not installed.
+    """
+    if name not in PEERS:
+        raise ConfigError(f"unknown peer '{name}'", remedy=f"known: {', '.join(PEERS)}")
+    peer = PEERS[name]
+    os.environ.setdefault("NNCF_CI", "1")  # no telemetry: no network unless the user asks for it
+    try:
+        module = importlib.import_module(f"benchmarks.peers.{peer.module}")
+    except ModuleNotFoundError as error:
+        raise BackendAbsent(
+            f"peer '{name}' needs {error.name}, which is not installed",
+            remedy='`pip install --editable ".[peers]"`, or leave it out',
+        ) from None
+    return partial(module.quantize, **peer.options)

@@ -23,6 +23,7 @@ from compress.config import TargetConfig
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
 from compress.progress import SILENT, Progress
+from compress.targets import default_target, profile
 
 Array = NDArray[Any]
 
@@ -141,12 +142,22 @@ class BackendModule(Protocol):
 
 
 class Backend(NamedTuple):
+    """Where a runtime's code is, and what its files are called.
+
+    Attributes:
+        suffix: of the engine file.
+        module: the backend's module.
+        weights: suffix of the file beside it that holds the weights; empty where one file holds all.
+    """
+
     suffix: str
     module: str
+    weights: str = ""
 
 
 BACKENDS: dict[str, Backend] = {
     "onnxruntime": Backend(".onnx", "compress.engines.onnxruntime"),
+    "openvino": Backend(".xml", "compress.engines.openvino", weights=".bin"),
     "tensorrt": Backend(".plan", "compress.engines.tensorrt"),
 }
 
@@ -178,10 +189,21 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
     if name is None:
         known = ", ".join(f"{backend.suffix} ({name})" for name, backend in BACKENDS.items())
         raise EngineError(f"cannot tell the engine of '{path}' by its suffix", remedy=f"known: {known}")
-    if not path.is_file():
-        raise EngineError(f"no such engine file: {path}", remedy="make it with `python -m compress build`")
+    for file in engine_files(path):
+        if not file.is_file():
+            raise EngineError(f"no such engine file: {file}", remedy="make it with `python -m compress build`")
     device = device or ("cuda" if name == "tensorrt" else "cpu")
     return backend(name).open_engine(path, OpenOptions(threads, device, trust))
+
+
+def engine_files(path: Path) -> tuple[Path, ...]:
+    """The engine file and, where its runtime keeps the weights in another one, that.
+
+    >>> [file.name for file in engine_files(Path("resnet18_int8.xml"))]
+    ['resnet18_int8.xml', 'resnet18_int8.bin']
+    """
+    weights = next((known.weights for known in BACKENDS.values() if known.suffix == path.suffix), "")
+    return (path, path.with_suffix(weights)) if weights else (path,)
 
 
 def build_engine(
@@ -247,11 +269,11 @@ def metadata_of(props: Mapping[str, str]) -> Metadata | None:
 
 
 def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:
-    """Raise EngineError where the quantizers in ``path`` were placed for another engine than ``engine``."""
-    if metadata is not None and metadata.target not in ("", engine):
+    """Raise EngineError where ``path`` was quantized for a target that ``engine`` does not run in INT8."""
+    if metadata is not None and metadata.target and engine not in profile(metadata.target).engines:
         raise EngineError(
-            f"the quantizers in {path.name} were placed for {metadata.target}, not for {engine}",
-            remedy=f"quantize and export again with `--set target.engine={engine}`",
+            f"{path.name} was quantized for target {metadata.target}, which {engine} does not run in INT8",
+            remedy=f"quantize and export again with `--set target.name={default_target(engine)}`",
         )
 
 

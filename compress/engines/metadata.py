@@ -22,8 +22,9 @@ class Metadata:
         preprocess: what an input image goes through.
         classes: name of each logit; empty for a backbone.
         macs, params: multiply-accumulates of one image, parameters.
-        target: the engine that the quantizers were placed for (``onnxruntime``, ``tensorrt``); empty for fp32.
+        target: the target that the quantizers were placed for (``ort-x86``, ``tensorrt``); empty for fp32.
         version: of this package.
+        float_layers: layers of an INT8 network that are meant to run in float.
     """
 
     arch: str
@@ -34,6 +35,7 @@ class Metadata:
     params: int
     target: str
     version: str
+    float_layers: tuple[str, ...] = ()
 
     def to_props(self) -> dict[str, str]:
         """As ONNX ``metadata_props``: string to string, keys under ``compress.``."""
@@ -46,6 +48,7 @@ class Metadata:
             "params": str(self.params),
             "target": self.target,
             "version": self.version,
+            "float_layers": json.dumps(self.float_layers),
         }
         return {_PREFIX + key: value for key, value in values.items()}
 
@@ -66,6 +69,7 @@ class Metadata:
                 params=int(props[_PREFIX + "params"]),
                 target=props[_PREFIX + "target"],
                 version=props[_PREFIX + "version"],
+                float_layers=tuple(json.loads(props.get(_PREFIX + "float_layers", "[]"))),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise EngineError(

@@ -100,7 +100,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
     check_placement(OnnxRuntimeEngine.name, metadata, onnx_path)
     optimized = optimized_graph(onnx_path, options)
     if metadata is not None and metadata.precision == "int8":
-        _assert_int8(onnx_path, optimized)
+        _assert_int8(onnx_path, optimized, metadata.float_layers)
     counts = operator_counts(optimized)
     progress.note(f"optimized graph: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     engine = out_dir / onnx_path.name
@@ -170,16 +170,19 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _assert_int8(path: Path, optimized: onnx.GraphProto) -> None:
-    floats = [node.name for node in optimized.node if node.op_type in _FLOAT_CONVS]
-    if not floats:
-        return
+def _assert_int8(path: Path, optimized: onnx.GraphProto, float_layers: tuple[str, ...]) -> None:
+    """Raise EngineError where a convolution runs in float that is none of ``float_layers``."""
     exported = onnx.load(path, load_external_data=False).graph
-    conv = _origin(floats[0], exported)
-    name, why = (floats[0], "it is not in the exported graph") if conv is None else (conv.name, _why(conv, exported))
+    floats = [(node.name, _origin(node.name, exported)) for node in optimized.node if node.op_type in _FLOAT_CONVS]
+    prefixes = tuple(f"{layer}." for layer in float_layers)
+    wrong = [(name, conv) for name, conv in floats if conv is None or not conv.input[1].startswith(prefixes)]
+    if not wrong:
+        return
+    name, conv = wrong[0]
+    name, why = (name, "it is not in the exported graph") if conv is None else (conv.name, _why(conv, exported))
     raise EngineError(
-        f"{path.name} should run in INT8, but {len(floats)} convolution(s) run in float, first '{name}': {why}",
-        remedy="quantize and export again with `--set target.engine=onnxruntime`",
+        f"{path.name} should run in INT8, but {len(wrong)} convolution(s) run in float, first '{name}': {why}",
+        remedy="quantize and export again with `--set target.name=ort-x86`",
     )
 
 

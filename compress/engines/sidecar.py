@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.engines.base import engine_files
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
 from compress.run import file_sha256, read_json, write_json
@@ -17,13 +20,15 @@ class Sidecar:
     """What is known of an engine file.
 
     Attributes:
-        sha256: of the engine file.
+        sha256: of the engine file; see ``engine_sha256``.
         parent, parent_sha256: the exported ONNX file that it was built from.
         engine, version: the runtime that built it.
         device: ``cpu``, or the name of the GPU.
         threads, batch: what it was built for.
         shapes: per input ``[least, best, most]`` shapes (engines with shape profiles).
         operators: how often each operator occurs in the optimized graph (``domain.Type``).
+        layers: what the layers of a compiled plan run in; see ``tensorrt_layers.Layers``.
+        options: the backend's own settings that it was built with.
         metadata: the file's ``compress.*`` properties; empty for a foreign file.
     """
 
@@ -37,6 +42,8 @@ class Sidecar:
     batch: int
     shapes: Mapping[str, list[list[int]]] = field(default_factory=dict)
     operators: Mapping[str, int] = field(default_factory=dict)
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,10 +55,18 @@ def sidecar_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
+def engine_sha256(path: Path) -> str:
+    """SHA-256 of an engine file, and of its weights where they are in a second one: ``cat x.xml x.bin | sha256sum``."""
+    digest = hashlib.sha256()
+    for file in engine_files(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def write_sidecar(path: Path, source: Path, metadata: Metadata | None, /, **facts: Any) -> Sidecar:
     """Hash an engine file and its parent, and write the sidecar; ``facts`` are the remaining fields of ``Sidecar``."""
     record = Sidecar(
-        sha256=file_sha256(path),
+        sha256=engine_sha256(path),
         parent=source.name,
         parent_sha256=file_sha256(source),
         metadata={} if metadata is None else metadata.to_props(),
@@ -74,11 +89,20 @@ def read_sidecar(engine: Path) -> Sidecar | None:
     try:
         return Sidecar(**read_json(path))
     except TypeError as error:
-        raise EngineError(f"{path} is not an engine's sidecar ({error})", remedy="build the engine again") from None
+        raise EngineError(
+            f"{path} is not an engine's sidecar ({error})",
+            remedy="build the engine again; or delete it, and pass --trust if you know where the engine comes from",
+        ) from None
 
 
-def vouched(engine: Path, **facts: str) -> Sidecar:
+def vouched(engine: Path, /, **facts: str) -> Sidecar:
     """The sidecar of an engine that may be loaded: it is there, its hash is the file's, and ``facts`` hold.
+
+    A plan that was built ``version_compatible`` also runs on a later version, and one that was built
+    ``hardware_compatible`` on another device.
+
+    Args:
+        facts: fields of ``Sidecar``, as they are here.
 
     Raises:
         EngineError: it does not vouch for the file.
@@ -87,9 +111,26 @@ def vouched(engine: Path, **facts: str) -> Sidecar:
     remedy = "build it on this machine with `python -m compress build`, or pass --trust if you know where it comes from"
     if record is None:
         raise EngineError(f"{engine} has no sidecar {sidecar_path(engine).name} that says what it is", remedy=remedy)
-    if record.sha256 != file_sha256(engine):
+    if record.sha256 != engine_sha256(engine):
         raise EngineError(f"{engine} is not the file that its sidecar describes (SHA-256 differs)", remedy=remedy)
     for key, value in facts.items():
-        if getattr(record, key) != value:
+        if not _fits(record, key, value):
             raise EngineError(f"{engine} was built for {key} {getattr(record, key)}, here it is {value}", remedy=remedy)
     return record
+
+
+def _fits(record: Sidecar, key: str, value: str) -> bool:
+    built = getattr(record, key)
+    if key == "version" and record.options.get("version_compatible"):
+        return _numbers(built) <= _numbers(value)
+    if key == "device" and record.options.get("hardware_compatible"):
+        return True  # the architecture that it needs is TensorRT's to check
+    return bool(built == value)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """
+    >>> _numbers("10.0.1") < _numbers("10.13.3.9")
+    True
+    """
+    return tuple(int(number) for number in re.findall(r"\d+", version))

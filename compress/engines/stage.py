@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from compress.config import Config, TargetConfig
+from compress.engines.auto import AUTO, RECORD, build_fastest, candidates
 from compress.engines.base import backend, build_engine
 from compress.run import MANIFEST, Run
+from compress.targets import default_target
 
 
 def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
     """Build ``<run>/build/<name>_int8.<suffix>`` with its sidecar from ``<run>/export/<name>_int8.onnx``.
 
     Args:
-        engine: build for this engine instead of the configured one.
+        engine: build for this engine instead of the configured one; ``auto``: for the fastest of those that are here
+            and run the file in INT8 (``auto.json`` says what was measured).
 
     Returns:
         the stage's folder.
@@ -25,25 +31,45 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
         EngineError: the engine could not be built, or would not run in INT8.
     """
     target = retarget(config.target, engine)
-    backend(target.engine).require(target.device)  # before anything is written
+    if engine == AUTO:
+        engines = candidates(target, run.progress)
+    else:
+        engines = (target.engine,)
+        backend(target.engine).require(target.device)  # before anything is written
     exported = run.need("export") / f"{config.name}_int8.onnx"
 
     def work(out: Path, scratch: Path) -> None:
-        for earlier in run.folder("build").glob("*"):  # the engine of another target, and TensorRT's timings
-            if earlier.name != MANIFEST:
+        # TensorRT's timings stay, and the engines of other targets, unless only the fastest is wanted.
+        for earlier in run.folder("build").glob("*.timing" if engine == AUTO else "*"):
+            if earlier.name not in (MANIFEST, RECORD):
                 shutil.copyfile(earlier, out / earlier.name)
-        build_engine(target.engine, exported, out, target, progress=run.progress)
+        if engine == AUTO:
+            build_fastest(engines, exported, out, target, run.progress)
+        else:
+            build_engine(target.engine, exported, out, target, progress=run.progress)
 
-    return run.stage("build", work, settings=target.model_dump(), parents=[exported])
+    settings = {**target.model_dump(), "engine": engine or target.engine, "runtimes": _versions(engines)}
+    return run.stage("build", work, settings=settings, parents=[exported])
+
+
+def _versions(engines: Sequence[str]) -> dict[str, str]:
+    """Versions of the runtimes, whose packages are named as the engines are."""
+    found = {}
+    for name in engines:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def retarget(target: TargetConfig, engine: str | None) -> TargetConfig:
-    """The target with another engine, on the device that this engine is at home on.
+    """The target with another engine, on the device that this engine is at home on; ``auto`` leaves it as it is.
 
     Raises:
         EngineError: an unknown engine.
     """
-    if engine in (None, target.engine):
+    if engine in (None, AUTO, target.engine):
         return target
     backend(engine)  # an unknown name is an error that lists the known ones
-    return target.model_copy(update={"engine": engine, "device": "cuda" if engine == "tensorrt" else "cpu"})
+    name = target.name if engine in target.profile.engines else default_target(engine)
+    kept = {key: getattr(target, key) for key in ("threads", "batch", "tensorrt")}
+    return TargetConfig.model_validate({"name": name, "engine": engine, **kept})

@@ -1,4 +1,4 @@
-"""TensorRT 10 and 11 in one code path: build a plan from an exported file, and run it.
+"""TensorRT 10 and 11 in one code path: the backend's entrance, and a plan opened and run.
 
 Networks are strongly typed on both: precision comes from the ONNX file, never from builder flags. A plan holds native
 code and fits one TensorRT version and one kind of GPU, so its sidecar is checked before any of it is deserialized.
@@ -9,47 +9,20 @@ against the real bindings).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 
-from compress.config import TargetConfig
-from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
-from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
-from compress.errors import BackendAbsent, EngineError
-from compress.progress import Progress
-from compress.run import write_atomic
+from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, metadata_of
+from compress.engines.sidecar import read_sidecar, vouched
+from compress.engines.tensorrt_build import build
+from compress.engines.tensorrt_runtime import Loaded, cuda_in_words, deserialize, in_words, require
+from compress.errors import EngineError
 
-TIMING_CACHE = "tensorrt.timing"
-_WORKSPACE_BYTES = 2 << 30
-_LARGEST_BATCH = 32  # a plan takes at least batches up to this, so that accuracy need not be measured one by one
-
-
-def require(device: str) -> None:
-    """Raise BackendAbsent, naming all that is missing, unless TensorRT loads and an NVIDIA GPU is there."""
-    missing = []
-    try:
-        if not hasattr(importlib.import_module("tensorrt"), "Builder"):  # any folder of that name would be imported
-            missing.append("the Python package 'tensorrt'")
-    except ModuleNotFoundError as error:
-        missing.append(f"the Python package '{error.name}'")
-    except ImportError as error:
-        missing.append(f"its libraries ({error})")
-    if not torch.cuda.is_available():
-        missing.append("an NVIDIA GPU that torch can see")
-    if missing:
-        raise BackendAbsent(
-            f"TensorRT cannot run here: missing {' and '.join(missing)}",
-            remedy="on a machine with an NVIDIA GPU: `pip install tensorrt` (on a Jetson it comes with JetPack); "
-            "or use `--engine onnxruntime`",
-        )
-    if device != "cuda":
-        raise EngineError(f"TensorRT runs on a GPU, not on '{device}'", remedy="use `--device cuda`")
+__all__ = ["TensorRTEngine", "build", "open_engine", "require"]
 
 
 def open_engine(path: Path, options: OpenOptions) -> TensorRTEngine:
@@ -63,61 +36,13 @@ def open_engine(path: Path, options: OpenOptions) -> TensorRTEngine:
     return TensorRTEngine(path, options)
 
 
-def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path:
-    """Build ``<name>.plan`` with its sidecar; the timing cache beside it makes the next build fast.
-
-    Raises:
-        EngineError: TensorRT cannot read the file or build it; the message carries TensorRT's own.
-    """
-    require(target.device)
-    trt = importlib.import_module("tensorrt")
-    exported = onnx.load(onnx_path)
-    metadata = metadata_of({entry.key: entry.value for entry in exported.metadata_props})
-    check_placement("tensorrt", metadata, onnx_path)
-    errors: list[str] = []
-    logger = make_logger(trt, errors)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(exported.SerializeToString()):
-        problems = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise EngineError(f"TensorRT cannot read {onnx_path}: {'; '.join(_in_words(problem) for problem in problems)}")
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, _WORKSPACE_BYTES)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    profile = builder.create_optimization_profile()
-    tensors = [network.get_input(index) for index in range(network.num_inputs)]
-    shapes = {tensor.name: shape_range(tuple(tensor.shape), target.batch) for tensor in tensors}
-    for name, (least, best, most) in shapes.items():
-        profile.set_shape(name, least, best, most)
-    config.add_optimization_profile(profile)
-    timings = out_dir / TIMING_CACHE
-    _use_timings(config, timings)
-    progress.note(f"TensorRT {trt.__version__} is building {onnx_path.name}; the first build takes minutes")
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineError(f"TensorRT cannot build {onnx_path}: {'; '.join(errors) or 'it gave no reason'}")
-    engine = out_dir / f"{onnx_path.stem}.plan"
-    write_atomic(engine, bytes(plan))
-    cache = config.get_timing_cache()
-    if cache is not None:
-        write_atomic(timings, bytes(cache.serialize()))
-    write_sidecar(
-        engine,
-        onnx_path,
-        metadata,
-        engine="tensorrt",
-        version=trt.__version__,
-        device=torch.cuda.get_device_name(),
-        threads=target.threads,
-        batch=target.batch,
-        shapes={name: [list(shape) for shape in triple] for name, triple in shapes.items()},
-    )
-    return engine
-
-
 class TensorRTEngine(Closing):
-    """A deserialized plan with its device buffers; see ``compress.engines.base.Engine``."""
+    """A deserialized plan with its buffers and a CUDA graph; see ``compress.engines.base.Engine``.
+
+    Buffers, pinned on the host and on the device, are made once for the shapes of the inputs, and the run on them is
+    captured as a CUDA graph: launching its kernels one by one costs more than a small network computes. Inputs of
+    another shape make both anew. A run that cannot be captured is launched kernel by kernel, and ``modes`` says so.
+    """
 
     name = "tensorrt"
     requested = "TensorRT"
@@ -125,106 +50,108 @@ class TensorRTEngine(Closing):
 
     def __init__(self, path: Path, options: OpenOptions) -> None:
         trt = importlib.import_module("tensorrt")
+        self.version: str = trt.__version__
         if options.trust:
             record = read_sidecar(path)
         else:
-            record = vouched(path, version=trt.__version__, device=torch.cuda.get_device_name())
+            record = vouched(path, engine=self.name, version=self.version, device=torch.cuda.get_device_name())
         self.metadata = None if record is None else metadata_of(record.metadata)
-        self.version: str = trt.__version__
-        self.modes: Mapping[str, str | int | bool] = {"cuda_graph": False, "transfers": True, "streams": 1}
-        errors: list[str] = []
-        self._logger = make_logger(trt, errors)  # must outlive the runtime, and the runtime the engine
-        self._runtime = runtime = trt.Runtime(self._logger)
-        self._engine = engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise EngineError(
-                f"TensorRT {trt.__version__} cannot load {path}: {'; '.join(errors) or 'it gave no reason'}",
-                remedy="build it on this machine with `python -m compress build`",
-            )
-        self._context = engine.create_execution_context()
-        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._buffers: dict[str, torch.Tensor] = {}
+        built: Mapping[str, Any] = {} if record is None else record.options
+        self._loaded: Loaded | None = deserialize(
+            trt,
+            path.read_bytes(),
+            host_code=options.trust or bool(built.get("version_compatible")),
+            dla_core=built.get("dla_core"),
+        )
+        engine = self._loaded.engine
+        self._context = context = engine.create_execution_context()
+        if context is None:
+            raise EngineError(f"the GPU has no memory left for {path}", remedy="end what else runs on it")
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = tuple(_spec(trt, engine, name) for name in inputs)
         self.outputs = tuple(_spec(trt, engine, name) for name in names if name not in inputs)
-        self.max_batch: int | None = engine.get_tensor_profile_shape(inputs[0], 0)[2][0]
+        ranges = [engine.get_tensor_profile_shape(name, 0) for name in inputs]
+        self.max_batch: int | None = ranges[0][2][0]
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._host: dict[str, torch.Tensor] = {}
+        self._device: dict[str, torch.Tensor] = {}
+        self._graph: torch.cuda.CUDAGraph | None = None
+        with cuda_in_words():
+            self._prepare([tuple(best) for _, best, _ in ranges])
+
+    @property
+    def modes(self) -> Mapping[str, str | int | bool]:
+        """``cuda_graph_refused`` is there, with the reason, where the run could not be captured."""
+        refused = {"cuda_graph_refused": self._refused} if self._refused else {}
+        return {"cuda_graph": self._graph is not None, **refused, "transfers": True, "streams": 1}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(self.inputs, feeds)
-        context = self._context
+        with cuda_in_words():
+            self._run([feeds[spec.name] for spec in self.inputs])
+        return {spec.name: self._host[spec.name].numpy().copy() for spec in self.outputs}
+
+    def _run(self, arrays: Sequence[Array]) -> None:
+        """From the inputs' arrays, in their order, to the outputs in the host buffers."""
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
+            self._prepare(shapes)
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            np.copyto(self._host[spec.name].numpy(), array)
         with torch.cuda.stream(self._stream):
             for spec in self.inputs:
-                array = np.ascontiguousarray(feeds[spec.name])
-                if not context.set_input_shape(spec.name, array.shape):
-                    raise EngineError(f"input '{spec.name}' is {array.shape}, outside of what the plan was built for")
-                self._buffer(spec, array.shape).copy_(torch.from_numpy(array), non_blocking=True)
-            outputs = [self._buffer(spec, tuple(context.get_tensor_shape(spec.name))) for spec in self.outputs]
-            if not context.execute_async_v3(self._stream.cuda_stream):
-                raise EngineError("TensorRT failed to run the plan; its messages above say why")
-            # .cpu() waits for the stream: run() returns when the outputs are really there
-            return {spec.name: output.cpu().numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+                self._device[spec.name].copy_(self._host[spec.name], non_blocking=True)
+            if self._graph is None:
+                self._enqueue()
+            else:
+                self._graph.replay()
+            for spec in self.outputs:
+                self._host[spec.name].copy_(self._device[spec.name], non_blocking=True)
+        self._stream.synchronize()
 
-    def _buffer(self, spec: TensorSpec, shape: tuple[int, ...]) -> torch.Tensor:
-        """The device memory of one tensor, made anew when the shape changes."""
-        buffer = self._buffers.get(spec.name)
-        if buffer is None or tuple(buffer.shape) != shape:
-            dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
-            buffer = self._buffers[spec.name] = torch.empty(shape, dtype=dtype, device="cuda")
-            context = self._context
-            context.set_tensor_address(spec.name, buffer.data_ptr())
-        return buffer
+    def _prepare(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Make buffers for inputs of these shapes, and capture the run on them."""
+        self._shapes: Sequence[tuple[int, ...]] = []  # until all is there: a failure must not leave half of it in use
+        self._graph = None
+        context = self._context
+        for spec, shape in zip(self.inputs, shapes, strict=True):
+            if not context.set_input_shape(spec.name, shape):
+                raise EngineError(f"input '{spec.name}' is {shape}, outside of what the plan was built for")
+        for spec in (*self.inputs, *self.outputs):
+            host = torch.from_numpy(np.empty(tuple(context.get_tensor_shape(spec.name)), spec.dtype)).pin_memory()
+            self._host[spec.name], self._device[spec.name] = host, torch.empty_like(host, device="cuda")
+            context.set_tensor_address(spec.name, self._device[spec.name].data_ptr())
+        torch.cuda.current_stream().synchronize()  # the buffers are there before another stream uses them
+        with torch.cuda.stream(self._stream):
+            self._enqueue()  # the first run on new shapes sets TensorRT up, which cannot be captured
+        self._stream.synchronize()
+        self._graph, self._refused = self._capture()
+        self._shapes = shapes
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph | None, str]:
+        """The run as a CUDA graph, or why there is none."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # The outer block puts the caller's stream back also where torch, at a failed capture, does not.
+            with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
+                self._enqueue()
+        except (RuntimeError, EngineError) as error:
+            return None, str(error).partition("\n")[0]
+        return graph, ""
+
+    def _enqueue(self) -> None:
+        assert self._loaded is not None
+        self._loaded.errors.clear()
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
+            raise EngineError(f"TensorRT failed to run the plan: {in_words(self._loaded.errors)}")
 
     def close(self) -> None:
-        self._buffers.clear()
-        self._context = self._engine = self._runtime = None
-
-
-def make_logger(trt: Any, errors: list[str]) -> Any:
-    """A TensorRT logger that keeps the error messages, so that an exception can say them."""
-
-    class Keeper(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                errors.append(message)
-
-    return Keeper()
-
-
-def shape_range(shape: tuple[int, ...], batch: int) -> list[tuple[int, ...]]:
-    """Least, best and most shape of an input whose first dimension may be dynamic (-1).
-
-    >>> shape_range((-1, 3, 224, 224), batch=1)
-    [(1, 3, 224, 224), (1, 3, 224, 224), (32, 3, 224, 224)]
-
-    Raises:
-        EngineError: another dimension is dynamic, or the batch is fixed to another number.
-    """
-    first, rest = shape[0], tuple(shape[1:])
-    if -1 in rest:
-        raise EngineError(f"only the batch may be dynamic, the input is {shape}")
-    if first == -1:
-        return [(size, *rest) for size in (1, batch, max(batch, _LARGEST_BATCH))]
-    if first != batch:
-        raise EngineError(f"the file is made for batches of {first}, not {batch}", remedy=f"use batch {first}")
-    return [shape] * 3
-
-
-def _use_timings(config: Any, path: Path) -> None:
-    """Start from the kernel timings of an earlier build; from none where they are of another version or GPU."""
-    cache = None
-    with suppress(FileNotFoundError):
-        cache = config.create_timing_cache(path.read_bytes())
-    if cache is None or not config.set_timing_cache(cache, False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)
-
-
-def _in_words(problem: Any) -> str:
-    where = f"node {problem.node()}" + (f" '{problem.node_name()}'" if problem.node_name() else "")
-    return f"{where}: {problem.desc()} ({problem.code()})"
+        self._graph = None
+        self._host.clear()
+        self._device.clear()
+        self._context = None
+        self._loaded = None
 
 
 def _spec(trt: Any, engine: Any, name: str) -> TensorSpec:

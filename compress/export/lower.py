@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from compress.quantize.fakequant import insert
 from compress.quantize.graph import layer_of
-from compress.quantize.placement import WEIGHT_HIGH, profile
+from compress.quantize.placement import WEIGHT_HIGH
 from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.targets import profile
 
 _OPS = torch.ops.quantized_decomposed
 _RESHAPES = ("flatten", "view", "reshape", "squeeze")

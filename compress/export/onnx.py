@@ -17,21 +17,24 @@ from torch.utils import _pytree as pytree
 from calibration.preprocess import Preprocess
 from compress.engines.metadata import Metadata
 from compress.errors import ModelError
+from compress.export.half import to_half
 from compress.run import write_atomic
 
 INPUT = "input"
 
 
-def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int) -> None:
+def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int, *, half: bool = False) -> None:
     """Export with torch's current exporter (torch.export + onnxscript).
 
     Args:
         net: float, or with Q/DQ from ``lower``; eval mode, on the CPU.
         path: replaced when the new file is whole and has passed ``onnx.checker``.
         metadata: goes into ``metadata_props``; its preprocess says the input's shape.
+        half: type it float16 but for its inputs and outputs; see ``to_half``.
 
     Raises:
-        ModelError: the network has an operation that the exporter cannot translate, or the file is not valid ONNX.
+        ModelError: the network has an operation that the exporter cannot translate, or does not fit float16, or the
+            file is not valid ONNX.
     """
     example = example_input(metadata.preprocess)
     names = output_names(net, example)
@@ -56,6 +59,8 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int) -> N
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     _pool_globally(model.graph)
+    if half:
+        model = to_half(model)
     onnx.helper.set_model_props(model, metadata.to_props())
     model.producer_name, model.producer_version = "resnet-compress", metadata.version
     try:

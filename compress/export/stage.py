@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,16 +16,15 @@ from compress.config import Config
 from compress.data import open_data
 from compress.engines.metadata import Metadata
 from compress.errors import ConfigError
+from compress.export.lint import enforce
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
 from compress.export.parity import check
 from compress.models.cost import count
 from compress.models.model import Model, load_model
-from compress.quantize.fakequant import fake_quantized
 from compress.quantize.fold import fold
-from compress.quantize.placement import profile
-from compress.quantize.quantizer import Quantizers
-from compress.quantize.stage import QUANTIZERS, RECORD
+from compress.quantize.stage import RECORD
+from compress.quantize.store import load_calibrated
 from compress.run import Run, read_json, write_json
 
 PARITY_IMAGES = 64
@@ -47,11 +46,11 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
     """
     quantized, parent, baseline = run.need("quantize"), run.need(source), run.need("baseline")
     record = read_json(quantized / RECORD)
-    if (record["source"], record["target"]) != (source, config.target.engine):
+    if (record["source"], record["target"]) != (source, config.target.name):
         raise ConfigError(
             f"the network was quantized from '{record['source']}' for {record['target']}, "
-            f"not from '{source}' for {config.target.engine}",
-            remedy=f"python -m compress quantize --from {source} --set target.engine={config.target.engine} first",
+            f"not from '{source}' for {config.target.name}",
+            remedy=f"python -m compress quantize --from {source} --set target.name={config.target.name} first",
         )
 
     def work(out: Path, scratch: Path) -> None:
@@ -60,24 +59,28 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
         def write(suffix: str, net: nn.Module, reference: nn.Module, metadata: Metadata) -> None:
             path = out / f"{config.name}_{suffix}.onnx"
-            export_onnx(net, path, metadata, profile(config.target.engine).opset)
-            parity = check(path, reference, images, int8=metadata.precision == "int8")
+            int8, profile = metadata.precision == "int8", config.target.profile
+            export_onnx(net, path, metadata, profile.opset, half=int8 and profile.float_type == "float16")
+            if int8:
+                enforce(path, metadata.target, metadata.float_layers, progress=run.progress)
+            parity = check(path, reference, images, int8=int8)
             run.progress.note(f"  {path.name}: against torch on {parity}")
             report[path.name] = {"bytes": path.stat().st_size, "parity": asdict(parity)}
 
         for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
             model = load_model(folder)
             write(suffix, fold(model.net), model.net, _metadata(model, model, "fp32", ""))
-        compressed, quantizers = load_model(quantized), Quantizers.load(quantized / QUANTIZERS)
+        compressed, calibrated = load_model(quantized), load_calibrated(quantized)
+        described = _metadata(compressed, load_model(parent), "int8", calibrated.quantizers.target)
         write(
             "int8",
-            lower(compressed.net, quantizers),
-            fake_quantized(compressed.net, quantizers),
-            _metadata(compressed, load_model(parent), "int8", quantizers.target),
+            lower(calibrated.net, calibrated.quantizers),
+            calibrated.fake(),
+            replace(described, float_layers=tuple(record["float_layers"])),
         )
         write_json(out / "export.json", report)
 
-    settings = {"name": config.name, "source": source, "target": config.target.engine, "version": __version__}
+    settings = {"name": config.name, "source": source, "target": config.target.name, "version": __version__}
     return run.stage("export", work, settings=settings, parents=[quantized, parent, baseline])
 
 

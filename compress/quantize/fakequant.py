@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from compress.quantize.graph import trace
-from compress.quantize.placement import WEIGHT_HIGH
+from compress.quantize.placement import WEIGHT_HIGH, float32
 from compress.quantize.quantizer import Activation, Quantizers, Weight
+
+Scales = Literal["frozen", "learned"]
 
 
 class FakeActivation(nn.Module):
@@ -44,6 +48,50 @@ class FakeWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH)
+
+
+class LearnedActivation(FakeActivation):
+    """``FakeActivation`` whose scale is trained too (LSQ: Esser et al. 2020, arXiv:1902.08153), not its zero point."""
+
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Activation) -> None:
+        super().__init__(quantizer)
+        self.scale = nn.Parameter(torch.tensor([quantizer.scale]))
+        self.register_buffer("zero_point", torch.tensor([float(quantizer.zero_point)]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; returns that shape."""
+        q = self.quantizer
+        return torch._fake_quantize_learnable_per_tensor_affine(
+            x.float(), self.scale, self.zero_point, q.low, q.high, _step_gradient(x.numel() // len(x), q.high)
+        )
+
+    def learned(self) -> Activation:
+        """The quantizer with the scale that training arrived at."""
+        return replace(self.quantizer, scale=float32(self.scale.item()))
+
+
+class LearnedWeight(nn.Module):
+    """``FakeWeight`` whose scales are trained too."""
+
+    zero_point: Tensor
+
+    def __init__(self, quantizer: Weight) -> None:
+        super().__init__()
+        self.layer = quantizer.layer
+        self.scale = nn.Parameter(torch.tensor(quantizer.scale))
+        self.register_buffer("zero_point", torch.zeros(len(quantizer.scale)), persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        gradient = _step_gradient(weight[0].numel(), WEIGHT_HIGH)
+        return torch._fake_quantize_learnable_per_channel_affine(
+            weight, self.scale, self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH, gradient
+        )
+
+    def learned(self) -> Weight:
+        """The quantizer with the scales that training arrived at."""
+        return Weight(self.layer, tuple(float32(scale) for scale in self.scale.tolist()))
 
 
 def insert(
@@ -78,17 +126,31 @@ def insert(
     return graph
 
 
-def fake_quantized(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
+def fake_quantized(net: nn.Module, quantizers: Quantizers, scales: Scales = "frozen") -> fx.GraphModule:
     """A copy of ``net`` that computes what INT8 will, differentiable (straight-through, Bengio et al. 2013).
 
-    Scales are constants; the parameters to train are the network's own weights and biases.
+    Args:
+        scales: ``frozen`` scales are constants; ``learned`` ones are parameters beside the weights and biases.
     """
-    return insert(net, quantizers, FakeActivation, lambda q, _: FakeWeight(q))
+    if scales == "frozen":
+        return insert(net, quantizers, FakeActivation, lambda q, _: FakeWeight(q))
+    return insert(net, quantizers, LearnedActivation, lambda q, _: LearnedWeight(q))
 
 
-def trained(net: nn.Module, fake: nn.Module) -> nn.Module:
-    """A copy of ``net`` with the parameters that ``fake = fake_quantized(net, ...)`` was trained to."""
+def trained(net: nn.Module, quantizers: Quantizers, fake: nn.Module) -> tuple[nn.Module, Quantizers]:
+    """A copy of ``net``, and its quantizers, as ``fake = fake_quantized(net, quantizers, ...)`` was trained."""
     result = copy.deepcopy(net)
     state = {key.replace("parametrizations.weight.original", "weight"): v for key, v in fake.state_dict().items()}
     result.load_state_dict({key: state.get(key, old) for key, old in result.state_dict().items()})
-    return result.eval()
+    activations = {m.quantizer: m.learned() for m in fake.modules() if isinstance(m, LearnedActivation)}
+    weights = {m.layer: m.learned() for m in fake.modules() if isinstance(m, LearnedWeight)}
+    return result.eval(), replace(
+        quantizers,
+        activations=tuple(activations.get(a, a) for a in quantizers.activations),
+        weights=tuple(weights.get(w.layer, w) for w in quantizers.weights),
+    )
+
+
+def _step_gradient(values: int, high: int) -> float:
+    """What a scale's gradient is multiplied by, so that scales and weights learn alike (LSQ, section 2.2)."""
+    return float((values * high) ** -0.5)

@@ -1,65 +1,25 @@
 """Which tensors are INT8, and in what form, for the engine that will run them.
 
-Calibration yields real ranges on graph edges; a target's ``Profile`` turns them into quantizers. Adding a target is
-adding a profile.
+Calibration yields real ranges on graph edges; a target's ``Profile`` turns them into quantizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from compress.errors import ConfigError
 from compress.models.cifar import SelectPad
 from compress.quantize.graph import layer_of, trace
 from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.targets import Profile, profile
 
 WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
 _TINY = 2.0**-100
 _BIAS_HIGH = 2.0**30
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What an engine wants its Q/DQ to look like.
-
-    Attributes:
-        signed: activations are int8 symmetric with zero point 0; else uint8 with any zero point.
-        add: ``both`` inputs of a residual add are quantized, or only the ``skip``: the convolution that feeds the add
-            stays unquantized, so that conv + add + ReLU fuse into one kernel.
-        integer_bias: fully connected layers have an int32 bias; convolutions keep a float one, which engines convert.
-        opset: ONNX opset of the exported file.
-    """
-
-    signed: bool
-    add: Literal["both", "skip"]
-    integer_bias: bool
-    opset: int = 20  # 21 gives Q/DQ an output_dtype that ONNX Runtime 1.31 does not load for int8
-
-
-PROFILES: dict[str, Profile] = {
-    # x86 VNNI multiplies uint8 activations by int8 weights; int8 with zero point 0 after a ReLU falls back to float;
-    # a Gemm whose bias is float dequantizes all its weights at every run
-    "onnxruntime": Profile(signed=False, add="both", integer_bias=True),
-    # explicit quantization: int8, zero point 0; Q/DQ between a conv and the add it feeds would break their fusion
-    "tensorrt": Profile(signed=True, add="skip", integer_bias=False),
-}
-
-
-def profile(target: str) -> Profile:
-    """The placement rule of a target.
-
-    Raises:
-        ConfigError: the target has none.
-    """
-    try:
-        return PROFILES[target]
-    except KeyError:
-        raise ConfigError(f"no placement rule for target '{target}'", remedy=f"known: {', '.join(PROFILES)}") from None
 
 
 @dataclass(frozen=True)
@@ -70,6 +30,9 @@ class Range:
     user: str | None
     low: float
     high: float
+
+
+Place = TypeVar("Place", Range, Activation)
 
 
 def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapping[str, Tensor]) -> Quantizers:
@@ -84,27 +47,71 @@ def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapp
     graph = trace(net)
     fused = _direct_inputs(graph) if rule.add == "skip" else set()
     clipped = _clip_below_relu(graph, _share_with_moves(graph, ranges))
-    activations = tuple(_activation(r, signed=rule.signed) for r in _without(fused, graph, clipped))
+    activations = tuple(_activation(r, rule) for r in _without(fused, graph, clipped))
     finest = min((a.scale for a in activations), default=1.0)
     weights = tuple(
-        Weight(layer, _weight_scale(net.get_submodule(layer), magnitude, finest))
+        Weight(layer, _weight_scale(net.get_submodule(layer), _grouped(magnitude, rule), finest))
         for layer, magnitude in magnitudes.items()
     )
-    return Quantizers(target, activations, weights)
+    kinds = {"Conv2d": nn.Conv2d, "Linear": nn.Linear}
+    kept = tuple(kinds[name] for name in rule.keep_float)
+    floats = {layer for layer in magnitudes if isinstance(net.get_submodule(layer), kept)}
+    return leave_float(net, Quantizers(target, activations, weights), floats)
 
 
-def _activation(r: Range, *, signed: bool) -> Activation:
+def leave_float(net: nn.Module, quantizers: Quantizers, layers: Collection[str]) -> Quantizers:
+    """The quantizers less those of some layers: of their weights, and of what flows into them and nowhere else.
+
+    Where an integer convolution must have a quantized result, what flows from one layer to another stays quantized.
+
+    Args:
+        net: that the quantizers were made for.
+        layers: names of convolutions or fully connected layers.
+    """
+    free = profile(quantizers.target).float_output
+
+    def stays(source: fx.Node, user: fx.Node) -> bool:
+        return user.target not in layers or not (free or source.op == "placeholder")
+
+    return _select(net, quantizers, edge=stays, layer=lambda name: name not in layers)
+
+
+def quantize_only(net: nn.Module, quantizers: Quantizers, layer: str) -> Quantizers:
+    """The quantizers of one layer's weight and input."""
+    return _select(net, quantizers, edge=lambda _, user: user.target == layer, layer=lambda name: name == layer)
+
+
+def _select(
+    net: nn.Module, quantizers: Quantizers, edge: Callable[[fx.Node, fx.Node], bool], layer: Callable[[str], bool]
+) -> Quantizers:
+    graph = trace(net)
+    dropped = {
+        (source.name, user.name) for source in graph.graph.nodes for user in source.users if not edge(source, user)
+    }
+    return replace(
+        quantizers,
+        activations=tuple(_without(dropped, graph, quantizers.activations)),
+        weights=tuple(w for w in quantizers.weights if layer(w.layer)),
+    )
+
+
+def _grouped(magnitude: Tensor, rule: Profile) -> Tensor:
+    return magnitude if rule.weights == "per_channel" else magnitude.max().expand_as(magnitude)
+
+
+def _activation(r: Range, rule: Profile) -> Activation:
     """Affine parameters whose grid contains 0 exactly (Jacob et al. 2018, arXiv:1712.05877, equation 1)."""
     low, high = min(r.low, 0.0), max(r.high, 0.0)
-    if signed:
-        scale = _float32(max(-low, high) / 127)
-        return Activation(r.source, r.user, scale, zero_point=0, low=-128, high=127)
-    scale = _float32((high - low) / 255)
-    zero_point = min(255, round(-low / scale))
-    return Activation(r.source, r.user, scale, zero_point, low=0, high=255)
+    least = 0 if rule.activations == "uint8" else -128
+    if rule.symmetric:
+        scale = float32(max(-low, high) / 127)
+        return Activation(r.source, r.user, scale, zero_point=0, low=least, high=least + 255)
+    scale = float32((high - low) / 255)
+    zero_point = least + min(255, round(-low / scale))
+    return Activation(r.source, r.user, scale, zero_point, low=least, high=least + 255)
 
 
-def _float32(value: float) -> float:
+def float32(value: float) -> float:
     """The nearest float32, as engines hold scales; a tensor that is always 0 still has a scale above 0."""
     return float(torch.tensor(max(value, _TINY), dtype=torch.float32))
 
@@ -187,16 +194,16 @@ def _direct_inputs(graph: fx.GraphModule) -> set[tuple[str, str]]:
     return edges
 
 
-def _without(edges: set[tuple[str, str]], graph: fx.GraphModule, ranges: Sequence[Range]) -> Iterator[Range]:
-    """The ranges, less those ``edges``; a tensor with other users stays quantized for these."""
+def _without(edges: Collection[tuple[str, str]], graph: fx.GraphModule, places: Iterable[Place]) -> Iterator[Place]:
+    """The ranges or quantizers, less those on ``edges``; a tensor with other users stays quantized for these."""
     users = {node.name: [user.name for user in node.users] for node in graph.graph.nodes}
-    for r in ranges:
-        affected = [r.user] if r.user else users[r.source]
-        kept = [user for user in affected if (r.source, user) not in edges]
+    for place in places:
+        affected = [place.user] if place.user else users[place.source]
+        kept = [user for user in affected if (place.source, user) not in edges]
         if kept == affected:
-            yield r
+            yield place
         else:
-            yield from (replace(r, user=user) for user in kept)
+            yield from (replace(place, user=user) for user in kept)
 
 
 def is_add(node: fx.Node) -> bool:

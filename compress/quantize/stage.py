@@ -1,13 +1,15 @@
-"""The stage ``quantize``: a trained network in, the same network in INT8 out, as files."""
+"""The stage ``quantize``: a trained network in, the same network in INT8 out, as files; and ``sensitivity``."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from calibration.datasets import Data
@@ -18,21 +20,24 @@ from calibration.transforms import eval_transform
 from compress.config import Config
 from compress.data import data_settings, open_data
 from compress.errors import DataError
-from compress.models.model import Model, load_model, save_model
+from compress.models.model import Model, load_model
 from compress.progress import Progress
 from compress.quantize.calibrate import Calibrated, calibrate
-from compress.quantize.fakequant import trained
-from compress.run import Run, write_json
+from compress.quantize.fakequant import fake_quantized, trained
+from compress.quantize.fallback import keep_accuracy
+from compress.quantize.sensitivity import sensitivities
+from compress.quantize.store import load_calibrated, save_calibrated
+from compress.run import Run, read_json, tree_sha256, write_atomic, write_json
 from compress.train.distributed import pick_device, run_stage
 from compress.train.evaluate import evaluate
 from compress.train.loop import fit
 
-QUANTIZERS = "quantizers.json"
 RECORD = "quantize.json"
+CALIBRATION = "calibration.json"
 
 
 def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
-    """Stage ``quantize``: BN-folded ``model.*``, ``quantizers.json``, and the record ``quantize.json``.
+    """Stage ``quantize``: the INT8 network (see ``store``) and the record ``quantize.json``.
 
     Args:
         source: the stage whose network is quantized: ``finetune`` (pruned) or ``baseline`` (unpruned).
@@ -43,51 +48,111 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ModelError: see ``calibrate``.
     """
     parent = run.need(source)
+    calibration = _calibration(config, run, parent)
     settings: dict[str, Any] = {
         "seed": config.run.seed,
         "source": source,
-        "target": config.target.engine,
+        "target": config.target.name,
         "data": data_settings(config),
-        "quantize": config.quantize.model_dump(mode="json"),
+        "mode": config.quantize.mode,
+        "max_drop": config.quantize.max_drop,
     }
     if config.quantize.mode == "qat":
         settings["qat"] = config.qat.model_dump(mode="json")
 
     def work(out: Path, scratch: Path) -> None:
-        model, data = load_model(parent), open_data(config)
-        sample = _sample(config, data, run.progress)
-        loader = batches(
-            sample, eval_transform(model.preprocess), config.quantize.batch_size, workers=config.data.workers
-        )
-        calibrated = calibrate(model.net, _Images(loader), config.target.engine, run.progress)
+        model, data, calibrated = load_model(parent), open_data(config), load_calibrated(calibration)
+        held_out = _held_out(calibrated, model, data, config, run)
+        float_layers: tuple[str, ...] = ()
         if config.quantize.mode == "qat":
-            net, held_out = _train_on(calibrated, model, data, config, run, scratch)
-        else:
-            net, held_out = calibrated.net, _held_out(calibrated, model, data, config, run)
-        save_model(model.clone(net), out)
-        calibrated.quantizers.save(out / QUANTIZERS)
+            calibrated, held_out = _train(calibrated, held_out, model, data, config, run, scratch)
+        elif config.quantize.max_drop is not None:
+            calibrated, float_layers = _within(config.quantize.max_drop, calibrated, model, data, config, run)
+        save_calibrated(model, calibrated, out)
         record = {
             "source": source,
-            "target": config.target.engine,
+            "target": config.target.name,
             "mode": config.quantize.mode,
-            "calibration": {"images": len(sample), "seed": config.run.seed, "sha256": _digest(sample)},
-            "bias_corrected": calibrated.bias_corrected,
+            "calibration": read_json(calibration / CALIBRATION),
             "held_out_top1": held_out,
+            "float_layers": float_layers,
         }
         write_json(out / RECORD, record)
 
-    return run_stage(run, "quantize", work, device=pick_device(config.qat.device), settings=settings, parents=[parent])
+    device = pick_device(config.qat.device)
+    return run_stage(run, "quantize", work, device=device, settings=settings, parents=[parent, calibration])
 
 
-def _sample(config: Config, data: Data, progress: Progress) -> Split:
-    """The calibration images: seeded, class-balanced, none of them in the evaluation split."""
+def sensitivity(config: Config, run: Run) -> Path:
+    """Stage ``sensitivity``: what each layer of the quantized network costs, as ``sensitivity.json`` and ``.md``.
+
+    Raises:
+        PipelineError: stage ``quantize`` has not run.
+        DataError: no images to calibrate on, or too few.
+    """
+    quantized = run.need("quantize")
+    images = config.quantize.sensitivity_images
+    settings = {"images": images, "seed": config.run.seed, "data": data_settings(config)}
+
+    def work(out: Path, scratch: Path) -> None:
+        model = load_model(quantized)
+        sample = _sample(config, open_data(config), run.progress, images)
+        found = sensitivities(load_calibrated(quantized), _stacked(sample, model), run.progress)
+        write_json(out / "sensitivity.json", asdict(found))
+        write_atomic(out / "sensitivity.md", found.to_markdown())
+        run.progress.note(found.to_markdown())
+
+    return run.stage("sensitivity", work, settings=settings, parents=[quantized])
+
+
+def _calibration(config: Config, run: Run, parent: Path) -> Path:
+    """The calibrated network, from ``calibrations/`` where these images and settings have been used before."""
+    model, data = load_model(parent), open_data(config)
+    sample = _sample(config, data, run.progress, config.quantize.calibration_images)
+    fields = {"method", "correction", "equalization", "batch_size"}
+    settings = {
+        "target": config.target.name,
+        "sha256": _digest(sample),
+        "images": len(sample),
+        "seed": config.run.seed,
+        **config.quantize.model_dump(mode="json", include=fields),
+    }
+
+    def work(out: Path, scratch: Path) -> None:
+        transform, size = eval_transform(model.preprocess), config.quantize.batch_size
+        calibrated = calibrate(
+            model.net,
+            _Images(batches(sample, transform, size, workers=config.data.workers)),
+            config.target.name,
+            method=config.quantize.method,
+            correction=config.quantize.correction,
+            equalization=config.quantize.equalization,
+            progress=run.progress,
+        )
+        save_calibrated(model, calibrated, out)
+        write_json(out / CALIBRATION, {**settings, "equalized": calibrated.equalized})
+
+    text = json.dumps([settings, tree_sha256(parent)], sort_keys=True)
+    name = f"{config.target.name}-{config.quantize.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    store = Run(run.directory / "calibrations", force=run.force, progress=run.progress)
+    device = pick_device(config.qat.device)
+    return run_stage(store, name, work, device=device, settings=settings, parents=[parent])
+
+
+def _sample(config: Config, data: Data, progress: Progress, wanted: int) -> Split:
+    """Calibration images: seeded, class-balanced, none of them in the evaluation split."""
     if data.calibration is None:
         raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
-    count = min(config.quantize.calibration_images, len(data.calibration))
-    if count < config.quantize.calibration_images:
-        progress.note(f"  calibrating on all {count} images, fewer than quantize.calibration_images")
+    count = min(wanted, len(data.calibration))
+    if count < wanted:
+        progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
     chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
     return data.calibration.subset(chosen, "calibration")
+
+
+def _stacked(sample: Split, model: Model) -> Tensor:
+    """All images as one batch (N, C, H, W)."""
+    return torch.cat([x for x, _ in batches(sample, eval_transform(model.preprocess), batch_size=16)])
 
 
 @dataclass(frozen=True)
@@ -120,9 +185,35 @@ def _held_out(
     return {"images": len(holdout), "fp32": fp32, "ptq": ptq}
 
 
-def _train_on(
-    calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run, scratch: Path
-) -> tuple[nn.Module, dict[str, float | int] | None]:
+def _within(
+    max_drop: float, calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run
+) -> tuple[Calibrated, tuple[str, ...]]:
+    """Leave layers in float until the held-out top-1 drops by at most ``max_drop`` points."""
+    holdout = data.holdout
+    if holdout is None or not model.classes:
+        raise DataError(
+            "max_drop needs labelled images that are held out of training, and a classifier",
+            remedy="set data.train and data.holdout, or leave quantize.max_drop unset",
+        )
+    images = _stacked(_sample(config, data, run.progress, config.quantize.sensitivity_images), model)
+
+    def top1(net: nn.Module) -> float:
+        return evaluate(net, holdout, model.preprocess, workers=config.data.workers, progress=run.progress).top1
+
+    reference = top1(model.net)
+    order = sensitivities(calibrated, images, run.progress).worst_first()
+    return keep_accuracy(calibrated, order, lambda net: 100 * (reference - top1(net)), max_drop, progress=run.progress)
+
+
+def _train(
+    calibrated: Calibrated,
+    held_out: dict[str, float | int] | None,
+    model: Model,
+    data: Data,
+    config: Config,
+    run: Run,
+    scratch: Path,
+) -> tuple[Calibrated, dict[str, float | int] | None]:
     """Quantization-aware training from the calibrated state, with the float network as teacher.
 
     ``fit`` counts the state that it starts from among the candidates, so QAT is never worse than PTQ on the held-out
@@ -130,8 +221,7 @@ def _train_on(
     """
     if data.train is None:
         raise DataError("QAT needs training images, and data.train is not set", remedy="use quantize.mode=ptq")
-    fake = calibrated.fake()
-    held_out = _held_out(calibrated, model, data, config, run)
+    fake = fake_quantized(calibrated.net, calibrated.quantizers, config.qat.scales)
     history = fit(
         fake,
         data.train,
@@ -147,7 +237,8 @@ def _train_on(
     )
     if held_out is not None and history.top1 is not None:
         held_out = {**held_out, "qat": history.top1, "qat_epoch": history.best}
-    return trained(calibrated.net, fake), held_out
+    net, quantizers = trained(calibrated.net, calibrated.quantizers, fake)
+    return replace(calibrated, net=net, quantizers=quantizers), held_out
 
 
 def _digest(sample: Split) -> str:

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.peers import ort_static
+from benchmarks.peers.__main__ import main as peer
 from calibration.datasets import load_data
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
@@ -66,5 +66,5 @@ def float_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def int8_onnx(float_onnx: Path) -> Path:
     path = float_onnx.with_name("tiny_int8.onnx")
-    ort_static.main(["--fp32", str(float_onnx), "--data", "digits", "--images", "40", "--out", str(path)])
+    peer(["ort_minmax", "--fp32", str(float_onnx), "--data", "digits", "--images", "40", "--out", str(path)])
     return path

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from benchmarks.latency import main, parser, settings_of
-from benchmarks.peers import ort_static
+from benchmarks.peers.__main__ import main as peer
 from benchmarks.schema import json_schema
 
 
@@ -29,7 +29,7 @@ def test_usage_mistakes_exit_2(flags: list[str]) -> None:
 @pytest.mark.parametrize("flags", [["--seed", "-1"], ["--images", "-5"], ["--images", "0"]])
 def test_usage_mistakes_of_the_peer_exit_2(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        ort_static.main(["--fp32", "a.onnx", "--data", "digits", "--out", "b.onnx", *flags])
+        peer(["ort_minmax", "--fp32", "a.onnx", "--data", "digits", "--out", "b.onnx", *flags])
     assert caught.value.code == 2
 
 

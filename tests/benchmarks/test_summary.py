@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.summary import main, networks
 from benchmarks.tables import markdown
+from benchmarks.timing import artifact
 from compress.config import Config
 from compress.engines.base import open_engine
 from compress.engines.stage import build
@@ -56,6 +57,17 @@ def test_an_engine_of_an_earlier_export_is_not_measured(run: Run) -> None:
     model.doc_string = "exported again"
     onnx.save(model, exported)
     assert networks(run)["pruned INT8"] == exported
+
+
+def test_every_built_engine_is_measured_by_its_name(run: Run) -> None:
+    pytest.importorskip("openvino")
+    folder = build(Config(), run, engine="openvino")
+    (folder / "resnet18_int8.onnx").unlink()
+    files = networks(run)
+    assert list(files) == ["dense FP32", "pruned FP32", "pruned INT8 (openvino)"]
+    assert files["pruned INT8 (openvino)"] == folder / "resnet18_int8.xml"
+    weights = folder / "resnet18_int8.bin"
+    assert artifact(folder / "resnet18_int8.xml").bytes > weights.stat().st_size
 
 
 def test_run_that_was_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ class _Noise(CalibrationDataReader):
 def quantized(folder: Path, float_onnx: Path) -> Callable[..., Path]:
     """Make an INT8 version: ``quantized(name, target=..., **options of quantize_static)``."""
 
-    def make(name: str, target: str = "onnxruntime", **options: Any) -> Path:
+    def make(name: str, target: str = "ort-x86", **options: Any) -> Path:
         path = folder / f"{name}.onnx"
         if not path.exists():
             settings = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}

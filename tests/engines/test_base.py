@@ -25,7 +25,7 @@ def test_every_backend_provides_what_the_protocol_says(name: str) -> None:
 
 def test_unknown_suffix_names_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "net.tflite").touch()
-    with pytest.raises(EngineError, match=r"\.onnx \(onnxruntime\), \.plan \(tensorrt\)"):
+    with pytest.raises(EngineError, match=r"\.onnx \(onnxruntime\), \.xml \(openvino\), \.plan \(tensorrt\)"):
         open_engine(tmp_path / "net.tflite")
 
 
@@ -37,7 +37,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_unknown_engine(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="known: onnxruntime, tensorrt"):
+    with pytest.raises(EngineError, match="known: onnxruntime, openvino, tensorrt"):
         build_engine("coreml", tmp_path / "net.onnx", tmp_path, TargetConfig())
 
 

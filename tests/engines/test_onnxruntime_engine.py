@@ -60,7 +60,7 @@ def test_int8_activations_after_relu_are_explained(quantized: Callable[..., Path
 
 
 def test_file_quantized_for_another_engine_is_refused(quantized: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="placed for tensorrt, not for onnxruntime"):
+    with pytest.raises(EngineError, match="for target tensorrt, which onnxruntime does not run"):
         build(quantized("elsewhere", target="tensorrt"), tmp_path)
 
 

@@ -26,14 +26,14 @@ Make = Callable[[str], nn.Module]
 
 
 def metadata(precision: str, size: int = 32) -> Metadata:
-    target = "onnxruntime" if precision == "int8" else ""
+    target = "ort-x86" if precision == "int8" else ""
     return Metadata("net", precision, Preprocess(size), ("a", "b"), 10, 20, target, "0.1.0")
 
 
 @pytest.fixture(scope="module")
 def resnet18(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sample = [torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))]
-    calibrated = calibrate(make("resnet18"), sample, "onnxruntime")
+    calibrated = calibrate(make("resnet18"), sample, "ort-x86")
     path = tmp_path_factory.mktemp("export") / "resnet18_int8.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8", 64), opset=20)
     return path
@@ -64,7 +64,7 @@ def test_the_file_says_what_it_is_and_takes_any_batch(resnet18: Path) -> None:
         assert session.run(None, {"input": np.zeros((batch, 3, 64, 64), np.float32)})[0].shape == (batch, 5)
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("target", ["ort-x86", "tensorrt"])
 @pytest.mark.parametrize("name", ["maps", "cifar_resnet20"])
 def test_int8_files_compute_what_fake_quantization_does(
     make: Make, images: list[Tensor], name: str, target: str, tmp_path: Path
@@ -73,7 +73,7 @@ def test_int8_files_compute_what_fake_quantization_does(
     path = tmp_path / "net.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8"), opset=20)
     assert check(path, calibrated.fake(), torch.cat(images), int8=True).cosine > 0.99
-    if (name, target) == ("cifar_resnet20", "onnxruntime"):  # option A shortcuts keep no add in float
+    if (name, target) == ("cifar_resnet20", "ort-x86"):  # option A shortcuts keep no add in float
         counts = operator_counts(optimized_graph(path, OpenOptions()))
         assert (counts["QLinearConv"], counts["QLinearAdd"]) == (19, 9)
 
@@ -117,7 +117,7 @@ def test_a_dead_channel_with_a_bias_survives_integer_arithmetic(images: list[Ten
         for conv in (net[0], net[2]):
             conv.weight[3] = 0  # type: ignore[operator]
             conv.bias[3] = 0.7  # type: ignore[operator]
-    calibrated = calibrate(net, images, "onnxruntime")
+    calibrated = calibrate(net, images, "ort-x86")
     path = tmp_path / "net.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8"), opset=20)
     assert check(path, calibrated.fake(), images[0], int8=True).error < 0.02
@@ -167,7 +167,7 @@ def test_fake_quantization_equals_the_lowered_graph_bit_for_bit(make: Make, imag
 
 
 def test_an_int32_bias_moves_the_output_by_less_than_a_step(make: Make, images: list[Tensor]) -> None:
-    calibrated = calibrate(make("cifar_resnet20"), images, "onnxruntime")
+    calibrated = calibrate(make("cifar_resnet20"), images, "ort-x86")
     with torch.no_grad():
         fake = fake_quantized(calibrated.net, calibrated.quantizers).eval()(images[0])
         torch.testing.assert_close(lower(calibrated.net, calibrated.quantizers)(images[0]), fake, rtol=0, atol=1e-3)

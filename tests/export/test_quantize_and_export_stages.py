@@ -53,7 +53,7 @@ def test_ptq_then_export(run: Run) -> None:
     assert (record["mode"], record["source"], record["calibration"]["images"]) == ("ptq", "finetune", 40)
     assert record["held_out_top1"]["ptq"] > record["held_out_top1"]["fp32"] - 0.05
     load_model(folder)
-    assert Quantizers.load(folder / "quantizers.json").target == "onnxruntime"
+    assert Quantizers.load(folder / "quantizers.json").target == "ort-x86"
 
     out = export(config, run)
     report = read_json(out / "export.json")
@@ -62,7 +62,7 @@ def test_ptq_then_export(run: Run) -> None:
     assert report["tiny_fp32.onnx"]["parity"]["error"] < 1e-5
     props = {p.key: p.value for p in onnx.load(out / "tiny_int8.onnx").metadata_props}
     said = Metadata.from_props(props)
-    assert (said.precision, said.target, said.preprocess.size, len(said.classes)) == ("int8", "onnxruntime", SIZE, 10)
+    assert (said.precision, said.target, said.preprocess.size, len(said.classes)) == ("int8", "ort-x86", SIZE, 10)
     assert said.params == sum(p.numel() for p in load_model(run.folder("finetune")).net.parameters())
 
 

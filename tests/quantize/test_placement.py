@@ -23,7 +23,7 @@ def one(target: str, low: float, high: float) -> Activation:
 @given(ends, ends)
 def test_uint8_covers_the_range_and_holds_zero_exactly(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
-    q = one("onnxruntime", low, high)
+    q = one("ort-x86", low, high)
     assert 0 <= q.zero_point <= 255
     assert q.scale > 0
     bottom, top = q.range
@@ -41,7 +41,7 @@ def test_int8_is_symmetric_and_covers_the_range(a: float, b: float) -> None:
 
 
 def test_a_tensor_that_is_never_negative_has_zero_point_0() -> None:
-    assert one("onnxruntime", 0.0, 3.0).zero_point == 0
+    assert one("ort-x86", 0.0, 3.0).zero_point == 0
 
 
 class Block(nn.Module):
@@ -62,8 +62,8 @@ def edges(target: str, *, project: bool) -> set[str]:
 
 @pytest.mark.parametrize("project", [False, True])
 def test_tensorrt_leaves_the_convolution_before_the_add_alone_and_onnxruntime_does_not(project: bool) -> None:
-    assert "two" in edges("onnxruntime", project=project)
-    assert edges("onnxruntime", project=project) - edges("tensorrt", project=project) == {"two"}
+    assert "two" in edges("ort-x86", project=project)
+    assert edges("ort-x86", project=project) - edges("tensorrt", project=project) == {"two"}
 
 
 def test_a_tensor_with_other_users_stays_quantized_for_these() -> None:
@@ -82,7 +82,7 @@ def test_a_tensor_with_other_users_stays_quantized_for_these() -> None:
 
 def test_what_a_relu_loses_is_not_given_any_step() -> None:
     ranges = [Range("x", None, 0.0, 2.0), Range("two", None, -10.0, 3.0)]
-    placed = {a.source: a for a in place(Block(project=False), "onnxruntime", ranges, {}).activations}
+    placed = {a.source: a for a in place(Block(project=False), "ort-x86", ranges, {}).activations}
     assert placed["two"].range == pytest.approx((-2.0, 3.0), abs=0.02)
 
 
@@ -91,11 +91,11 @@ def test_a_dead_channel_keeps_a_scale_at_which_its_bias_fits_into_int32() -> Non
     with torch.no_grad():
         net[0].weight[1] = 0
         net[0].bias.fill_(3.0)
-    placed = place(net, "onnxruntime", [Range("input_1", None, -1.0, 1.0)], {"0": net[0].weight.abs().amax((1, 2, 3))})
+    placed = place(net, "ort-x86", [Range("input_1", None, -1.0, 1.0)], {"0": net[0].weight.abs().amax((1, 2, 3))})
     for scale in placed.weights[0].scale:
         assert 3.0 / (scale * placed.activations[0].scale) < 2**31
 
 
 def test_an_unknown_target_names_the_known_ones(make: Make) -> None:
-    with pytest.raises(ConfigError, match="onnxruntime, tensorrt"):
+    with pytest.raises(ConfigError, match="openvino, ort-arm, ort-x86, tensorrt"):
         place(fold(make("functional")), "tpu", [], {})

@@ -1,0 +1,31 @@
+"""NNCF on OpenVINO's form of the file; OpenVINO collects the statistics and runs the result."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+# What NNCF would import late, in the middle of what is timed.
+import nncf.openvino.quantization.quantize_model  # noqa: F401
+import openvino
+
+from benchmarks.peers.nncf_ptq import quantized
+from benchmarks.peers.source import Images, Source
+from compress.engines.base import engine_files
+from compress.run import write_atomic
+
+
+def quantize(source: Source, images: Images, out: Path) -> None:
+    """Write NNCF's INT8 version of ``source`` as ``out`` (.xml) with its weights (.bin) beside it.
+
+    Raises:
+        EngineError: NNCF cannot quantize it.
+    """
+    model = quantized(openvino.Core().read_model(source.path), images, lambda x: x.numpy())
+    for key, value in source.int8("openvino").to_props().items():
+        model.set_rt_info(value, ["framework", key])  # where OpenVINO keeps the properties of an ONNX file
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / out.name
+        openvino.save_model(model, saved, compress_to_fp16=False)
+        for file in reversed(engine_files(saved)):  # an .xml never stands without its weights
+            write_atomic(out.with_name(file.name), file.read_bytes())

@@ -1,0 +1,267 @@
+"""OpenVINO on the CPU: turn an exported file into .xml + .bin, run it, and prove after a build that it runs in INT8.
+
+The file is OpenVINO's own form of the exported network, before any optimization: it holds no native code and runs on
+any processor. What OpenVINO makes of it here is read from the compiled model; a convolution left in float where INT8
+was asked for is an error. The package is optional and imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+
+from compress.config import TargetConfig
+from compress.engines.base import (
+    Array,
+    Closing,
+    OpenOptions,
+    TensorSpec,
+    check_feeds,
+    check_placement,
+    engine_files,
+    metadata_of,
+)
+from compress.engines.metadata import Metadata
+from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
+from compress.errors import BackendAbsent, EngineError
+from compress.progress import Progress
+from compress.run import write_atomic
+
+_INTEGERS = ("i8", "u8")
+_NOT_WORK = ("Const", "Input", "Output")
+
+
+class Layer(NamedTuple):
+    """A node of the compiled model: its type, the precision that it computes in, and the layers fused into it."""
+
+    type: str
+    precision: str
+    origins: tuple[str, ...]
+
+
+class OpenVinoEngine(Closing):
+    """A network compiled for the CPU, with one request; see ``compress.engines.base.Engine``."""
+
+    name = "openvino"
+    requested = "CPU"
+    max_batch: int | None = None
+
+    def __init__(self, path: Path, options: OpenOptions) -> None:
+        require(options.device)
+        if not options.trust and read_sidecar(path) is not None:
+            vouched(path)  # two files can be mixed up, and OpenVINO would run any weights that are long enough
+        model = _read(path)
+        self.metadata = _metadata(model)
+        compiled = _compile(model, path, options)
+        self.version: str = runtime().__version__
+        self.provider: str = ",".join(compiled.get_property("EXECUTION_DEVICES"))
+        if self.provider != self.requested:
+            raise EngineError(f"{path} runs on {self.provider}, not on {self.requested} as asked")
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self.modes: Mapping[str, str | int | bool] = {
+            "inference_threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+            "streams": compiled.get_property("NUM_STREAMS"),
+            "hint": "latency",
+            "pinning": compiled.get_property("ENABLE_CPU_PINNING"),
+            "float_precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        }
+        self._request = compiled.create_infer_request()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        check_feeds(self.inputs, feeds)
+        try:
+            results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copied: the request's own
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+        return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        self._request = None  # the request holds the compiled model; there is no explicit release
+
+
+def require(device: str) -> None:
+    """Raise BackendAbsent where OpenVINO is not installed, and EngineError for another device than the CPU."""
+    runtime()
+    if device != "cpu":
+        raise EngineError(f"the OpenVINO engine runs on the CPU, not on '{device}'", remedy="use `--device cpu`")
+
+
+def open_engine(path: Path, options: OpenOptions) -> OpenVinoEngine:
+    """Open an .xml file with the .bin beside it.
+
+    Raises:
+        EngineError: they cannot be loaded, or are not the two that their sidecar describes (unless ``options.trust``).
+        BackendAbsent: OpenVINO is not installed.
+    """
+    return OpenVinoEngine(path, options)
+
+
+def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path:
+    """Convert an exported file to ``<name>.xml`` and ``<name>.bin``, with a sidecar, once it is known to run in INT8.
+
+    Raises:
+        EngineError: INT8 was asked for and a convolution runs in float; the message names it and the likely reason.
+        BackendAbsent: OpenVINO is not installed.
+    """
+    require(target.device)
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder) / f"{onnx_path.stem}.xml"
+        # By default the weights that are not quantized would be rounded to float16.
+        runtime().save_model(_read(onnx_path), converted, compress_to_fp16=False)
+        model = _read(converted)
+        metadata = _metadata(model)
+        check_placement(OpenVinoEngine.name, metadata, onnx_path)
+        layers = list(compiled_layers(_compile(model, onnx_path, OpenOptions(target.threads, target.device))))
+        if metadata is not None and metadata.precision == "int8":
+            _assert_int8(onnx_path, layers, metadata.float_layers)
+        counts = layer_counts(layers)
+        progress.note(f"compiled model: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+        for file in reversed(engine_files(converted)):  # an .xml never stands without its weights
+            write_atomic(out_dir / file.name, file.read_bytes())
+    engine = out_dir / converted.name
+    write_sidecar(
+        engine,
+        onnx_path,
+        metadata,
+        engine=OpenVinoEngine.name,
+        version=runtime().__version__,
+        device=target.device,
+        threads=target.threads,
+        batch=target.batch,
+        operators=counts,
+    )
+    return engine
+
+
+def compiled_layers(compiled: Any) -> Iterator[Layer]:
+    """What a compiled model (``openvino.CompiledModel``) really runs, in its order."""
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        facts = node.get_rt_info()
+        names = facts["originalLayersNames"].astype(str)
+        yield Layer(facts["layerType"].astype(str), facts["runtimePrecision"].astype(str), tuple(names.split(",")))
+
+
+def layer_counts(layers: list[Layer]) -> dict[str, int]:
+    """How often each type of layer occurs in each precision, most frequent first.
+
+    >>> layer_counts([Layer("Convolution", "u8", ("a",)), Layer("Const", "f32", ("b",))])
+    {'Convolution u8': 1}
+    """
+    work = (f"{layer.type} {layer.precision}" for layer in layers if layer.type not in _NOT_WORK)
+    return dict(Counter(work).most_common())
+
+
+def runtime() -> Any:
+    """The package ``openvino``, imported without its usage message to its makers.
+
+    Raises:
+        BackendAbsent: it is not installed, or cannot be imported.
+    """
+    try:
+        with _as_in_ci():
+            return importlib.import_module("openvino")
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
+        raise BackendAbsent(
+            f"OpenVINO {'is not installed' if missing else f'cannot be imported: {error}'}",
+            remedy='`pip install --editable ".[openvino]"`, or use `--engine onnxruntime`',
+        ) from None
+
+
+@contextlib.contextmanager
+def _as_in_ci() -> Iterator[None]:
+    """Importing OpenVINO sends an event over the network and writes into the home folder, unless this is a CI job."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
+def _read(path: Path) -> Any:
+    try:
+        return runtime().Core().read_model(path)
+    except RuntimeError as error:
+        raise EngineError(
+            f"OpenVINO cannot load {path}: {_reason(error)}", remedy="is the file whole? build it again"
+        ) from error
+
+
+def _compile(model: Any, path: Path, options: OpenOptions) -> Any:
+    settings = {
+        "INFERENCE_NUM_THREADS": options.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        # Elsewhere than here the default may be bfloat16; what is not quantized stays comparable to other engines.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Threads tied to a core would wait for whoever else runs there; the other engines' threads are free as well.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        return runtime().Core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
+
+
+def _metadata(model: Any) -> Metadata | None:
+    """Our properties; OpenVINO keeps those of an ONNX file under ``framework``, in the .xml as well."""
+    if not model.has_rt_info(["framework"]):
+        return None
+    props = model.get_rt_info(["framework"]).astype(dict)
+    return metadata_of({key: str(value.value) for key, value in props.items()})
+
+
+def _spec(port: Any) -> TensorSpec:
+    dims = tuple(None if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
+    return TensorSpec(port.get_any_name(), dims, np.dtype(port.get_element_type().to_dtype()))
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line: those before say where in OpenVINO's sources it happened."""
+    return str(error).strip().rpartition("\n")[2].strip()
+
+
+def _assert_int8(path: Path, layers: list[Layer], float_layers: tuple[str, ...]) -> None:
+    """Raise EngineError where a convolution runs in float that is none of ``float_layers``."""
+    graph = onnx.load(path, load_external_data=False).graph
+    floats = [layer for layer in layers if layer.type == "Convolution" and layer.precision not in _INTEGERS]
+    prefixes = tuple(f"{layer}." for layer in float_layers)
+    found = [(layer.origins[0], _origin(layer, graph)) for layer in floats]
+    wrong = [(name, conv) for name, conv in found if conv is None or not conv.input[1].startswith(prefixes)]
+    if not wrong:
+        return
+    name, conv = wrong[0]
+    name, why = (name, "it is not in the exported graph") if conv is None else (conv.name, _why(conv, graph))
+    raise EngineError(
+        f"{path.name} should run in INT8, but {len(wrong)} convolution(s) run in float, first '{name}': {why}",
+        remedy="quantize and export again with `--set target.name=openvino`",
+    )
+
+
+def _origin(layer: Layer, graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """The exported convolution that became ``layer``; OpenVINO names it after its node or after its output."""
+    names = {name.removesuffix("/WithoutBiases") for name in layer.origins}
+    return next((node for node in graph.node if node.op_type == "Conv" and names & {node.name, *node.output}), None)
+
+
+def _why(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str:
+    """What before a convolution keeps OpenVINO from computing it in integers."""
+    producers = {output: node.op_type for node in graph.node for output in node.output}
+    for role, tensor in zip(("input", "weight"), conv.input, strict=False):
+        if producers.get(tensor) != "DequantizeLinear":
+            return f"its {role} is not quantized (no DequantizeLinear before it)"
+    return "its Q/DQ are all there, but OpenVINO did not use them"

@@ -1,0 +1,174 @@
+"""Does a quantized ONNX file suit its target? Findings say what would run in float, not fuse, or not load, and why.
+
+>>> for finding in lint(Path("resnet18_int8.onnx"), "tensorrt"):  # doctest: +SKIP
+...     print(finding.severity, finding.node, finding.message)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from compress.engines.base import metadata_of
+from compress.errors import ConfigError, ModelError
+from compress.export.qdq import DQ, Graph, Q
+from compress.export.rules import RULES, Severity
+from compress.progress import SILENT, Progress
+from compress.targets import profile
+
+_SHOWN = 5  # findings of one rule in a text
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault.
+
+    Attributes:
+        rule: which rule found it, such as ``relu-zero-point``.
+        severity: ``error``: it does not load, or runs in float what should be INT8; ``warning``: slower than it could.
+        node: the node, tensor or property of the file, with the layer's name where the file tells it.
+        message: what is wrong and what follows from it; ``node`` is the subject of the sentence.
+        remedy: how to mend it.
+    """
+
+    rule: str
+    severity: Severity
+    node: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The findings in one file, as a text for ``str``."""
+
+    file: str
+    target: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def errors(self) -> int:
+        return sum(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def warnings(self) -> int:
+        return len(self.findings) - self.errors
+
+    def __str__(self) -> str:
+        head = f"{self.file} for {self.target}: {self.errors} error(s), {self.warnings} warning(s)"
+        return "\n".join([head, describe(self.findings)]) if self.findings else head
+
+    def to_json(self) -> str:
+        """All of it, with the two counts."""
+        return json.dumps({**asdict(self), "errors": self.errors, "warnings": self.warnings}, indent=2)
+
+
+def lint(model: onnx.ModelProto | Path, target: str, float_layers: Collection[str] = ()) -> tuple[Finding, ...]:
+    """Hold a quantized file against what a target's profile asks for; errors come first.
+
+    Args:
+        model: a file, or a model with all its data inside.
+        target: a name in ``targets.names()``.
+        float_layers: layers that are meant to stay float, by the names that their nodes or initializers begin with.
+
+    Raises:
+        ModelError: the file is missing, damaged, not ONNX, or not quantized with Q/DQ.
+        ConfigError: an unknown target.
+    """
+    want = profile(target)
+    model, external = _load(model) if isinstance(model, Path) else (model, ())
+    graph = Graph(model, float_layers, external)
+    _check_quantized(graph)
+    found = [
+        Finding(rule.name, rule.severity, node, message, rule.remedy.format(target=target, opset=want.opset))
+        for rule in RULES
+        for node, message in rule.check(graph, want)
+    ]
+    return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
+
+
+def lint_file(path: Path, target: str | None = None) -> Report:
+    """Lint a file for ``target``, else for the one that it says it was made for; so for the layers that stay float.
+
+    Raises:
+        ModelError, ConfigError: see ``lint``; or the file names no target.
+        EngineError: what it says about itself is damaged.
+    """
+    metadata = metadata_of({entry.key: entry.value for entry in _load(path)[0].metadata_props})
+    target = target or (metadata.target if metadata else "")
+    if not target:
+        raise ConfigError(f"{path} does not say which target it is for", remedy="give one with `--target`")
+    return Report(str(path), target, lint(path, target, metadata.float_layers if metadata else ()))
+
+
+def enforce(path: Path, target: str, float_layers: Collection[str] = (), progress: Progress = SILENT) -> None:
+    """Lint a file that has just been made: warnings are told, errors end the stage.
+
+    Raises:
+        ModelError: the file does not suit the target; it names the first findings.
+    """
+    findings = lint(path, target, float_layers)
+    warnings = [finding for finding in findings if finding.severity == "warning"]
+    if warnings:
+        progress.note(describe(warnings))
+    if errors := findings[: len(findings) - len(warnings)]:
+        raise ModelError(
+            f"{path.name} does not suit target {target}:\n{describe(errors)}",
+            remedy="quantize for another target with `--set target.name=...`, or report this with the network",
+        )
+
+
+def describe(findings: Sequence[Finding]) -> str:
+    """Findings as text, grouped by rule; of each rule the first few.
+
+    >>> print(describe([Finding("scale", "error", "q1", "has a scale of 0", "calibrate again")]))
+    error: scale
+      q1 has a scale of 0
+      fix: calibrate again
+    """
+    lines = []
+    for rule in dict.fromkeys(finding.rule for finding in findings):
+        group = [finding for finding in findings if finding.rule == rule]
+        lines.append(f"{group[0].severity}: {rule}")
+        lines += [f"  {finding.node} {finding.message}" for finding in group[:_SHOWN]]
+        if len(group) > _SHOWN:
+            lines.append(f"  ... and {len(group) - _SHOWN} more")
+        lines.append(f"  fix: {group[0].remedy}")
+    return "\n".join(lines)
+
+
+def _load(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A whole model, and the names of the tensors that it keeps outside of its file."""
+    if not path.is_file():
+        raise ModelError(f"no such file: {path}", remedy="give an exported .onnx file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+        external = tuple(tensor.name for tensor in model.graph.initializer if uses_external_data(tensor))
+        load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{path} is not a whole ONNX file: {reason}",
+            remedy="copy it again with all of its parts, or export it again",
+        ) from None
+    return model, external
+
+
+def _check_quantized(graph: Graph) -> None:
+    if any(node.op_type.startswith("QLinear") for node in graph.nodes):
+        raise ModelError(
+            "the file holds integer operators (QLinearConv, ...), not Q/DQ around float ones",
+            remedy="quantize it in the QDQ format, which every engine reads",
+        )
+    if next(graph.of(Q, DQ), None) is None:
+        raise ModelError(
+            "the file is not quantized: it has no QuantizeLinear or DequantizeLinear",
+            remedy="give the <name>_int8.onnx of `python -m compress export`",
+        )

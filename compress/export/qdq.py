@@ -1,0 +1,231 @@
+"""An ONNX graph as a quantizer sees it: layers, the Q and DQ around them, and what feeds what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, numpy_helper
+
+Array = NDArray[Any]
+
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+LAYERS = {"Conv": "Conv2d", "ConvTranspose": "ConvTranspose2d", "Gemm": "Linear", "MatMul": "Linear"}
+CLAMPS = ("Relu", "Clip")
+# They copy or choose values, so Q/DQ commute with them and engines move Q/DQ across.
+MOVES = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Gather", "Identity")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a Q or DQ node computes: x ~ scale * (q - zero_point).
+
+    Attributes:
+        scale: a number, or one for each slice along ``axis``; None where it is not a constant.
+        zero_point: of the same shape; None where it is not a constant.
+        integers: element type of q, such as ``uint8``; empty where it is not known.
+        axis: None for one scale for the whole tensor.
+    """
+
+    scale: Array | None
+    zero_point: Array | None
+    integers: str
+    axis: int | None
+
+    def same(self, other: Parameters) -> bool:
+        """Whether both map the same integers to the same numbers."""
+        return (
+            self.integers == other.integers
+            and _equal(self.scale, other.scale)
+            and _equal(self.zero_point, other.zero_point)
+        )
+
+
+class Graph:
+    """Read-only view of a model.
+
+    Args:
+        model: with all of its data inside.
+        float_layers: layers that are meant to stay float, by the names that their nodes or initializers begin with.
+        external: tensors that the file kept outside of itself.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, float_layers: Collection[str] = (), external: Collection[str] = ()
+    ) -> None:
+        self.model, self.nodes, self.external = model, tuple(model.graph.node), tuple(external)
+        self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+        self._float_layers = tuple(float_layers)
+        self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self._tensors[node.output[0]] = node.attribute[0].t
+        self._producers = {output: node for node in self.nodes for output in node.output if output}
+        self._consumers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self._consumers.setdefault(name, []).append(node)
+        self.outputs = frozenset(value.name for value in model.graph.output)
+
+    def of(self, *kinds: str) -> Iterator[NodeProto]:
+        """The nodes of these operator types, in the graph's order."""
+        return (node for node in self.nodes if node.op_type in kinds)
+
+    def producer(self, tensor: str) -> NodeProto | None:
+        return self._producers.get(tensor)
+
+    def consumers(self, tensor: str) -> list[NodeProto]:
+        return self._consumers.get(tensor, [])
+
+    def is_constant(self, tensor: str) -> bool:
+        return tensor in self._tensors
+
+    def constant(self, tensor: str) -> Array | None:
+        """The value of an initializer or a Constant node."""
+        return numpy_helper.to_array(self._tensors[tensor]) if tensor in self._tensors else None
+
+    def source(self, tensor: str) -> NodeProto | None:
+        """The node whose values ``tensor`` holds, seen through nodes that only move values."""
+        node = self.producer(tensor)
+        while node is not None and node.op_type in MOVES:
+            node = self.producer(node.input[0])
+        return node
+
+    def is_dequantized(self, tensor: str) -> bool:
+        """Whether the values of ``tensor`` come from a DequantizeLinear."""
+        node = self.source(tensor)
+        return node is not None and node.op_type == DQ
+
+    def constant_behind(self, tensor: str) -> bool:
+        """Whether ``tensor`` is a constant, quantized or not."""
+        return self.is_constant(self._behind(tensor))
+
+    def origin(self, tensor: str) -> NodeProto | None:
+        """What computed ``tensor`` before a Q/DQ pair, if there is one, quantized it."""
+        node = self.source(tensor)
+        while node is not None and node.op_type in (Q, DQ):
+            node = self.source(node.input[0])
+        return node
+
+    def readers(self, node: NodeProto) -> list[NodeProto]:
+        """What computes with the values of a Q node, seen through its DQs and through nodes that only move values."""
+        through = (DQ, *MOVES)
+        users = [user for output in node.output for user in self.consumers(output)]
+        return [end for user in users for end in (self.readers(user) if user.op_type in through else [user])]
+
+    def after_clamp(self, node: NodeProto) -> str:
+        """The tensor that ``node`` makes, after the ReLU that alone reads it, if one does."""
+        tensor: str = node.output[0]
+        while tensor not in self.outputs and len(users := self.consumers(tensor)) == 1 and users[0].op_type in CLAMPS:
+            tensor = users[0].output[0]
+        return tensor
+
+    def label(self, node: NodeProto) -> str:
+        """A node's name (that of its output where it has none), and the layer that its weight or bias names."""
+        name = node.name or node.output[0]
+        layer = next((found for tensor in self._held(node) if (found := _layer_of(tensor))), "")
+        return f"{name} ({layer})" if layer and layer not in name else name
+
+    def _held(self, node: NodeProto) -> Iterator[str]:
+        """Names of a layer's weight and bias, seen through their Q/DQ."""
+        tensors = [self._behind(tensor) for tensor in node.input[1:3]] if node.op_type in LAYERS else []
+        return (tensor for tensor in tensors if self.is_constant(tensor))
+
+    def _behind(self, tensor: str) -> str:
+        """The tensor that Q/DQ right before ``tensor`` stand for."""
+        while (node := self.producer(tensor)) is not None and node.op_type in (Q, DQ):
+            tensor = node.input[0]
+        return tensor
+
+    def holds_constant(self, node: NodeProto) -> bool:
+        """Whether a Q or DQ belongs to a weight or bias: its input is a constant, or a Q of one."""
+        return self.is_constant(self._behind(node.output[0]))
+
+    def activations(self) -> Iterator[NodeProto]:
+        """The QuantizeLinear nodes on tensors that are computed."""
+        return (node for node in self.of(Q) if not self.holds_constant(node))
+
+    def layers(self) -> Iterator[NodeProto]:
+        """Convolutions and matrix products, but for those that are meant to stay float."""
+        return (node for node in self.of(*LAYERS) if not self.stays_float(node))
+
+    def weights(self) -> Iterator[tuple[NodeProto, NodeProto]]:
+        """(layer, DQ of its weight) for each layer whose weight is quantized."""
+        for layer in self.of(*LAYERS):
+            node = self.producer(layer.input[1])
+            if node is not None and node.op_type == DQ and self.holds_constant(node):
+                yield layer, node
+
+    def stays_float(self, node: NodeProto | None) -> bool:
+        """Whether a layer is among those that are meant to stay float."""
+        if node is None or not self._float_layers:
+            return False
+        return any(_begins(name, prefix) for name in (node.name, *self._held(node)) for prefix in self._float_layers)
+
+    def parameters(self, node: NodeProto) -> Parameters:
+        """Of a Q or DQ node."""
+        scale = self.constant(node.input[1])
+        given = node.input[2] if len(node.input) > 2 else ""
+        zero = self.constant(given) if given else None
+        if zero is not None:
+            kind = _type_name(self._tensors[given].data_type)
+        elif node.op_type == Q and (asked := attribute(node, "output_dtype", 0)):
+            kind = _type_name(asked)
+        elif node.op_type == DQ and node.input[0] in self._tensors:
+            kind = _type_name(self._tensors[node.input[0]].data_type)
+        else:
+            before = self.producer(node.input[0])
+            follows = node.op_type == DQ and before is not None and before.op_type == Q
+            kind = self.parameters(before).integers if follows and before else "" if given else "uint8"
+        if not given and scale is not None:
+            zero = np.zeros(scale.shape, np.int32)
+        axis = attribute(node, "axis", 1) if scale is not None and scale.size > 1 else None
+        return Parameters(scale, zero, kind, axis)
+
+    @cached_property
+    def types(self) -> dict[str, str]:
+        """Element type of each computed tensor that ONNX's type inference knows, such as ``float32``."""
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        values = [*graph.value_info, *graph.output, *graph.input]
+        return {value.name: _type_name(value.type.tensor_type.elem_type) for value in values}
+
+    def shape(self, tensor: str) -> tuple[int, ...]:
+        """Of a constant, or of the constant that a DQ or Q/DQ before ``tensor`` holds; empty where there is none."""
+        tensor = self._behind(tensor)
+        return tuple(self._tensors[tensor].dims) if tensor in self._tensors else ()
+
+
+def attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node."""
+    return next((int(a.i) for a in node.attribute if a.name == name), default)
+
+
+def _equal(a: Array | None, b: Array | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
+
+
+def _layer_of(tensor: str) -> str:
+    """The layer whose parameter a tensor is, as torch names it; empty where the name does not say.
+
+    >>> _layer_of("layer1.0.conv1.weight")
+    'layer1.0.conv1'
+    """
+    found = re.match(r"(.+?)\.(parametrizations|weight|bias)\b", tensor)
+    return found[1] if found else ""
+
+
+def _begins(name: str, prefix: str) -> bool:
+    """Whether ``name`` is ``prefix`` or something inside it: layer1 does not begin layer10."""
+    rest = name.removeprefix(prefix)
+    return name.startswith(prefix) and not rest[:1].isalnum()
+
+
+def _type_name(data_type: int) -> str:
+    name: str = TensorProto.DataType.Name(cast(Any, data_type)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)

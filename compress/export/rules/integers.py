@@ -1,0 +1,177 @@
+"""Rules about numbers: integer types, scales, zero points, weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import NodeProto
+
+from compress.export.qdq import DQ, Graph, Q, attribute
+from compress.export.rules.registry import Faults, onnxruntime_runs, rule
+from compress.targets import Profile
+
+
+@rule("error")
+def activation_type(graph: Graph, want: Profile) -> Faults:
+    """TensorRT loads int8 activations only."""
+    for node, kind in _other_activations(graph, want) if want.symmetric else ():
+        yield graph.label(node), f"is quantized to {kind}; the engine loads {want.activations} activations only"
+
+
+@rule("warning")
+def foreign_activation(graph: Graph, want: Profile) -> Faults:
+    """Integers that the engine runs, though others suit it better."""
+    for node, kind in _other_activations(graph, want) if not want.symmetric else ():
+        yield graph.label(node), f"is quantized to {kind}; this target's files have {want.activations} there"
+
+
+@rule("error")
+def activation_zero_point(graph: Graph, want: Profile) -> Faults:
+    """TensorRT takes no zero point but 0."""
+    for node in graph.activations() if want.symmetric else ():
+        zero = graph.parameters(node).zero_point
+        if zero is not None and zero.any():
+            yield (
+                graph.label(node),
+                f"has zero point {zero.flat[0]}; the engine takes symmetric quantization only, with 0",
+            )
+
+
+@rule("error")
+def relu_zero_point(graph: Graph, want: Profile) -> Faults:
+    """A ReLU is absorbed where the least integer means 0, since the clamp to that integer is the ReLU then."""
+    for node in graph.activations() if onnxruntime_runs(want) else ():
+        before, p = graph.producer(node.input[0]), graph.parameters(node)
+        if before is None or before.op_type != "Relu" or p.zero_point is None or p.integers not in ("int8", "uint8"):
+            continue
+        least = np.iinfo(p.integers).min
+        if (p.zero_point != least).any():
+            yield (
+                graph.label(node),
+                f"quantizes what a ReLU made to {p.integers} with zero point {p.zero_point.flat[0]}, not {least}: the "
+                "ReLU stays, and the convolution before it runs in float without a word",
+            )
+
+
+@rule("error", "scale above 0: calibrate again; a channel that is always 0 takes any small positive scale")
+def scale(graph: Graph, want: Profile) -> Faults:
+    """A scale is a finite number above 0, and known before the network runs."""
+    for node in graph.of(Q, DQ):
+        steps = graph.parameters(node).scale
+        if steps is None:
+            yield graph.label(node), "computes its scale at run time, which the engine does not run in INT8"
+        elif not np.isfinite(steps).all():
+            yield graph.label(node), "has a scale that is NaN or infinite: everything after it is lost"
+        elif (steps <= 0).any():
+            yield (
+                graph.label(node),
+                f"has {int((steps <= 0).sum())} scale(s) of 0 or below: the engine refuses it, or divides by 0",
+            )
+
+
+@rule("error", "give a DequantizeLinear the scale and zero point of the QuantizeLinear before it")
+def pair(graph: Graph, want: Profile) -> Faults:
+    """What Q divides by, DQ must multiply by."""
+    for node in graph.of(DQ):
+        before = graph.producer(node.input[0])
+        if before is not None and before.op_type == Q:
+            p, q = graph.parameters(before), graph.parameters(node)
+            if not p.same(q):
+                yield (
+                    graph.label(node),
+                    f"undoes '{graph.label(before)}' with another scale or zero point: the values change",
+                )
+
+
+@rule("warning", "remove one of the two")
+def twice(graph: Graph, want: Profile) -> Faults:
+    """DQ and Q with nothing between them round a second time."""
+    for node in graph.activations():
+        before = graph.producer(node.input[0])
+        if before is not None and before.op_type == DQ:
+            same = graph.parameters(before).same(graph.parameters(node))
+            what = "changes nothing and costs time" if same else "rounds to another grid, which costs accuracy and time"
+            yield graph.label(node), f"quantizes again what '{graph.label(before)}' has just dequantized; that {what}"
+
+
+@rule("error")
+def weight_type(graph: Graph, want: Profile) -> Faults:
+    """Weights are signed: their zero point is 0 then, and the sums need no correction."""
+    for layer, node in graph.weights():
+        kind = graph.parameters(node).integers
+        if kind != "int8":
+            yield graph.label(layer), f"has {kind} weights; files for this target have int8 ones, with zero point 0"
+
+
+@rule("error")
+def weight_zero_point(graph: Graph, want: Profile) -> Faults:
+    """With any other zero point each product would need a correction, so engines take 0 only."""
+    for layer, node in graph.weights():
+        zero = graph.parameters(node).zero_point
+        if zero is not None and zero.any():
+            yield (
+                graph.label(layer),
+                f"has weights with zero point {zero[zero != 0].flat[0]}; they must be symmetric, with 0",
+            )
+
+
+@rule("error")
+def weight_axis(graph: Graph, want: Profile) -> Faults:
+    """A scale can be taken out of the sum over input channels only if it belongs to an output channel."""
+    for layer, node in graph.weights():
+        axis, rank = graph.parameters(node).axis, len(graph.shape(layer.input[1]))
+        outputs = _output_axis(layer, rank)
+        if axis is not None and rank and axis % rank != outputs:
+            yield (
+                graph.label(layer),
+                f"has a weight scale for each slice along axis {axis}, not for each output channel (axis {outputs})",
+            )
+
+
+@rule("warning")
+def weight_granularity(graph: Graph, want: Profile) -> Faults:
+    """One scale for all channels gives the small ones few steps."""
+    for layer, node in graph.weights():
+        p = graph.parameters(node)
+        channelwise = p.scale is None or p.axis is not None
+        if not channelwise and want.weights == "per_channel" and max(graph.shape(layer.input[1]), default=1) > 1:
+            yield (
+                graph.label(layer),
+                "has one scale for the whole weight; one for each output channel loses less accuracy",
+            )
+        elif p.axis is not None and want.weights == "per_tensor":
+            yield graph.label(layer), "has a weight scale for each channel; the target takes one for the layer"
+
+
+@rule("error")
+def integer_bias(graph: Graph, want: Profile) -> Faults:
+    """TensorRT dequantizes int8, not int32: it adds a float bias."""
+    for node in graph.of(DQ) if "tensorrt" in want.engines else ():
+        if graph.parameters(node).integers == "int32":
+            yield graph.label(node), "dequantizes an int32 bias, which the engine does not load; it takes a float bias"
+
+
+@rule("warning")
+def float_bias(graph: Graph, want: Profile) -> Faults:
+    """ONNX Runtime computes a fully connected layer in integers only if its bias is int32."""
+    for layer, _ in graph.weights() if want.integer_bias else ():
+        if layer.op_type == "Gemm" and len(layer.input) > 2 and not graph.is_dequantized(layer.input[2]):
+            yield graph.label(layer), "has a float bias: the engine dequantizes all of its weights at every run"
+
+
+def _other_activations(graph: Graph, want: Profile) -> Iterator[tuple[NodeProto, str]]:
+    """The Q nodes to another integer type than the target's, with that type."""
+    for node in graph.activations():
+        kind = graph.parameters(node).integers
+        if kind not in ("", want.activations):
+            yield node, kind
+
+
+def _output_axis(layer: NodeProto, rank: int) -> int:
+    """The axis of a weight that runs over output channels."""
+    if layer.op_type == "MatMul":
+        return rank - 1
+    if layer.op_type == "ConvTranspose" or (layer.op_type == "Gemm" and not attribute(layer, "transB", 0)):
+        return 1
+    return 0

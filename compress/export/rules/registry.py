@@ -1,0 +1,46 @@
+"""The registry of lint rules.
+
+A rule reads the graph and the target's profile and yields (node, what is wrong and what follows from it). To add one,
+write a function under ``@rule`` in a module of this folder: its name, in words, is the rule's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+from compress.export.qdq import Graph
+from compress.targets import Profile
+
+Severity = Literal["error", "warning"]
+Faults = Iterator[tuple[str, str]]
+Check = Callable[[Graph, Profile], Faults]
+
+
+class Rule(NamedTuple):
+    """A check with what its findings have in common."""
+
+    name: str
+    severity: Severity
+    remedy: str
+    check: Check
+
+
+RULES: list[Rule] = []
+
+REQUANTIZE = "quantize and export again with `--set target.name={target}`"
+
+
+def rule(severity: Severity, remedy: str = REQUANTIZE) -> Callable[[Check], Check]:
+    """Register a check; ``{target}`` in the remedy becomes the target's name."""
+
+    def register(check: Check) -> Check:
+        RULES.append(Rule(check.__name__.replace("_", "-"), severity, remedy, check))
+        return check
+
+    return register
+
+
+def onnxruntime_runs(want: Profile) -> bool:
+    """Whether ONNX Runtime runs the files: its integer kernels take a layer together with the Q after it."""
+    return "onnxruntime" in want.engines

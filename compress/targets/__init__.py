@@ -1,0 +1,78 @@
+"""What each target's engine wants its INT8 files to look like: one small TOML file a target.
+
+Adding a target is adding ``<name>.toml`` to this folder; nothing else lists the names.
+
+>>> profile("tensorrt").add
+'skip'
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from compress.errors import ConfigError
+
+
+class Profile(BaseModel):
+    """Placement and form of the quantizers; ``docs/targets.md`` says why for each target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    engines: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        description="the engines that run such a file in INT8; the first is the one it is made for"
+    )
+    activations: Literal["uint8", "int8"] = Field(description="integers of an activation")
+    symmetric: bool = Field(description="activations have zero point 0; else any, so that the range fits closely")
+    weights: Literal["per_channel", "per_tensor"] = Field(
+        "per_channel", description="one symmetric int8 weight scale for each output channel, or for the layer"
+    )
+    add: Literal["both", "skip"] = Field(
+        description="quantize both inputs of a residual add, or the skip alone, so that conv + add + ReLU fuse"
+    )
+    float_output: bool = Field(
+        description="an integer convolution may give a float result; else it must be quantized, or all runs in float"
+    )
+    keep_float: tuple[Literal["Conv2d", "Linear"], ...] = Field((), description="kinds of layer that stay float")
+    integer_bias: bool = Field(description="fully connected layers carry an int32 bias; else a float one")
+    float_type: Literal["float32", "float16"] = Field(
+        "float32", description="type of what is not quantized; the file's inputs and outputs are float32 always"
+    )
+    opset: Annotated[int, Field(ge=13)] = Field(description="ONNX opset of the exported file")
+
+
+def names() -> tuple[str, ...]:
+    """The known targets, in alphabetical order."""
+    return tuple(sorted(f.name.removesuffix(".toml") for f in files(__name__).iterdir() if f.name.endswith(".toml")))
+
+
+@cache
+def profile(name: str) -> Profile:
+    """The profile of a target.
+
+    Raises:
+        ConfigError: there is none of that name, or its file is wrong.
+    """
+    if name not in names():
+        raise ConfigError(f"unknown target '{name}'", remedy=f"known: {', '.join(names())}")
+    try:
+        return Profile(name=name, **tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ConfigError(f"the profile of target '{name}' is wrong: {error}") from None
+
+
+def default_target(engine: str) -> str:
+    """The target that an engine gets where none is named: the one named after it, else the first made for it.
+
+    >>> default_target("onnxruntime")
+    'ort-x86'
+    """
+    made_for = [name for name in reversed(names()) if profile(name).engines[0] == engine]
+    if not made_for:
+        raise ConfigError(f"no target is made for engine '{engine}'", remedy=f"known targets: {', '.join(names())}")
+    return engine if engine in made_for else made_for[0]
