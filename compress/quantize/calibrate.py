@@ -35,7 +35,7 @@ from compress.targets import profile
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 
-_CORRECTED_ON = 64  # images, held in memory at once; a layer's errors are averaged over thousands of their pixels
+_CORRECTED_ON = 32  # images, held in memory at once; a layer's errors are averaged over thousands of their pixels
 _JUDGED_ON = 32  # other images: is the equalized network the better one?
 
 
@@ -137,11 +137,7 @@ def calibrate(
 
 def _first(images: Images, count: int) -> Tensor:
     """Up to ``count`` images from the start, as one batch."""
-    return _joined(iter(images), count)
-
-
-def _joined(batches: Iterator[Tensor], count: int) -> Tensor:
-    taken: list[Tensor] = []
+    batches, taken = _checked(images), list[Tensor]()
     while sum(map(len, taken)) < count and (batch := next(batches, None)) is not None:
         taken.append(batch)
     return torch.cat(taken)[:count]
@@ -171,7 +167,7 @@ def _checked(images: Images) -> Iterator[Tensor]:
             raise DataError(
                 f"calibration batch {index} has NaN or infinite pixels", remedy="check data.mean and data.std"
             )
-        yield batch
+        yield batch.contiguous(memory_format=torch.channels_last)  # convolutions run a quarter faster
 
 
 def _sites(folded: nn.Module, images: Images, *, symmetric: bool) -> Sites:

@@ -45,7 +45,8 @@ class Histogram:
             return
         self._widen(max(-least, most))
         step = (values.numel() >> _SAMPLED) | 1  # odd: images have even sides, a step of 16 would see the same columns
-        index = (values.detach().flatten()[::step] / self.width).floor_().to(torch.int64) + BINS // 2
+        flat = (values.movedim(1, -1) if values.dim() == 4 else values).detach().reshape(-1)  # no copy if channels last
+        index = (flat[::step] / self.width).floor_().to(torch.int64) + BINS // 2
         self.counts += torch.bincount(index.clamp_(0, BINS - 1), minlength=BINS)
 
     def centers(self) -> Tensor:

@@ -16,7 +16,7 @@ from compress.engines.onnxruntime import OpenOptions, operator_counts, optimized
 from compress.errors import ModelError
 from compress.export.lower import lower, quantize_weight
 from compress.export.onnx import export_onnx
-from compress.export.parity import check, compare
+from compress.export.parity import FP32_ERROR, INT8_ERROR, check, compare
 from compress.quantize.calibrate import calibrate
 from compress.quantize.fakequant import fake_quantized
 from compress.quantize.fold import fold
@@ -72,7 +72,7 @@ def test_int8_files_compute_what_fake_quantization_does(
     calibrated = calibrate(make(name), images, target)
     path = tmp_path / "net.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8"), opset=20)
-    assert check(path, calibrated.fake(), torch.cat(images), int8=True).cosine > 0.99
+    assert check(path, calibrated.fake(), torch.cat(images), limit=INT8_ERROR).cosine > 0.99
     if (name, target) == ("cifar_resnet20", "ort-x86"):  # option A shortcuts keep no add in float
         counts = operator_counts(optimized_graph(path, OpenOptions()))
         assert (counts["QLinearConv"], counts["QLinearAdd"]) == (19, 9)
@@ -96,7 +96,7 @@ def test_float_files_of_backbones_have_numbered_outputs(make: Make, images: list
     net, path = make("maps"), tmp_path / "net.onnx"
     export_onnx(fold(net), path, metadata("fp32"), opset=20)
     assert [o.name for o in onnx.load(path).graph.output] == ["output0", "output1"]
-    parity = check(path, net, images[0], int8=False)
+    parity = check(path, net, images[0], limit=FP32_ERROR)
     assert parity.error < 1e-5
     assert parity.agreement is None
 
@@ -120,14 +120,14 @@ def test_a_dead_channel_with_a_bias_survives_integer_arithmetic(images: list[Ten
     calibrated = calibrate(net, images, "ort-x86")
     path = tmp_path / "net.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8"), opset=20)
-    assert check(path, calibrated.fake(), images[0], int8=True).error < 0.02
+    assert check(path, calibrated.fake(), images[0], limit=INT8_ERROR).error < 0.02
 
 
 def test_a_file_of_another_net_fails_parity(make: Make, images: list[Tensor], tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export_onnx(fold(make("cifar_resnet20")), path, metadata("fp32"), opset=20)
     with pytest.raises(ModelError, match="does not compute what torch computes"):
-        check(path, make("cifar_resnet20_b"), images[0], int8=False)
+        check(path, make("cifar_resnet20_b"), images[0], limit=FP32_ERROR)
 
 
 def test_what_onnx_lacks_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:

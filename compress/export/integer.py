@@ -1,0 +1,181 @@
+"""A quantized network computed as ONNX Runtime's x86 kernels compute it: in integers, with their order of rounding.
+
+``fake_quantized`` rounds the same values, but adds them up in float: now and then a sum falls on the other side of a
+rounding boundary, and each such step moves others in the layers after it. Two correct computations of a ResNet-18 so
+come to differ by a few percent, which hides a real fault of that size. This one does not differ.
+
+A tensor is held as what the kernels hold at that place: integers with their scale (``Codes``), or a result that is
+still to be rounded (``Sum``, ``Addition``). What runs in float between them runs in float here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from compress.export.lower import quantize_weight
+from compress.quantize.fakequant import FakeActivation, insert
+from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.targets import Profile
+
+# What moves integers and does not compute.
+_MOVES = ("MaxPool2d", "max_pool2d", "SelectPad", "Flatten", "flatten", "view", "reshape", "squeeze", "Dropout")
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Integers (as float64) of a quantizer: real value = scale * (integers - zero_point)."""
+
+    integers: Tensor
+    q: Activation
+
+    @property
+    def scale(self) -> Tensor:
+        return torch.tensor(self.q.scale)
+
+    def centered(self) -> Tensor:
+        return self.integers - self.q.zero_point
+
+    def real(self) -> Tensor:
+        return self.centered().float() * self.scale
+
+    def rounded(self, q: Activation) -> Codes:
+        return self if _alike(self.q, q) else _quantize(self.real(), q)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """An int32 accumulator; real value = scale * total / count, float32 scale (1, C, 1, 1) or a number."""
+
+    total: Tensor
+    scale: Tensor
+    count: int = 1
+
+    def real(self) -> Tensor:
+        return self.total.float() * (self.scale / self.count)
+
+    def rounded(self, q: Activation) -> Codes:
+        step = self.scale / (torch.tensor(q.scale) * self.count)
+        return _clamped(self.total.float() * step, q)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Two operands of an addition; rounded in one step."""
+
+    left: Codes
+    right: Codes
+
+    def real(self) -> Tensor:
+        return self.left.real() + self.right.real()
+
+    def rounded(self, q: Activation) -> Codes:
+        a, b = (operand.scale / torch.tensor(q.scale) for operand in (self.left, self.right))
+        fixed = q.zero_point - (a * self.left.q.zero_point + b * self.right.q.zero_point)
+        # fused multiply-adds: the product is exact, the sum is rounded to float32
+        part = (self.right.integers * b.double() + fixed.double()).float()
+        total = (self.left.integers * a.double() + part.double()).float()
+        return Codes(total.double().round().clamp(q.low, q.high), q)
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """A ReLU that becomes part of the rounding after it."""
+
+    value: Codes | Sum | Addition
+
+    def real(self) -> Tensor:
+        return self.value.real().relu()
+
+    def rounded(self, q: Activation) -> Codes:
+        return replace(codes := self.value.rounded(q), integers=codes.integers.clamp(min=q.zero_point))
+
+
+def simulates(target: Profile) -> bool:
+    """Whether these are the kernels that run a target's files."""
+    return "onnxruntime" in target.engines and target.activations == "uint8" and target.add == "both"
+
+
+Held = Codes | Sum | Addition | Rectified
+
+
+def integer_network(net: nn.Module, quantizers: Quantizers) -> Callable[[Tensor], Any]:
+    """A function from images (N, C, H, W) to what the engine gives for them, in the structure that ``net`` returns.
+
+    Args:
+        net: BN-folded, as calibrated.
+        quantizers: placed for ONNX Runtime on x86.
+    """
+    integers = _Integers(net, quantizers)
+    return lambda images: pytree.tree_map(_real, integers.run(images))
+
+
+class _Integers(fx.Interpreter):
+    """Runs the graph node by node on what the kernels hold."""
+
+    def __init__(self, net: nn.Module, quantizers: Quantizers) -> None:
+        super().__init__(insert(net, replace(quantizers, weights=()), FakeActivation, lambda _, __: nn.Identity()))
+        self.weights = {w.layer: w for w in quantizers.weights}
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module, x = self.module.get_submodule(str(target)), args[0]
+        if isinstance(module, FakeActivation):
+            return _quantize(x, module.quantizer) if isinstance(x, Tensor) else x.rounded(module.quantizer)
+        if isinstance(module, nn.Conv2d | nn.Linear) and str(target) in self.weights and isinstance(x, Codes):
+            return _layer(module, self.weights[str(target)], x)
+        return _apply(type(module).__name__, module, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _apply(getattr(target, "__name__", ""), target, args, kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _apply(str(target), getattr(Tensor, str(target)), args, kwargs)
+
+
+def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """An operation on integers where there is a kernel for it, else on real values."""
+    match (name, *args):
+        case ("ReLU" | "relu" | "relu_", Codes() | Sum() | Addition() as x, *_):
+            return Rectified(x)
+        case ("add" | "add_" | "iadd", Codes() as left, Codes() as right):
+            return Addition(left, right)
+        case ("AdaptiveAvgPool2d" | "adaptive_avg_pool2d", Codes() as x, *rest):
+            if call(x.integers, *rest, **kwargs).shape[2:].numel() == 1:
+                return Sum(x.centered().sum((2, 3), keepdim=True), x.scale, x.integers.shape[2:].numel())
+        case (_, Codes() as x, *rest) if name in _MOVES:
+            return replace(x, integers=call(x.centered(), *rest, **kwargs) + x.q.zero_point)
+        case (_, Sum() as x, *rest) if name in _MOVES and x.scale.numel() == 1:
+            return replace(x, total=call(x.total, *rest, **kwargs))
+    real_args, real_kwargs = pytree.tree_map(_real, (args, dict(kwargs)))
+    return call(*real_args, **real_kwargs)
+
+
+def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes) -> Sum:
+    """An int32 accumulator: float64 holds it exactly."""
+    scale = x.scale * torch.tensor(w.scale)
+    state = {"weight": quantize_weight(w, layer.weight).double()}
+    if layer.bias is not None:
+        state["bias"] = (layer.bias / scale).round().double()
+    total = torch.func.functional_call(layer, state, (x.centered(),))
+    return Sum(total, scale.reshape(1, -1, *[1] * (total.dim() - 2)))
+
+
+def _quantize(x: Tensor, q: Activation) -> Codes:
+    return _clamped(x.float() / torch.tensor(q.scale), q)
+
+
+def _clamped(steps: Tensor, q: Activation) -> Codes:
+    return Codes((steps.round().double() + q.zero_point).clamp(q.low, q.high), q)
+
+
+def _alike(a: Activation, b: Activation) -> bool:
+    return (a.scale, a.zero_point, a.low) == (b.scale, b.zero_point, b.low)
+
+
+def _real(value: Any) -> Any:
+    return value.real() if isinstance(value, Held) else value
