@@ -76,11 +76,15 @@ class Addition:
 
     def rounded(self, q: Activation) -> Codes:
         a, b = (operand.scale / torch.tensor(q.scale) for operand in (self.left, self.right))
-        fixed = q.zero_point - (a * self.left.q.zero_point + b * self.right.q.zero_point)
-        # fused multiply-adds: the product is exact, the sum is rounded to float32
-        part = (self.right.integers * b.double() + fixed.double()).float()
-        total = (self.left.integers * a.double() + part.double()).float()
+        zeros = _multiply_add(a, self.left.q.zero_point, b * self.right.q.zero_point)
+        partial = _multiply_add(b, self.right.integers, q.zero_point - zeros)
+        total = _multiply_add(a, self.left.integers, partial)
         return Codes(total.double().round().clamp(q.low, q.high), q)
+
+
+def _multiply_add(factor: Tensor, integers: Tensor | int, term: Tensor) -> Tensor:
+    """The processor's fused multiply-add: rounded to float32 once."""
+    return (factor.double() * integers + term.double()).float()
 
 
 @dataclass(frozen=True)
