@@ -105,7 +105,7 @@ test-all: $(ENV)       ## every test that this machine can run
 lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 clean:                 ## remove what the stages wrote for this run
-	rm -rf $(addprefix $(RUN)/,baseline prune finetune quantize export build .scratch make.args summary.json summary.md)
+	rm -rf $(addprefix $(RUN)/,baseline prune finetune quantize calibrations sensitivity export build .scratch make.args summary.json summary.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
 	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -89,7 +89,8 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         )
         write_json(out / "export.json", report)
 
-    settings = {"name": config.name, "source": source, "target": config.target.name, "version": __version__}
+    target = config.target.profile.model_dump(mode="json")
+    settings = {"name": config.name, "source": source, "target": target, "version": __version__}
     return run.stage("export", work, settings=settings, parents=[quantized, parent, baseline])
 
 

@@ -70,6 +70,8 @@ class Unrolled(nn.Module):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
         self.nodes = tuple(graph.graph.nodes)
+        last = {source: node for node in self.nodes for source in node.all_input_nodes}
+        self.spent = {node: [source for source, user in last.items() if user is node] for node in self.nodes}
         for node in self.nodes:
             name = PREFIX + node.name
             if node.op == "call_module":  # a copy for every call of a shared layer, or it would have one name only
@@ -105,6 +107,8 @@ class Unrolled(nn.Module):
             else:
                 values[node] = getattr(self, PREFIX + node.name)(*args, **kwargs)
             see(node, values[node])
+            for source in self.spent[node]:  # or a batch would hold every layer's output at once
+                del values[source]
         raise AssertionError("a graph ends with its output node")
 
     @torch.no_grad()

@@ -38,14 +38,15 @@ class Histogram:
 
         NaN and infinite values are noted in ``low`` and ``high`` and not counted.
         """
-        least, most = (float(end) for end in values.detach().aminmax())
+        values = values.detach()
+        flat = (values.movedim(1, -1) if values.dim() == 4 else values).reshape(-1)  # no copy if channels are last
+        least, most = (float(end) for end in flat.aminmax())
         self.low, self.high = min(self.low, least), max(self.high, most)
         if not (math.isfinite(least) and math.isfinite(most)):
             self.low, self.high = -math.inf, math.inf
             return
         self._widen(max(-least, most))
-        step = (values.numel() >> _SAMPLED) | 1  # odd: images have even sides, a step of 16 would see the same columns
-        flat = (values.movedim(1, -1) if values.dim() == 4 else values).detach().reshape(-1)  # no copy if channels last
+        step = (len(flat) >> _SAMPLED) | 1  # odd: images have even sides, a step of 16 would see the same columns
         index = (flat[::step] / self.width).floor_().to(torch.int64) + BINS // 2
         self.counts += torch.bincount(index.clamp_(0, BINS - 1), minlength=BINS)
 

@@ -55,10 +55,12 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         "target": config.target.name,
         "data": data_settings(config),
         "mode": config.quantize.mode,
-        "max_drop": config.quantize.max_drop,
     }
     if config.quantize.mode == "qat":
         settings["qat"] = config.qat.model_dump(mode="json")
+    elif config.quantize.max_drop is not None:
+        settings["max_drop"] = config.quantize.max_drop
+        settings["sensitivity_images"] = config.quantize.sensitivity_images
 
     def work(out: Path, scratch: Path) -> None:
         model, data, calibrated = load_model(parent), open_data(config), load_calibrated(calibration)
@@ -107,18 +109,17 @@ def sensitivity(config: Config, run: Run) -> Path:
 
 def _calibration(config: Config, run: Run, parent: Path) -> Path:
     """The calibrated network, from ``calibrations/`` where these images and settings have been used before."""
-    model, data = load_model(parent), open_data(config)
-    sample = _sample(config, data, run.progress, config.quantize.calibration_images)
-    fields = {"method", "correction", "equalization", "batch_size"}
+    fields = {"calibration_images", "batch_size", "method", "correction", "equalization"}
     settings = {
-        "target": config.target.name,
-        "sha256": _digest(sample),
-        "images": len(sample),
+        "target": config.target.profile.model_dump(mode="json"),
+        "data": data_settings(config),
         "seed": config.run.seed,
         **config.quantize.model_dump(mode="json", include=fields),
     }
 
     def work(out: Path, scratch: Path) -> None:
+        model = load_model(parent)
+        sample = _sample(config, open_data(config), run.progress, config.quantize.calibration_images)
         transform, size = eval_transform(model.preprocess), config.quantize.batch_size
         calibrated = calibrate(
             model.net,
@@ -130,9 +131,17 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
             progress=run.progress,
         )
         save_calibrated(model, calibrated, out)
-        write_json(out / CALIBRATION, {**settings, "equalized": calibrated.equalized})
+        record = {
+            "images": len(sample),
+            "seed": config.run.seed,
+            "sha256": _digest(sample),
+            "method": config.quantize.method,
+            "correction": config.quantize.correction,
+            "equalized": calibrated.equalized,
+        }
+        write_json(out / CALIBRATION, record)
 
-    text = json.dumps([settings, tree_sha256(parent)], sort_keys=True)
+    text = json.dumps([settings, tree_sha256(parent)], sort_keys=True, default=str)
     name = f"{config.target.name}-{config.quantize.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     store = Run(run.directory / "calibrations", force=run.force, progress=run.progress)
     device = pick_device(config.qat.device)
