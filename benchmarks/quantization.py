@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
+import torch
 from rich.console import Console
 
 from benchmarks import stats
@@ -40,6 +40,7 @@ from compress.cli import run_command
 from compress.engines.base import Array
 from compress.errors import ConfigError
 from compress.progress import SILENT, Progress, Terminal
+from compress.quantize.sensitivity import Ratio
 from compress.run import Run, read_json, write_atomic, write_json
 
 HEADER = ["INT8 by", "same answer as FP32, %", "SQNR dB", "top-1 %", "change, points", "time s", "export s", "peak GB"]
@@ -91,16 +92,15 @@ class Row:
 
 
 def sqnr_db(reference: Array, other: Array) -> float:
-    """Signal-to-quantization-noise ratio in decibels: 10 log10(sum reference² / sum (reference - other)²).
+    """Signal-to-quantization-noise ratio in dB over all elements, such as the logits of all images; see ``Ratio``.
 
-    The sums run over all elements, such as the logits of all images; equal arrays give infinity.
-
+    >>> import numpy as np
     >>> round(sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 4.5])), 6)
     20.0
     """
-    exact = reference.astype(np.float64)
-    noise = float(np.square(exact - other).sum())
-    return 10 * math.log10(float(np.square(exact).sum()) / noise) if noise else math.inf
+    ratio = Ratio()
+    ratio.add(torch.from_numpy(reference), torch.from_numpy(other))
+    return ratio.db
 
 
 def spread(seconds: Sequence[float]) -> str:

@@ -43,7 +43,8 @@ def quantize(fp32: Path, folder: Path, sample: Split, target: str, out: Path) ->
         if (metadata.arch, metadata.classes) != (model.arch, model.classes):
             raise ModelError(f"{fp32} ({metadata.arch}) is not the network in {folder} ({model.arch})")
         exported = out / f"{fp32.stem.removesuffix('_fp32')}_{target}.onnx"
-        export_onnx(lower(calibrated.net, calibrated.quantizers), exported, metadata, rule.opset)
+        half = rule.float_type == "float16"
+        export_onnx(lower(calibrated.net, calibrated.quantizers), exported, metadata, rule.opset, half=half)
         built_for = TargetConfig(name=target)
         return build_engine(built_for.engine, exported, out, built_for)
 

@@ -26,6 +26,7 @@ from benchmarks.peers.source import Images, read
 from benchmarks.worker import peak_memory
 from calibration.sampler import calibration_sample
 from calibration.split import Split
+from compress.engines.openvino import without_telemetry
 from compress.errors import ConfigError, EngineError, PipelineError
 
 Write = Callable[[], Path]
@@ -130,7 +131,8 @@ def _peer(job: Job, folder: Path) -> Callable[[], Write]:
 
 
 def _ours(job: Job, folder: Path) -> Callable[[], Write]:
-    from benchmarks.quantization_ours import quantize  # imports what a peer has no need of
+    with without_telemetry():
+        from benchmarks.quantization_ours import quantize  # imports what a peer has no need of
 
     if job.model is None:
         raise ConfigError(f"'{job.name}' needs the float network", remedy="give --model, such as runs/NAME/baseline")

@@ -2,14 +2,16 @@
 
 The dense FP32 network and the pruned one, both in ONNX Runtime, and the INT8 engines that were built are measured on
 the same images and in one interleaved run. Where no engine was built that runs here, the exported INT8 file stands in.
+Where layers were left in float, the file without any is measured too: what they cost in latency, and bring in accuracy.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress, Terminal
 from compress.run import MANIFEST, Run, file_sha256, read_json, write_atomic, write_json
+from compress.targets import profile
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
@@ -88,6 +91,7 @@ def networks(run: Run) -> dict[str, Path]:
     dense = _only(export, "*_dense_fp32.onnx")
     name = dense.name.removesuffix("_dense_fp32.onnx")
     int8 = _only(export, f"{name}_int8.onnx")
+    whole = export / f"{name}_int8_all.onnx"
     pruned = read_json(export / MANIFEST)["settings"].get("source") != "baseline"
     kind = "pruned" if pruned else "dense"
     built = {
@@ -99,6 +103,7 @@ def networks(run: Run) -> dict[str, Path]:
         "dense FP32": dense,
         **({"pruned FP32": _only(export, f"{name}_fp32.onnx")} if pruned else {}),
         **(built or {f"{kind} INT8": int8}),
+        **({f"{kind} INT8, no layer in float": whole} if whole.exists() else {}),
     }
 
 
@@ -145,13 +150,28 @@ def title(rows: Sequence[Row]) -> str:
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Warnings and reasons of every result, each once."""
+    """Warnings and reasons of every result, and what was measured in another engine than its own; each once."""
     said = [
         f"{row.name}: {text}"
         for row in rows
-        for text in [*(reason for verdict in row.verdicts for reason in verdict.reasons), *row.latency.warnings]
+        for text in [
+            *_elsewhere(row.metadata.target, row.latency.backend.name),
+            *(reason for verdict in row.verdicts for reason in verdict.reasons),
+            *row.latency.warnings,
+        ]
     ]
     return list(dict.fromkeys(said))
+
+
+def _elsewhere(target: str, engine: str) -> Iterator[str]:
+    """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
+    if not target:
+        return
+    made_for, machine = profile(target), platform.machine()
+    if engine not in made_for.engines:
+        yield f"made for {made_for.engines[0]}, measured in {engine}: its latency here is not that of the target"
+    elif made_for.machines and machine not in made_for.machines:
+        yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
 
 
 def _only(folder: Path, pattern: str) -> Path:

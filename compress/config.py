@@ -216,7 +216,7 @@ class QuantizeConfig(Section):
     )
     equalization: bool = Field(False, description="even out channels across layers, if that lessens the error")
     max_drop: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="leave the fewest layers in float that keep the top-1 drop (points) within this"
+        None, description="leave the costliest layers in float until the top-1 drop (points) is within this"
     )
 
     sensitivity_images: Positive = Field(32, description="images on which each layer's share in the error is measured")
@@ -271,6 +271,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid TOML: {error}") from None
     _drop_budgets(table, overrides)
+    _drop_target(table, overrides)
     for override in overrides:
         _override(table, override)
     try:
@@ -285,6 +286,14 @@ def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:
     if isinstance(section, dict) and any(o.split("=")[0].strip().removeprefix("prune.") in BUDGETS for o in overrides):
         for kind in BUDGETS:
             section.pop(kind, None)
+
+
+def _drop_target(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """An overriding target or engine takes the place of the file's target, engine and device."""
+    section = table.get("target")
+    if isinstance(section, dict) and {o.split("=")[0].strip() for o in overrides} & {"target.name", "target.engine"}:
+        for key in ("name", "engine", "device"):
+            section.pop(key, None)
 
 
 def _override(table: dict[str, Any], override: str) -> None:

@@ -114,3 +114,20 @@ def test_direct_dependencies_are_pinned_as_in_the_constraints() -> None:
     for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
         name, _, version = requirement.partition("==")
         assert pinned.get(canonicalize_name(name)) == version
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "engine", "device"),
+    [
+        ("target.name=ort-x86", "ort-x86", "onnxruntime", "cpu"),
+        ("target.engine=openvino", "openvino", "openvino", "cpu"),
+        ("target.threads=2", "tensorrt", "tensorrt", "cuda"),
+    ],
+)
+def test_an_overriding_target_takes_the_place_of_the_files(
+    tmp_path: Path, override: str, name: str, engine: str, device: str
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[target]\nengine = "tensorrt"\ndevice = "cuda"\n')
+    target = load_config(path, [override]).target
+    assert (target.name, target.engine, target.device) == (name, engine, device)

@@ -7,13 +7,13 @@ A peer is a module with ``quantize(source, images, out, **options)``; adding one
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from benchmarks.peers.source import Images, Source
+from compress.engines.openvino import without_telemetry
 from compress.errors import BackendAbsent, ConfigError
 
 
@@ -53,9 +53,9 @@ def load(name: str) -> Quantize:
     if name not in PEERS:
         raise ConfigError(f"unknown peer '{name}'", remedy=f"known: {', '.join(PEERS)}")
     peer = PEERS[name]
-    os.environ.setdefault("NNCF_CI", "1")  # no telemetry: no network unless the user asks for it
     try:
-        module = importlib.import_module(f"benchmarks.peers.{peer.module}")
+        with without_telemetry():
+            module = importlib.import_module(f"benchmarks.peers.{peer.module}")
     except ModuleNotFoundError as error:
         raise BackendAbsent(
             f"peer '{name}' needs {error.name}, which is not installed",

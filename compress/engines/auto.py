@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.config import TargetConfig
-from compress.engines.base import backend, build_engine, engine_files
+from compress.engines.base import backend, build_engine, check_machine, engine_files
 from compress.engines.sidecar import sidecar_path
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress
@@ -66,7 +66,8 @@ def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, 
     for name in sorted(target.profile.engines, key=lambda name: name != target.engine):
         try:
             backend(name).require(target.device)
-        except BackendAbsent as error:
+            check_machine(target.name)
+        except EngineError as error:  # absent, or not for that device
             lacking.append(error)
             progress.note(f"{name} is left out: {_first_line(error)}")
         else:

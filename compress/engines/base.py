@@ -10,6 +10,7 @@ A backend is a module with ``require``, ``open_engine`` and ``build``; adding on
 from __future__ import annotations
 
 import importlib
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from compress.config import TargetConfig
 from compress.engines.metadata import Metadata
-from compress.errors import EngineError
+from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress
 from compress.targets import default_target, profile
 
@@ -269,12 +270,32 @@ def metadata_of(props: Mapping[str, str]) -> Metadata | None:
 
 
 def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:
-    """Raise EngineError where ``path`` was quantized for a target that ``engine`` does not run in INT8."""
-    if metadata is not None and metadata.target and engine not in profile(metadata.target).engines:
+    """Is ``engine`` on this machine what ``path`` was quantized for?
+
+    Raises:
+        EngineError: it was for a target that the engine does not run in INT8.
+        BackendAbsent: it was for another processor.
+    """
+    if metadata is None or not metadata.target:
+        return
+    if engine not in profile(metadata.target).engines:
         raise EngineError(
             f"{path.name} was quantized for target {metadata.target}, which {engine} does not run in INT8",
             remedy=f"quantize and export again with `--set target.name={default_target(engine)}`",
         )
+    check_machine(metadata.target)
+
+
+def check_machine(target: str) -> None:
+    """Raise BackendAbsent where INT8 files for ``target`` are made for another processor than this machine's."""
+    machines, here = profile(target).machines, platform.machine()
+    if not machines or here in machines:
+        return
+    emulate = "; or check it under emulation with `python -m benchmarks.arm --engine FILE --root ARM64_TREE`"
+    raise BackendAbsent(
+        f"a file for target {target} is made for {' or '.join(machines)}, this machine is {here}",
+        remedy=f"build it there{emulate if 'aarch64' in machines else ''}",
+    )
 
 
 def _listed(specs: tuple[TensorSpec, ...]) -> str:

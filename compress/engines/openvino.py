@@ -30,6 +30,7 @@ from compress.engines.base import (
     engine_files,
     metadata_of,
 )
+from compress.engines.convolutions import check_convolutions, unquantized
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
 from compress.errors import BackendAbsent, EngineError
@@ -110,8 +111,8 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
     """Convert an exported file to ``<name>.xml`` and ``<name>.bin``, with a sidecar, once it is known to run in INT8.
 
     Raises:
-        EngineError: INT8 was asked for and a convolution runs in float; the message names it and the likely reason.
-        BackendAbsent: OpenVINO is not installed.
+        EngineError: INT8 was asked for and a convolution runs in float, or one that is meant to does not.
+        BackendAbsent: OpenVINO is not installed, or the file is made for another processor.
     """
     require(target.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +124,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
         check_placement(OpenVinoEngine.name, metadata, onnx_path)
         layers = list(compiled_layers(_compile(model, onnx_path, OpenOptions(target.threads, target.device))))
         if metadata is not None and metadata.precision == "int8":
-            _assert_int8(onnx_path, layers, metadata.float_layers)
+            check_convolutions(onnx_path, metadata, _floats(layers), _why)
         counts = layer_counts(layers)
         progress.note(f"compiled model: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         for file in reversed(engine_files(converted)):  # an .xml never stands without its weights
@@ -168,7 +169,7 @@ def runtime() -> Any:
         BackendAbsent: it is not installed, or cannot be imported.
     """
     try:
-        with _as_in_ci():
+        with without_telemetry():
             return importlib.import_module("openvino")
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
@@ -179,17 +180,22 @@ def runtime() -> Any:
 
 
 @contextlib.contextmanager
-def _as_in_ci() -> Iterator[None]:
-    """Importing OpenVINO sends an event over the network and writes into the home folder, unless this is a CI job."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
+def without_telemetry() -> Iterator[None]:
+    """Inside, OpenVINO can be imported, and NNCF, which imports it, without a message to their makers.
+
+    Importing OpenVINO sends an event over the network and writes into the home folder, unless this is a CI job; NNCF
+    looks for a variable of its own. What is imported once stays silent, so the environment is put back afterwards.
+    """
+    before = {name: os.environ.get(name) for name in ("CI", "NNCF_CI")}
+    os.environ.update(CI="true", NNCF_CI="1")
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _read(path: Path) -> Any:
@@ -235,33 +241,12 @@ def _reason(error: RuntimeError) -> str:
     return str(error).strip().rpartition("\n")[2].strip()
 
 
-def _assert_int8(path: Path, layers: list[Layer], float_layers: tuple[str, ...]) -> None:
-    """Raise EngineError where a convolution runs in float that is none of ``float_layers``."""
-    graph = onnx.load(path, load_external_data=False).graph
+def _floats(layers: list[Layer]) -> list[list[str]]:
+    """The layers that each convolution in float was made of; OpenVINO names them after their nodes or outputs."""
     floats = [layer for layer in layers if layer.type == "Convolution" and layer.precision not in _INTEGERS]
-    prefixes = tuple(f"{layer}." for layer in float_layers)
-    found = [(layer.origins[0], _origin(layer, graph)) for layer in floats]
-    wrong = [(name, conv) for name, conv in found if conv is None or not conv.input[1].startswith(prefixes)]
-    if not wrong:
-        return
-    name, conv = wrong[0]
-    name, why = (name, "it is not in the exported graph") if conv is None else (conv.name, _why(conv, graph))
-    raise EngineError(
-        f"{path.name} should run in INT8, but {len(wrong)} convolution(s) run in float, first '{name}': {why}",
-        remedy="quantize and export again with `--set target.name=openvino`",
-    )
-
-
-def _origin(layer: Layer, graph: onnx.GraphProto) -> onnx.NodeProto | None:
-    """The exported convolution that became ``layer``; OpenVINO names it after its node or after its output."""
-    names = {name.removesuffix("/WithoutBiases") for name in layer.origins}
-    return next((node for node in graph.node if node.op_type == "Conv" and names & {node.name, *node.output}), None)
+    return [[name.removesuffix("/WithoutBiases") for name in layer.origins] for layer in floats]
 
 
 def _why(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str:
     """What before a convolution keeps OpenVINO from computing it in integers."""
-    producers = {output: node.op_type for node in graph.node for output in node.output}
-    for role, tensor in zip(("input", "weight"), conv.input, strict=False):
-        if producers.get(tensor) != "DequantizeLinear":
-            return f"its {role} is not quantized (no DequantizeLinear before it)"
-    return "its Q/DQ are all there, but OpenVINO did not use them"
+    return unquantized(conv, graph) or "its Q/DQ are all there, but OpenVINO did not use them"

@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from compress.config import Config, TargetConfig
-from compress.engines.auto import AUTO, RECORD, build_fastest, candidates
-from compress.engines.base import backend, build_engine
-from compress.run import MANIFEST, Run
+from compress.engines.auto import AUTO, build_fastest, candidates
+from compress.engines.base import BACKENDS, backend, build_engine, check_machine, engine_files
+from compress.engines.sidecar import sidecar_path, vouched
+from compress.errors import PipelineError
+from compress.run import Run, file_sha256
 from compress.targets import default_target
 
 
@@ -26,7 +28,7 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
         the stage's folder.
 
     Raises:
-        BackendAbsent: the engine's runtime, or the device that it needs, is not on this machine.
+        BackendAbsent: the engine's runtime, or the device or processor that it needs, is not on this machine.
         PipelineError: stage ``export`` has not run.
         EngineError: the engine could not be built, or would not run in INT8.
     """
@@ -36,13 +38,16 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
     else:
         engines = (target.engine,)
         backend(target.engine).require(target.device)  # before anything is written
+        check_machine(target.name)
     exported = run.need("export") / f"{config.name}_int8.onnx"
 
     def work(out: Path, scratch: Path) -> None:
-        # TensorRT's timings stay, and the engines of other targets, unless only the fastest is wanted.
-        for earlier in run.folder("build").glob("*.timing" if engine == AUTO else "*"):
-            if earlier.name not in (MANIFEST, RECORD):
-                shutil.copyfile(earlier, out / earlier.name)
+        earlier = run.folder("build")
+        kept = list(earlier.glob("*.timing"))  # TensorRT's
+        if engine != AUTO:  # else only the fastest is wanted
+            kept += _engines(earlier, exported)
+        for file in kept:
+            shutil.copyfile(file, out / file.name)
         if engine == AUTO:
             build_fastest(engines, exported, out, target, run.progress)
         else:
@@ -50,6 +55,17 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
 
     settings = {**target.model_dump(), "engine": engine or target.engine, "runtimes": _versions(engines)}
     return run.stage("build", work, settings=settings, parents=[exported])
+
+
+def _engines(folder: Path, exported: Path) -> list[Path]:
+    """The files of those engines in a folder that were built from ``exported`` as it is now."""
+    parent = file_sha256(exported)
+    found: list[Path] = []
+    for engine in (path for known in BACKENDS.values() for path in folder.glob(f"*{known.suffix}")):
+        with suppress(PipelineError, FileNotFoundError):  # no sidecar, a damaged one, another parent, or lost weights
+            vouched(engine, parent_sha256=parent)
+            found += [*engine_files(engine), sidecar_path(engine)]
+    return found
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:

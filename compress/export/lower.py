@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -90,6 +92,7 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
     Where the target computes fully connected layers in integers only if their bias is int32, it is.
     """
     graph = insert(net, quantizers, _QuantizeDequantize, _Dequantize)
+    _fence(graph, {w.layer for w in quantizers.weights})
     if profile(quantizers.target).integer_bias:
         scales = {w.layer: torch.tensor(w.scale) for w in quantizers.weights}
         for node in graph.graph.nodes:
@@ -99,6 +102,22 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
                 bias = _DequantizeBias(layer.bias.detach(), scales[node.target] * step)
                 parametrize.register_parametrization(layer, "bias", bias)
     return graph.eval()
+
+
+def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
+    """Put a clamp that changes nothing between a quantizer and a layer that is to stay float.
+
+    ONNX Runtime would make an integer convolution of it, with one scale for all of its weights.
+    """
+    for node in list(graph.graph.nodes):
+        if isinstance(layer_of(graph, node), nn.Conv2d | nn.Linear) and node.target not in quantized:
+            (source,) = node.all_input_nodes
+            before = layer_of(graph, source)
+            if isinstance(before, _QuantizeDequantize):
+                with graph.graph.inserting_before(node):
+                    fence = graph.graph.call_function(torch.clamp, (source, *before.quantizer.range))
+                node.replace_input_with(source, fence)
+    graph.recompile()
 
 
 def _input_scale(graph: fx.GraphModule, node: fx.Node) -> float | None:

@@ -26,7 +26,7 @@ from compress.models.cost import count
 from compress.models.model import Model, load_model
 from compress.quantize.calibrate import Calibrated
 from compress.quantize.fold import fold
-from compress.quantize.stage import RECORD
+from compress.quantize.stage import ALL_INT8, RECORD
 from compress.quantize.store import load_calibrated
 from compress.run import Run, read_json, write_json
 from compress.targets import Profile
@@ -87,12 +87,16 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
             write(suffix, fold(model.net), {"torch": (model.net, FP32_ERROR)}, _metadata(model, model, "fp32", ""))
         compressed, calibrated = load_model(quantized), load_calibrated(quantized)
         described = _metadata(compressed, load_model(parent), "int8", calibrated.quantizers.target)
-        write(
-            "int8",
-            lower(calibrated.net, calibrated.quantizers),
-            _references(calibrated, config.target.profile),
-            replace(described, float_layers=tuple(record["float_layers"])),
-        )
+        versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, tuple(record["float_layers"]))}
+        if record["float_layers"]:  # the price of those layers is measured beside a file that has none
+            versions["int8_all"] = load_calibrated(quantized / ALL_INT8), ()
+        for suffix, (network, float_layers) in versions.items():
+            write(
+                suffix,
+                lower(network.net, network.quantizers),
+                _references(network, config.target.profile),
+                replace(described, float_layers=float_layers),
+            )
         write_json(out / "export.json", report)
 
     target = config.target.profile.model_dump(mode="json")

@@ -8,9 +8,9 @@ The steps, each in a file of its own: fold BN (``fold``), even out channels (``e
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -44,16 +44,14 @@ class Calibrated:
     """A quantized network beside the float one that it stands for; both BN-folded, layer by layer alike.
 
     Attributes:
-        net: its weights lie on the quantizers' grids.
+        net: its weights are for rounding to the quantizers' grids; after calibration they lie there.
         quantizers: what is INT8 in it.
-        float_net: computes what the trained network computes.
-        equalized: whether channels were equalized, in both.
+        float_net: what it would compute without quantizers; as the trained network does, or as QAT has made it.
     """
 
     net: nn.Module
     quantizers: Quantizers
     float_net: nn.Module
-    equalized: bool = False
 
     def fake(self) -> fx.GraphModule:
         """The network as INT8 computes it; see ``fake_quantized``."""
@@ -121,18 +119,23 @@ def calibrate(
             raise ModelError(f"'{name}' has NaN or infinite values", remedy="load another checkpoint, or train again")
     sites = _sites(folded, images, symmetric=symmetric)
 
-    def quantized(float_net: nn.Module, *, equalized: bool) -> Calibrated:
+    def quantized(float_net: nn.Module) -> Calibrated:
         seen = _observe(float_net, sites, images, progress)
         ranges = [Range(source, user, *METHODS[method](seen[source], symmetric)) for source, user in sites.activations]
         quantizers = place(float_net, target, ranges, _magnitudes(float_net, sites))
         rounded = correct(float_net, quantizers, _first(images, _CORRECTED_ON), correction, progress=progress)
-        return Calibrated(rounded, quantizers, float_net, equalized)
+        return Calibrated(rounded, quantizers, float_net)
 
-    plain = quantized(folded, equalized=False)
-    evened = equalize(folded, [_first(images, _CORRECTED_ON)]) if equalization else None
-    if evened is None:
+    plain = quantized(folded)
+    if not equalization:
         return plain
-    return _closest((plain, quantized(evened, equalized=True)), folded, _last(images, _JUDGED_ON))
+    evened = equalize(folded, [_first(images, _CORRECTED_ON)])
+    if evened is None:
+        progress.note("channels cannot be equalized: not every operation scales with its input (a ReLU does)")
+        return plain
+    best = _closest((plain, quantized(evened)), folded, _last(images, _JUDGED_ON))
+    progress.note(f"channels equalized: {'no, the error is less without' if best is plain else 'yes'}")
+    return best
 
 
 def _first(images: Images, count: int) -> Tensor:
@@ -145,7 +148,9 @@ def _first(images: Images, count: int) -> Tensor:
 
 def _last(images: Images, count: int) -> Tensor:
     """Up to ``count`` images from the end."""
-    *_, last = itertools.accumulate(images, lambda kept, batch: torch.cat([kept, batch])[-count:])
+    last = torch.empty(0)
+    for batch in _checked(images):
+        last = torch.cat([last, batch])[-count:] if len(last) else batch[-count:]
     return last
 
 
@@ -189,7 +194,8 @@ def _observe(net: nn.Module, sites: Sites, images: Images, progress: Progress) -
             seen[node.name].add(value)
 
     for batch in progress.track(_checked(images), "observe", total=len(images)):
-        unrolled.walk(batch, see)
+        with _fitting(batch):
+            unrolled.walk(batch, see)
     for name, histogram in seen.items():
         if not (math.isfinite(histogram.low) and math.isfinite(histogram.high)):
             _check_finite(unrolled, images)  # names the layer where it began
@@ -206,15 +212,22 @@ def _magnitudes(net: nn.Module, sites: Sites) -> dict[str, Tensor]:
 def _check_finite(net: Unrolled, images: Iterable[Tensor]) -> None:
     """Raise ModelError naming the first layer whose output on ``images`` has a NaN or an infinity, if there is one."""
     for batch in images:
-        try:
+        with _fitting(batch):
             layer = net.first_non_finite(batch)
-        except RuntimeError as error:
-            raise ModelError(
-                f"the network does not run on calibration images of shape {tuple(batch.shape[1:])}: {error}",
-                remedy="do data.input_size and data.channels fit the network?",
-            ) from error
         if layer is not None:
             raise ModelError(
                 f"the output of '{layer}' has NaN or infinite values on calibration images",
                 remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was",
             )
+
+
+@contextmanager
+def _fitting(batch: Tensor) -> Iterator[None]:
+    """Say so where the network does not take images of this shape."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelError(
+            f"the network does not run on calibration images of shape {tuple(batch.shape[1:])}: {error}",
+            remedy="do data.input_size and data.channels fit the network?",
+        ) from error

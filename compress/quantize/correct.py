@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from compress.errors import ModelError
 from compress.progress import SILENT, Progress
 from compress.quantize.fakequant import FakeActivation, FakeWeight, insert
 from compress.quantize.graph import Unrolled, layer_of, trace
@@ -69,7 +70,13 @@ class _Sweep(fx.Interpreter):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert isinstance(own, nn.Conv2d | nn.Linear)
         if self.how == "gptq":
-            layer.weight.copy_(round_layer(layer, scale, args[0], self.generator))
+            try:
+                layer.weight.copy_(round_layer(layer, scale, args[0], self.generator))
+            except RuntimeError as error:  # LinAlgError among them
+                raise ModelError(
+                    f"the inputs of '{target}' are too large to sum their squares: {error}",
+                    remedy="evaluate the float network: it may have diverged; or set quantize.correction=none",
+                ) from error
         else:
             layer.weight.copy_(round_to_nearest(layer.weight, scale))
         output = layer(*args, **kwargs)

@@ -63,35 +63,38 @@ class LearnedActivation(FakeActivation):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; returns that shape."""
         q = self.quantizer
+        gradient = _step_gradient(x.numel() // len(x), q.high)
         return torch._fake_quantize_learnable_per_tensor_affine(
-            x.float(), self.scale, self.zero_point, q.low, q.high, _step_gradient(x.numel() // len(x), q.high)
+            x.float(), _bounded(self.scale, q.scale), self.zero_point, q.low, q.high, gradient
         )
 
     def learned(self) -> Activation:
         """The quantizer with the scale that training arrived at."""
-        return replace(self.quantizer, scale=float32(self.scale.item()))
+        return replace(self.quantizer, scale=float32(_bounded(self.scale, self.quantizer.scale).item()))
 
 
 class LearnedWeight(nn.Module):
     """``FakeWeight`` whose scales are trained too."""
 
     zero_point: Tensor
+    first: Tensor
 
     def __init__(self, quantizer: Weight) -> None:
         super().__init__()
         self.layer = quantizer.layer
         self.scale = nn.Parameter(torch.tensor(quantizer.scale))
+        self.register_buffer("first", torch.tensor(quantizer.scale), persistent=False)
         self.register_buffer("zero_point", torch.zeros(len(quantizer.scale)), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         gradient = _step_gradient(weight[0].numel(), WEIGHT_HIGH)
         return torch._fake_quantize_learnable_per_channel_affine(
-            weight, self.scale, self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH, gradient
+            weight, _bounded(self.scale, self.first), self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH, gradient
         )
 
     def learned(self) -> Weight:
         """The quantizer with the scales that training arrived at."""
-        return Weight(self.layer, tuple(float32(scale) for scale in self.scale.tolist()))
+        return Weight(self.layer, tuple(float32(s) for s in _bounded(self.scale, self.first).tolist()))
 
 
 def insert(
@@ -149,6 +152,11 @@ def trained(net: nn.Module, quantizers: Quantizers, fake: nn.Module) -> tuple[nn
         activations=tuple(activations.get(a, a) for a in quantizers.activations),
         weights=tuple(weights.get(w.layer, w) for w in quantizers.weights),
     )
+
+
+def _bounded(scale: Tensor, first: Tensor | float) -> Tensor:
+    """At least half of what it was: above 0, and no bias, in steps of two scales, outgrows int32."""
+    return torch.maximum(scale, torch.as_tensor(first, device=scale.device) / 2)
 
 
 def _step_gradient(values: int, high: int) -> float:

@@ -1,4 +1,4 @@
-"""Accuracy-aware quantization: leave the fewest layers in float that keep the accuracy."""
+"""Accuracy-aware quantization: leave layers in float, the costliest first, until the accuracy is kept."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,8 +16,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from compress.engines import openvino
-from compress.errors import BackendAbsent, ModelError
+from compress.engines.openvino import without_telemetry
+from compress.errors import ModelError
 from compress.models.cifar import SelectPad
 from compress.quantize.graph import PREFIX, Unrolled, layer_of
 
@@ -79,12 +78,10 @@ def _nncf() -> Iterator[Any]:
     Its C++ quantizer costs a C compiler and a minute at the first use; here quantizers run on one image at most, for
     which NNCF's own torch reference serves.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # no telemetry: no network unless the user asks for it
-    with contextlib.suppress(BackendAbsent):
-        openvino.runtime()  # NNCF imports it where it is installed, and it would send a message too
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns that there is no GPU
     with contextlib.redirect_stdout(io.StringIO()):
-        import nncf
+        with without_telemetry():
+            import nncf
         from nncf.torch.quantization.extensions import QuantizedFunctionsCPU
         from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 

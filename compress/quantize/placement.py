@@ -5,7 +5,7 @@ Calibration yields real ranges on graph edges; a target's ``Profile`` turns them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,7 +19,8 @@ from compress.targets import Profile, profile
 
 WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
 _TINY = 2.0**-100
-_BIAS_HIGH = 2.0**30
+_BIAS_HIGH = 2.0**28  # int32, less a factor of 8 for scales that training makes smaller
+_MOVES = ("max_pool2d", "flatten", "view", "reshape", "squeeze", "dropout")
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapp
     fused = _direct_inputs(graph) if rule.add == "skip" else set()
     clipped = _clip_below_relu(graph, _share_with_moves(graph, ranges))
     activations = tuple(_activation(r, rule) for r in _without(fused, graph, clipped))
-    finest = min((a.scale for a in activations), default=1.0)
+    steps = _input_steps(graph, activations)
     weights = tuple(
-        Weight(layer, _weight_scale(net.get_submodule(layer), _grouped(magnitude, rule), finest))
+        Weight(layer, _weight_scale(net.get_submodule(layer), _grouped(magnitude, rule), steps.get(layer)))
         for layer, magnitude in magnitudes.items()
     )
     kinds = {"Conv2d": nn.Conv2d, "Linear": nn.Linear}
@@ -68,31 +69,67 @@ def leave_float(net: nn.Module, quantizers: Quantizers, layers: Collection[str])
         net: that the quantizers were made for.
         layers: names of convolutions or fully connected layers.
     """
-    free = profile(quantizers.target).float_output
-
-    def stays(source: fx.Node, user: fx.Node) -> bool:
-        return user.target not in layers or not (free or source.op == "placeholder")
-
-    return _select(net, quantizers, edge=stays, layer=lambda name: name not in layers)
+    graph, free = trace(net), profile(quantizers.target).float_output
+    dropped = set[tuple[str, str]]()
+    for source, user, readers in _feeds(graph, quantizers.activations):
+        own = all(reader.target in layers for reader in readers)
+        if own and (free or source.op == "placeholder"):
+            dropped.add((source.name, user.name))
+    return _select(graph, quantizers, dropped, [w for w in quantizers.weights if w.layer not in layers])
 
 
 def quantize_only(net: nn.Module, quantizers: Quantizers, layer: str) -> Quantizers:
     """The quantizers of one layer's weight and input."""
-    return _select(net, quantizers, edge=lambda _, user: user.target == layer, layer=lambda name: name == layer)
+    graph = trace(net)
+    feeds = list(_feeds(graph, quantizers.activations))
+    kept = {(s.name, u.name) for s, u, readers in feeds if any(reader.target == layer for reader in readers)}
+    dropped = {(s.name, u.name) for s in graph.graph.nodes for u in s.users} - kept
+    return _select(graph, quantizers, dropped, [w for w in quantizers.weights if w.layer == layer])
 
 
 def _select(
-    net: nn.Module, quantizers: Quantizers, edge: Callable[[fx.Node, fx.Node], bool], layer: Callable[[str], bool]
+    graph: fx.GraphModule, quantizers: Quantizers, dropped: Collection[tuple[str, str]], weights: Iterable[Weight]
 ) -> Quantizers:
-    graph = trace(net)
-    dropped = {
-        (source.name, user.name) for source in graph.graph.nodes for user in source.users if not edge(source, user)
-    }
-    return replace(
-        quantizers,
-        activations=tuple(_without(dropped, graph, quantizers.activations)),
-        weights=tuple(w for w in quantizers.weights if layer(w.layer)),
-    )
+    activations = tuple(_without(dropped, graph, quantizers.activations))
+    return replace(quantizers, activations=activations, weights=tuple(weights))
+
+
+def _feeds(
+    graph: fx.GraphModule, activations: Iterable[Activation]
+) -> Iterator[tuple[fx.Node, fx.Node, list[fx.Node]]]:
+    """(source, user, readers) for each quantized edge: the nodes that compute on it, beyond what only moves values."""
+    nodes = {node.name: node for node in graph.graph.nodes}
+
+    def readers(node: fx.Node) -> list[fx.Node]:
+        if not _moves(graph, node):
+            return [node]
+        return [reader for user in node.users for reader in readers(user)]
+
+    for a in activations:
+        for user in [nodes[a.user]] if a.user else nodes[a.source].users:
+            yield nodes[a.source], user, readers(user)
+
+
+def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node passes integers on as they are."""
+    module = layer_of(graph, node)
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    return isinstance(module, nn.MaxPool2d | nn.Flatten | nn.Dropout | SelectPad) or name in _MOVES
+
+
+def _input_steps(graph: fx.GraphModule, activations: Sequence[Activation]) -> dict[str, float]:
+    """The scale of what each layer reads; the finest where it is called more than once."""
+    edges = {(a.source, user): a.scale for a in activations for user in _users(graph, a)}
+    steps: dict[str, float] = {}
+    for source, user, readers in _feeds(graph, activations):
+        for reader in readers:
+            scale = edges[source.name, user.name]
+            steps[str(reader.target)] = min(scale, steps.get(str(reader.target), scale))
+    return steps
+
+
+def _users(graph: fx.GraphModule, a: Activation) -> list[str]:
+    return [a.user] if a.user else [n.name for s in graph.graph.nodes if s.name == a.source for n in s.users]
 
 
 def _grouped(magnitude: Tensor, rule: Profile) -> Tensor:
@@ -116,15 +153,18 @@ def float32(value: float) -> float:
     return float(torch.tensor(max(value, _TINY), dtype=torch.float32))
 
 
-def _weight_scale(layer: nn.Module, magnitude: Tensor, finest: float) -> tuple[float, ...]:
+def _weight_scale(layer: nn.Module, magnitude: Tensor, step: float | None) -> tuple[float, ...]:
     """One scale a channel, none so small that the bias overflows.
 
     Engines hold the bias as int32 in steps of (input scale * weight scale). A channel whose weights are (nearly) all
     zero, as pruning and folded BNs leave them, would make that step so small that its bias wraps around.
+
+    Args:
+        step: the scale of the layer's input; None where that is float.
     """
     floor = torch.full_like(magnitude, _TINY)
-    if isinstance(layer.bias, Tensor):
-        floor = torch.maximum(floor, layer.bias.detach().abs() / (finest * _BIAS_HIGH))
+    if isinstance(layer.bias, Tensor) and step is not None:
+        floor = torch.maximum(floor, layer.bias.detach().abs() / (step * _BIAS_HIGH))
     return tuple(torch.maximum(magnitude / WEIGHT_HIGH, floor).tolist())
 
 

@@ -63,8 +63,9 @@ def gptq(weight: Tensor, scale: Tensor, moments: Tensor) -> Tensor:
     """
     moments = moments.clone()
     diagonal = moments.diagonal()
-    diagonal[diagonal == 0] = 1  # an input that is always 0: its weight matters to nobody
-    diagonal.add_(_DAMPING * diagonal.mean())
+    dead = diagonal == 0  # inputs that are always 0: their weights matter to nobody
+    diagonal.add_(_DAMPING * diagonal.sum() / max(int((~dead).sum()), 1))
+    diagonal[dead] = 1
     order = diagonal.argsort(descending=True, stable=True)  # the inputs that matter most first
     factor = torch.linalg.cholesky(moments[order][:, order])
     upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,15 @@ class Sensitivities:
     def worst_first(self) -> tuple[str, ...]:
         """Layers by what leaving them in float gains, the largest gain first."""
         return tuple(s.layer for s in sorted(self.layers, key=lambda s: -s.without))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it: null for an infinite ratio (no noise, or no signal)."""
+
+        def plain(value: str | float) -> str | float | None:
+            return value if isinstance(value, str) or math.isfinite(value) else None
+
+        layers = [{key: plain(value) for key, value in asdict(s).items()} for s in self.layers]
+        return {"whole": plain(self.whole), "layers": layers}
 
     def to_markdown(self) -> str:
         """A table, the layer whose being left in float gains most first."""
@@ -131,8 +141,9 @@ def _at_outputs(reference: nn.Module, other: nn.Module, layers: Sequence[str], i
 @contextmanager
 def _recorded(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     outputs: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    # copies, because a residual block may add to a layer's output in place
     handles = [
-        net.get_submodule(name).register_forward_hook(lambda _, __, output, kept=kept: kept.append(output))
+        net.get_submodule(name).register_forward_hook(lambda _, __, output, kept=kept: kept.append(output.clone()))
         for name, kept in outputs.items()
     ]
     try:

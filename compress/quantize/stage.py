@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from compress.train.evaluate import evaluate
 from compress.train.loop import fit
 
 RECORD = "quantize.json"
+ALL_INT8 = "all_int8"
+
+HeldOut = dict[str, float]  # top-1 on held-out images, by network; and how many images
 CALIBRATION = "calibration.json"
 
 
@@ -69,7 +72,11 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         if config.quantize.mode == "qat":
             calibrated, held_out = _train(calibrated, held_out, model, data, config, run, scratch)
         elif config.quantize.max_drop is not None:
-            calibrated, float_layers = _within(config.quantize.max_drop, calibrated, model, data, config, run)
+            limit = config.quantize.max_drop
+            mixed, float_layers, held_out = _within(limit, calibrated, held_out, model, data, config, run)
+            if float_layers:
+                save_calibrated(model, calibrated, out / ALL_INT8)  # what they cost in latency is measured beside it
+            calibrated = mixed
         save_calibrated(model, calibrated, out)
         record = {
             "source": source,
@@ -100,7 +107,7 @@ def sensitivity(config: Config, run: Run) -> Path:
         model = load_model(quantized)
         sample = _sample(config, open_data(config), run.progress, images)
         found = sensitivities(load_calibrated(quantized), _stacked(sample, model), run.progress)
-        write_json(out / "sensitivity.json", asdict(found))
+        write_json(out / "sensitivity.json", found.to_json())
         write_atomic(out / "sensitivity.md", found.to_markdown())
         run.progress.note(found.to_markdown())
 
@@ -137,7 +144,6 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
             "sha256": _digest(sample),
             "method": config.quantize.method,
             "correction": config.quantize.correction,
-            "equalized": calibrated.equalized,
         }
         write_json(out / CALIBRATION, record)
 
@@ -178,9 +184,7 @@ class _Images:
             yield x
 
 
-def _held_out(
-    calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run
-) -> dict[str, float | int] | None:
+def _held_out(calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run) -> HeldOut | None:
     """Top-1 on held-out training images, before and after; None where there are none, and for a backbone."""
     holdout = data.holdout
     if holdout is None or not model.classes:
@@ -195,34 +199,42 @@ def _held_out(
 
 
 def _within(
-    max_drop: float, calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run
-) -> tuple[Calibrated, tuple[str, ...]]:
+    max_drop: float,
+    calibrated: Calibrated,
+    held_out: HeldOut | None,
+    model: Model,
+    data: Data,
+    config: Config,
+    run: Run,
+) -> tuple[Calibrated, tuple[str, ...], HeldOut]:
     """Leave layers in float until the held-out top-1 drops by at most ``max_drop`` points."""
     holdout = data.holdout
-    if holdout is None or not model.classes:
+    if holdout is None or held_out is None:
         raise DataError(
             "max_drop needs labelled images that are held out of training, and a classifier",
             remedy="set data.train and data.holdout, or leave quantize.max_drop unset",
         )
     images = _stacked(_sample(config, data, run.progress, config.quantize.sensitivity_images), model)
+    top1 = {"ptq": held_out["ptq"]}
 
-    def top1(net: nn.Module) -> float:
-        return evaluate(net, holdout, model.preprocess, workers=config.data.workers, progress=run.progress).top1
+    def drop(net: nn.Module) -> float:
+        top1["mixed"] = evaluate(net, holdout, model.preprocess, workers=config.data.workers).top1
+        return 100 * (held_out["fp32"] - top1["mixed"])
 
-    reference = top1(model.net)
     order = sensitivities(calibrated, images, run.progress).worst_first()
-    return keep_accuracy(calibrated, order, lambda net: 100 * (reference - top1(net)), max_drop, progress=run.progress)
+    mixed, layers = keep_accuracy(calibrated, order, drop, max_drop, progress=run.progress)
+    return mixed, layers, {**held_out, **top1}
 
 
 def _train(
     calibrated: Calibrated,
-    held_out: dict[str, float | int] | None,
+    held_out: HeldOut | None,
     model: Model,
     data: Data,
     config: Config,
     run: Run,
     scratch: Path,
-) -> tuple[Calibrated, dict[str, float | int] | None]:
+) -> tuple[Calibrated, HeldOut | None]:
     """Quantization-aware training from the calibrated state, with the float network as teacher.
 
     ``fit`` counts the state that it starts from among the candidates, so QAT is never worse than PTQ on the held-out
@@ -247,7 +259,7 @@ def _train(
     if held_out is not None and history.top1 is not None:
         held_out = {**held_out, "qat": history.top1, "qat_epoch": history.best}
     net, quantizers = trained(calibrated.net, calibrated.quantizers, fake)
-    return replace(calibrated, net=net, quantizers=quantizers), held_out
+    return Calibrated(net, quantizers, float_net=net), held_out
 
 
 def _digest(sample: Split) -> str:

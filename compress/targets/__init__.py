@@ -1,6 +1,6 @@
 """What each target's engine wants its INT8 files to look like: one small TOML file a target.
 
-Adding a target is adding ``<name>.toml`` to this folder; nothing else lists the names.
+Adding a target is adding ``<name>.toml`` to this folder.
 
 >>> profile("tensorrt").add
 'skip'
@@ -27,6 +27,10 @@ class Profile(BaseModel):
     engines: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="the engines that run such a file in INT8; the first is the one it is made for"
     )
+    machines: tuple[str, ...] = Field(
+        (), description="processors, as platform.machine() says, whose kernels it is made for; none: any"
+    )
+    default: bool = Field(False, description="what its first engine gets where no target is named")
     activations: Literal["uint8", "int8"] = Field(description="integers of an activation")
     symmetric: bool = Field(description="activations have zero point 0; else any, so that the range fits closely")
     weights: Literal["per_channel", "per_tensor"] = Field(
@@ -61,18 +65,22 @@ def profile(name: str) -> Profile:
     if name not in names():
         raise ConfigError(f"unknown target '{name}'", remedy=f"known: {', '.join(names())}")
     try:
-        return Profile(name=name, **tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8")))
+        table = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+        return Profile.model_validate({**table, "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(f"the profile of target '{name}' is wrong: {error}") from None
 
 
 def default_target(engine: str) -> str:
-    """The target that an engine gets where none is named: the one named after it, else the first made for it.
+    """The target that an engine gets where none is named.
 
     >>> default_target("onnxruntime")
     'ort-x86'
+
+    Raises:
+        ConfigError: no profile says that it is the default of this engine.
     """
-    made_for = [name for name in reversed(names()) if profile(name).engines[0] == engine]
-    if not made_for:
-        raise ConfigError(f"no target is made for engine '{engine}'", remedy=f"known targets: {', '.join(names())}")
-    return engine if engine in made_for else made_for[0]
+    for name in names():
+        if profile(name).default and profile(name).engines[0] == engine:
+            return name
+    raise ConfigError(f"no default target for engine '{engine}'", remedy=f"known targets: {', '.join(names())}")

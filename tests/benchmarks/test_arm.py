@@ -53,6 +53,6 @@ def test_the_emulated_part_computes_what_an_engine_does(int8_onnx: Path, images:
 def test_the_arm_build_runs_a_good_file_in_integers(int8_onnx: Path, images: np.ndarray, core: str) -> None:
     assert ROOT is not None
     result = arm.emulate(int8_onnx, Path(ROOT), core, images)
-    assert result.floats == ()
+    assert not result.floats
     assert result.operators["QLinearConv"] > 0
     assert result.parity.cosine > 0.99

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,6 +78,34 @@ def test_peer_without_its_library_says_how_to_get_it(monkeypatch: pytest.MonkeyP
     with pytest.raises(BackendAbsent, match="needs openvino") as caught:
         load("nncf_openvino")
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from benchmarks.peers import load; load('nncf_openvino')",
+        "from benchmarks.quantization_step import *; run(Job('ort-x86', Path(), Path(), 'digits', 1, 0), Path())",
+    ],
+    ids=["peer", "ours"],
+)
+def test_nothing_is_sent_to_the_makers_of_the_libraries(imports: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    told = f"""
+import contextlib, os
+from pathlib import Path
+from compress.errors import PipelineError
+with contextlib.suppress(PipelineError):  # there is no such network; the libraries are imported before it is read
+    {imports}
+import openvino_telemetry
+from nncf.telemetry.wrapper import NNCFTelemetry, telemetry
+print(openvino_telemetry.Telemetry().consent, isinstance(telemetry, NNCFTelemetry), "CI" in os.environ)
+"""
+    asked = {key: value for key, value in os.environ.items() if key not in ("CI", "NNCF_CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", told], env={**asked, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "False", "False"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_that_are_not_our_fp32_are_refused(float_onnx: Path, int8_onnx: Path, tmp_path: Path) -> None:

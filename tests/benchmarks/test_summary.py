@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.summary import main, networks
+from benchmarks.summary import main, networks, remarks, summarize
 from benchmarks.tables import markdown
 from benchmarks.timing import artifact
+from benchmarks.worker import Settings
 from compress.config import Config
 from compress.engines.base import open_engine
 from compress.engines.stage import build
 from compress.run import Run
+from compress.targets import profile
 
 
 @pytest.fixture
@@ -68,6 +71,23 @@ def test_every_built_engine_is_measured_by_its_name(run: Run) -> None:
     assert files["pruned INT8 (openvino)"] == folder / "resnet18_int8.xml"
     weights = folder / "resnet18_int8.bin"
     assert artifact(folder / "resnet18_int8.xml").bytes > weights.stat().st_size
+
+
+def test_the_file_without_float_layers_is_measured_too(run: Run) -> None:
+    whole = run.folder("export") / "resnet18_int8_all.onnx"
+    shutil.copyfile(run.folder("export") / "resnet18_int8.onnx", whole)
+    files = networks(run)
+    assert list(files) == ["dense FP32", "pruned FP32", "pruned INT8", "pruned INT8, no layer in float"]
+    assert files["pruned INT8, no layer in float"] == whole
+
+
+def test_times_that_are_not_the_targets_are_told(run: Run) -> None:
+    settings = Settings(warmup_s=0, duration_s=0.1, iterations=8, rounds=2, processes=1)
+    row = summarize(run, None, settings)[-1]
+    foreign = "ort-arm" if platform.machine() in profile("ort-x86").machines else "ort-x86"
+    for target, said in (("tensorrt", "made for tensorrt, measured in onnxruntime"), (foreign, "measured on")):
+        notes = remarks([replace(row, metadata=replace(row.metadata, target=target))])
+        assert sum(said in note for note in notes) == 1
 
 
 def test_run_that_was_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

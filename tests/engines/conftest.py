@@ -98,5 +98,23 @@ def quantized(folder: Path, float_onnx: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def unfenced(folder: Path, int8_onnx: Path, float_onnx: Path) -> Path:
+    """Its second convolution is meant to stay float, but has Q/DQ on both sides: an engine may quantize its weight."""
+    model = onnx.load(int8_onnx)
+    conv = next(node for node in model.graph.node if node.name == "second")
+    for node in [node for node in model.graph.node if set(node.output) & set(conv.input[1:])]:
+        model.graph.node.remove(node)  # the DequantizeLinear of the weight and of the bias
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(float_onnx).graph.initializer}
+    for index, (name, source) in enumerate({"second.weight": "w2", "second.bias": "b2"}.items(), start=1):
+        model.graph.initializer.append(numpy_helper.from_array(arrays[source], name))
+        conv.input[index] = name
+    described = replace(METADATA, precision="int8", target="ort-x86", float_layers=("second",))
+    helper.set_model_props(model, described.to_props())
+    path = folder / "unfenced.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def int8_onnx(quantized: Callable[..., Path]) -> Path:
     return quantized("tiny_int8")

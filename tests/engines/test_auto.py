@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from compress.engines.base import open_engine
 from compress.engines.stage import build, retarget
 from compress.errors import BackendAbsent, EngineError
 from compress.run import Run
+from compress.targets import profile
 
 pytest.importorskip("openvino")
 
@@ -118,6 +120,22 @@ def test_the_configured_engine_comes_first() -> None:
     assert candidates(TargetConfig()) == ("onnxruntime", "openvino")
     assert candidates(TargetConfig(name="ort-x86", engine="openvino")) == ("openvino", "onnxruntime")
     assert retarget(TargetConfig(threads=2), AUTO) == TargetConfig(threads=2)
+
+
+@pytest.mark.skipif(platform.machine() in profile("ort-arm").machines, reason="this is such a processor")
+def test_an_engine_for_another_processor_is_left_out(exported: Callable[[Path], Run], int8_onnx: Path) -> None:
+    run = exported(int8_onnx)
+    with pytest.raises(BackendAbsent, match=r"no engine for target ort-arm is here: .*made for aarch64 or arm64"):
+        build(load_config(None, ["target.name=ort-arm"]), run, engine=AUTO)
+    assert "onnxruntime is left out: a file for target ort-arm is made for aarch64" in said(run)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_an_engine_without_that_device_is_left_out() -> None:
+    progress = Notes()
+    with pytest.raises(BackendAbsent, match="no engine for target ort-x86 is here"):
+        candidates(TargetConfig(device="cuda"), progress)
+    assert "openvino is left out: the OpenVINO engine runs on the CPU, not on 'cuda'" in progress.said
 
 
 def test_what_the_harness_says_of_a_broken_engine_is_passed_on(tmp_path: Path) -> None:

@@ -122,19 +122,22 @@ def test_a_calibration_is_made_once_for_the_same_images_and_method(run: Run) -> 
 
 def test_layers_are_left_in_float_until_the_accuracy_is_kept(run: Run) -> None:
     config = config_of("quantize.max_drop=0", "quantize.method=minmax", "quantize.correction=none")
-    with torch.no_grad():  # one layer that INT8 ruins
-        model = load_model(run.folder("finetune"))
-        weight = model.net.get_parameter("conv2.weight")
-        weight[:, 0, 0, 0] += 100 * weight.abs().max()
-        model.net.get_buffer("bn2.running_var").mul_(1e4)
+    model = load_model(run.folder("finetune"))
+    with torch.no_grad():  # huge weights on a channel that is always 0: float does not mind, their scale ruins the rest
+        model.net.get_parameter("bn1.weight")[0] = 0
+        model.net.get_parameter("bn1.bias")[0] = -1
+        model.net.get_parameter("conv2.weight")[:, 0] = 1000
     run = Run(run.directory, force=True)
     for stage in ("baseline", "finetune"):
         run.stage(stage, lambda out, _: save_model(model, out), settings={})
-    left = read_json(quantize(config, run) / "quantize.json")["float_layers"]
-    export(config, run)
+    record = read_json(quantize(config, run) / "quantize.json")
+    assert record["float_layers"][0] == "conv2"
+    assert record["held_out_top1"]["mixed"] >= record["held_out_top1"]["fp32"] > record["held_out_top1"]["ptq"]
+    assert export(config, run).joinpath("tiny_int8_all.onnx").exists()
     engine = build_stage(config, run) / "tiny_int8.onnx"
     counts = read_json(engine.with_name("tiny_int8.onnx.json"))["operators"]
-    assert sum(counts.get(name, 0) for name in ("Conv", "FusedConv", "NhwcFusedConv")) == len(left)
+    floats = [layer for layer in record["float_layers"] if layer.startswith("conv")]
+    assert sum(counts.get(name, 0) for name in ("Conv", "FusedConv", "NhwcFusedConv")) == len(floats)
 
 
 def test_max_drop_needs_held_out_images(run: Run) -> None:

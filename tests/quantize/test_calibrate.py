@@ -97,6 +97,30 @@ def test_activations_that_overflow_are_an_error_that_names_the_layer(make: Make,
         calibrate(net, images, "ort-x86")
 
 
+def test_a_tensor_that_is_always_zero_leaves_the_other_layers_alone(make: Make, images: list[Tensor]) -> None:
+    net = make("functional")
+    with torch.no_grad():
+        net.a.weight.zero_()  # type: ignore[operator, union-attr]
+        net.a.bias.fill_(-1.0)  # type: ignore[operator, union-attr]
+    calibrated = calibrate(net, images, "ort-x86")
+    assert min(a.scale for a in calibrated.quantizers.activations) < 1e-20
+    with torch.no_grad():
+        assert error(calibrated.fake()(images[0]), net(images[0])) < 0.05
+
+
+def test_inputs_too_large_to_square_are_an_error_that_names_the_layer(make: Make, images: list[Tensor]) -> None:
+    net = make("functional")
+    with torch.no_grad():
+        net.stem.weight.mul_(1e22)  # type: ignore[operator, union-attr]
+    with pytest.raises(ModelError, match=r"inputs of '(a|short)'"):
+        calibrate(net, images, "ort-x86")
+
+
+def test_a_batch_of_another_size_is_an_error(make: Make, images: list[Tensor]) -> None:
+    with pytest.raises(ModelError, match=r"images of shape \(4, 32, 32\)"):
+        calibrate(make("functional"), [images[0], torch.randn(2, 4, 32, 32)], "ort-x86")
+
+
 def test_images_that_do_not_fit_are_an_error(make: Make) -> None:
     with pytest.raises(ModelError, match=r"images of shape \(4, 32, 32\)"):
         calibrate(make("functional"), [torch.randn(2, 4, 32, 32)], "ort-x86")

@@ -39,6 +39,12 @@ def test_the_ruined_layer_is_found(fragile: Calibrated, found: Sensitivities) ->
     assert f"| {FRAGILE} |" in found.to_markdown().splitlines()[4]
 
 
+def test_what_is_added_to_a_layers_output_in_place_is_not_taken_for_it(make: Make, images: list[Tensor]) -> None:
+    calibrated = calibrate(make("resnet18"), images, "ort-x86")
+    for layer in sensitivities(calibrated, torch.cat(images)).layers:
+        assert layer.output > 10, layer
+
+
 def test_leaving_a_layer_in_float_is_what_the_table_says(
     fragile: Calibrated, found: Sensitivities, images: list[Tensor]
 ) -> None:
@@ -47,6 +53,17 @@ def test_leaving_a_layer_in_float_is_what_the_table_says(
     ratio = sqnr(fragile.float_net, mixed.fake(), torch.cat(images))
     assert ratio == pytest.approx(next(s.without for s in found.layers if s.layer == FRAGILE))
     assert ratio > found.whole
+
+
+@pytest.mark.parametrize("target", ["ort-x86", "tensorrt"])
+def test_a_layer_alone_has_its_input_quantized_beyond_a_pooling(make: Make, images: list[Tensor], target: str) -> None:
+    calibrated = calibrate(make("resnet18"), images, target, correction="none")
+    for layer, source in (("fc", "avgpool"), ("layer1.0.conv1", "relu")):
+        only = calibrated.only(layer).quantizers
+        assert [w.layer for w in only.weights] == [layer]
+        assert [a.source for a in only.activations] == [source]
+    left = calibrated.leaving(["fc"]).quantizers
+    assert ("avgpool" in {a.source for a in left.activations}) == (target == "ort-x86")
 
 
 def test_everything_in_float_is_float(fragile: Calibrated, images: list[Tensor]) -> None:
