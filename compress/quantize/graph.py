@@ -89,6 +89,13 @@ class Unrolled(nn.Module):
                 else:
                     self.register_buffer(name, value)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unrolled:
+        """NNCF copies what it quantizes. The nodes are shared: they are chained, and a deep network's are too many."""
+        memo.update({id(node): node for node in self.nodes})
+        result = memo[id(self)] = type(self).__new__(type(self))
+        result.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return result
+
     def forward(self, input: Tensor) -> Any:
         """(N, C, H, W) -> what the network returns."""
         return self.walk(input, lambda node, value: None)

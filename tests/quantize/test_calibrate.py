@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import CheckpointError, DataError, ModelError
+from compress.models.registry import build
 from compress.quantize.calibrate import calibrate
 from compress.quantize.fakequant import Scales, fake_quantized, trained
 from compress.quantize.quantizer import Quantizers
@@ -33,6 +34,12 @@ def test_resnet18_gets_the_quantizers_that_its_integer_kernels_need(make: Make, 
     assert len(quantizers.weights) == 21
     assert len(quantizers.activations) == 30  # input, 17 relus, 8 + 3 add inputs, pooled
     assert all(a.zero_point == 0 for a in quantizers.activations if "relu" in a.source)
+
+
+def test_a_deep_network_is_no_deeper_for_python(images: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    net = build("cifar_resnet110", 5).eval()
+    assert len(calibrate(net, images, "ort-x86", correction="none").quantizers.weights) == 110
 
 
 def test_the_same_images_give_the_same_bits(make: Make, images: list[Tensor], tmp_path: Path) -> None:
