@@ -173,7 +173,7 @@ class QatConfig(TrainConfig):
     epochs: Annotated[int, Field(ge=0)] | None = Field(2, description="passes over the training images")
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak learning rate")
     distill: Fraction = Field(0.5, description="weight of distillation from the unquantized net (KL)")
-    scales: Literal["frozen", "learned"] = Field("frozen", description="train the quantizers' scales too, or not")
+    scales: Literal["frozen", "learned"] = Field("learned", description="train the quantizers' scales too, or not")
 
 
 class PruneConfig(Section):
