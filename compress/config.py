@@ -218,7 +218,6 @@ class QuantizeConfig(Section):
     max_drop: Annotated[float, Field(ge=0)] | None = Field(
         None, description="leave the costliest layers in float until the top-1 drop (points) is within this"
     )
-
     sensitivity_images: Positive = Field(32, description="images on which each layer's share in the error is measured")
 
     @model_validator(mode="after")

@@ -32,7 +32,7 @@ def check_convolutions(
         EngineError: a convolution runs in float that should not, or one does not that should; the first is named.
     """
     graph = onnx.load(path, load_external_data=False).graph
-    wrong = unintended(graph, floats, metadata.float_layers)
+    wrong = _unintended(graph, floats, metadata.float_layers)
     if wrong:
         name, conv = wrong[0]
         name, reason = (name, "it is not in the exported graph") if conv is None else (conv.name, why(conv, graph))
@@ -51,7 +51,7 @@ def check_convolutions(
         )
 
 
-def unintended(
+def _unintended(
     graph: onnx.GraphProto, floats: Sequence[Names], float_layers: Sequence[str]
 ) -> list[tuple[str, onnx.NodeProto | None]]:
     """Those of ``floats`` that are none of ``float_layers``.

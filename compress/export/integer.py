@@ -20,11 +20,9 @@ from torch.utils import _pytree as pytree
 
 from compress.export.lower import quantize_weight
 from compress.quantize.fakequant import FakeActivation, insert
+from compress.quantize.placement import MOVES
 from compress.quantize.quantizer import Activation, Quantizers, Weight
 from compress.targets import Profile
-
-# What moves integers and does not compute.
-_MOVES = ("MaxPool2d", "max_pool2d", "SelectPad", "Flatten", "flatten", "view", "reshape", "squeeze", "Dropout")
 
 
 @dataclass(frozen=True)
@@ -151,9 +149,9 @@ def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: M
         case ("AdaptiveAvgPool2d" | "adaptive_avg_pool2d", Codes() as x, *rest):
             if call(x.integers, *rest, **kwargs).shape[2:].numel() == 1:
                 return Sum(x.centered().sum((2, 3), keepdim=True), x.scale, x.integers.shape[2:].numel())
-        case (_, Codes() as x, *rest) if name in _MOVES:
+        case (_, Codes() as x, *rest) if name in MOVES:
             return replace(x, integers=call(x.centered(), *rest, **kwargs) + x.q.zero_point)
-        case (_, Sum() as x, *rest) if name in _MOVES and x.scale.numel() == 1:
+        case (_, Sum() as x, *rest) if name in MOVES and x.scale.numel() == 1:
             return replace(x, total=call(x.total, *rest, **kwargs))
     real_args, real_kwargs = pytree.tree_map(_real, (args, dict(kwargs)))
     return call(*real_args, **real_kwargs)

@@ -26,7 +26,7 @@ Correction = Literal["gptq", "bias", "none"]
 
 @torch.no_grad()
 def correct(
-    net: nn.Module, quantizers: Quantizers, images: Tensor, how: Correction, seed: int = 0, progress: Progress = SILENT
+    net: nn.Module, quantizers: Quantizers, images: Tensor, how: Correction, progress: Progress = SILENT
 ) -> nn.Module:
     """A copy of ``net`` whose weights lie on the quantizers' grids.
 
@@ -36,12 +36,11 @@ def correct(
         how: ``gptq`` rounds each weight so that a layer's errors cancel; ``bias`` rounds to nearest and takes the mean
             error of each output channel out of the bias (Nagel et al. 2019, arXiv:1906.04721, section 4.2); ``none``
             rounds to nearest.
-        seed: which pixels ``gptq`` looks at.
     """
     result = copy.deepcopy(net)
     means = _mean_outputs(net, images) if how == "bias" else {}
     ticks = iter(progress.track(quantizers.weights, "round weights"))
-    _Sweep(result, quantizers, how, means, seed, tick=lambda: next(ticks, None)).run(images)
+    _Sweep(result, quantizers, how, means, tick=lambda: next(ticks, None)).run(images)
     return result
 
 
@@ -54,13 +53,12 @@ class _Sweep(fx.Interpreter):
         quantizers: Quantizers,
         how: Correction,
         means: Mapping[str, Tensor],
-        seed: int,
         tick: Callable[[], object],
     ) -> None:
         super().__init__(insert(net, replace(quantizers, weights=()), FakeActivation, lambda q, _: FakeWeight(q)))
         self.net, self.how, self.means, self.tick = net, how, means, tick
         self.left = {w.layer: torch.tensor(w.scale) for w in quantizers.weights}
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(0)  # the pixels that ``gptq`` looks at
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         scale = self.left.pop(str(target), None)  # a layer that is called again keeps what the first call gave it
@@ -72,7 +70,7 @@ class _Sweep(fx.Interpreter):
         if self.how == "gptq":
             try:
                 layer.weight.copy_(round_layer(layer, scale, args[0], self.generator))
-            except RuntimeError as error:  # LinAlgError among them
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
                 raise ModelError(
                     f"the inputs of '{target}' are too large to sum their squares: {error}",
                     remedy="evaluate the float network: it may have diverged; or set quantize.correction=none",

@@ -20,7 +20,8 @@ from compress.targets import Profile, profile
 WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
 _TINY = 2.0**-100
 _BIAS_HIGH = 2.0**28  # int32, less a factor of 8 for scales that training makes smaller
-_MOVES = ("max_pool2d", "flatten", "view", "reshape", "squeeze", "dropout")
+# Layers, functions and methods that pass integers on as they are.
+MOVES = "MaxPool2d max_pool2d SelectPad Flatten flatten view reshape squeeze Dropout dropout".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,9 @@ def _feeds(
 def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node passes integers on as they are."""
     module = layer_of(graph, node)
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return isinstance(module, nn.MaxPool2d | nn.Flatten | nn.Dropout | SelectPad) or name in _MOVES
+    if module is not None:
+        return type(module).__name__ in MOVES
+    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in MOVES
 
 
 def _input_steps(graph: fx.GraphModule, activations: Sequence[Activation]) -> dict[str, float]:

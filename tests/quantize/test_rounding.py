@@ -14,7 +14,7 @@ def on_grid(weight: Tensor, scale: Tensor) -> bool:
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(2, 40))
 @settings(max_examples=30, deadline=None)
-def test_rounding_for_the_output_beats_rounding_to_nearest(seed: int, outputs: int, inputs: int) -> None:
+def test_rounding_for_the_output_is_never_worse_than_rounding_to_nearest(seed: int, outputs: int, inputs: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     mixed = torch.randn(inputs, inputs, generator=generator)  # correlated inputs, as neighbouring pixels are
     x = torch.randn(400, inputs, generator=generator) @ mixed + 1.0
@@ -26,7 +26,7 @@ def test_rounding_for_the_output_beats_rounding_to_nearest(seed: int, outputs: i
     def error(rounded: Tensor) -> float:
         return float(((weight - rounded) @ x.T).square().sum())
 
-    assert error(ours) <= 1.05 * error(nearest)
+    assert error(ours) <= 1.001 * error(nearest)
 
 
 def test_inputs_that_are_always_zero_or_copies_do_no_harm() -> None:
