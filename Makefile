@@ -33,6 +33,11 @@ ifneq ($(words $(RUN)),1)
 $(error RUN='$(RUN)' must be one folder without spaces)
 endif
 
+# The budget is a latency where the last word says so; its table is measured here unless the config names another.
+budget     = $(or $(filter prune.latency=% prune.macs=% prune.params=% prune.ratio=%,$(SET)),$(call config_key,prune,latency))
+own_table  = $(or $(filter prune.table=%,$(SET)),$(call config_key,prune,table))
+table      = $(if $(filter-out prune.macs=% prune.params=% prune.ratio=%,$(budget)),$(if $(own_table),,$(RUN)/latency_table.json))
+
 PY       := $(VENV)/bin/python
 settings := run.dir=$(RUN) \
             $(if $(MODEL),model.arch=$(MODEL)) $(if $(WEIGHTS),model.weights=$(WEIGHTS)) \
@@ -46,8 +51,9 @@ ENV      := $(VENV)/.installed
 ASKED    := $(RUN)/make.args
 
 ##@ Stages
-.PHONY: baseline prune quantize export build latency accuracy all
+.PHONY: baseline profile prune quantize export build latency accuracy all
 baseline: $(RUN)/baseline/stage.json  ## load the trained network, or train it
+profile: $(RUN)/latency_table.json    ## measure the latency table that prune.latency needs, on the target's engine
 prune: $(RUN)/finetune/stage.json     ## remove channels within the budget, and fine-tune
 quantize: $(RUN)/quantize/stage.json  ## INT8 by calibration or quantization-aware training
 export: $(RUN)/summary.json           ## ONNX files, and the table before and after
@@ -67,7 +73,9 @@ $(ASKED): FORCE
 
 $(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(wildcard $(or $(WEIGHTS),$(call config_key,model,weights))) | $(ENV)
 	@$(COMPRESS) baseline $(ARGS)
-$(RUN)/prune/stage.json: $(RUN)/baseline/stage.json
+$(RUN)/latency_table.json: $(RUN)/baseline/stage.json
+	@$(PY) -m benchmarks.profile $(ARGS)
+$(RUN)/prune/stage.json: $(RUN)/baseline/stage.json $(table)
 	@$(COMPRESS) prune $(ARGS)
 $(RUN)/finetune/stage.json: $(RUN)/prune/stage.json
 	@$(COMPRESS) finetune $(ARGS)
@@ -105,7 +113,8 @@ test-all: $(ENV)       ## every test that this machine can run
 lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 clean:                 ## remove what the stages wrote for this run
-	rm -rf $(addprefix $(RUN)/,baseline prune finetune quantize calibrations sensitivity export build .scratch make.args summary.json summary.md)
+	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
+	  sensitivity export build .scratch make.args summary.json summary.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
 	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -3,8 +3,8 @@
 Every key has a default. ``--set prune.macs=40%`` overrides a key; an unknown key is an error that names the nearest
 known one.
 
->>> load_config(None, ["prune.macs=40%", "target.threads=2"]).prune.budget()
-Budget(kind='macs', fraction=0.4, limit=None)
+>>> load_config(None, ["prune.macs=40%", "target.threads=2"]).prune.budgets()
+(Budget(kind='macs', fraction=0.4, limit=None),)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Engine = Literal["onnxruntime", "openvino", "tensorrt"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-BudgetKind = Literal["macs", "params", "ratio", "latency"]
+BudgetKind = Literal["latency", "macs", "params", "ratio"]
 BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
 
@@ -177,31 +177,47 @@ class QatConfig(TrainConfig):
 
 
 class PruneConfig(Section):
+    latency: str | None = Field(
+        None, description="budget: '50%' or '4.0 ms' of the target's INT8 engine, by its latency table"
+    )
     macs: str | None = Field(None, description="budget: '50%' of the MACs, or an absolute number such as '900M'")
     params: str | None = Field(None, description="budget: '50%' of the parameters, or an absolute number")
     ratio: str | None = Field(None, description="budget: share of channels kept in every group, '50%'")
-    latency: str | None = Field(None, description="budget: '50%' or '4.0 ms' on the target (needs a latency table)")
-    importance: Literal["taylor", "norm", "random"] = Field("taylor", description="how a channel is scored")
-    images: Positive = Field(256, description="training images that Taylor importance looks at")
-    multiple: Positive = Field(8, description="kept widths are multiples of this")
+    table: Path | None = Field(None, description="latency table; default: latency_table.json in the run's folder")
+    allow_foreign_table: bool = Field(False, description="take a table of another device, version or thread count")
+    importance: Literal["obs", "taylor", "norm", "random"] = Field(
+        "obs", description="which channels go: Optimal Brain Surgeon, or by a score"
+    )
+    repair: bool = Field(True, description="solve the weights that stay anew, and choose widths by the loss after it")
+    images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning looks at")
+    rounds: Positive = Field(1, description="steps from the unpruned network to the budget, each scored anew")
+    round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
+    depth: bool = Field(True, description="whole residual blocks may go too (needs prune.repair)")
+    multiple: Positive | None = Field(
+        None, description="kept widths are multiples of this; default: 8, with a latency budget 1: its table knows"
+    )
     min_width: Positive = Field(8, description="no group gets narrower than this")
-    keep: tuple[str, ...] = Field((), description="layers whose channels stay; names or patterns such as 'layer1.*'")
+    max_ratio: Fraction = Field(1.0, description="at most this share of a group's channels goes")
+    keep: tuple[str, ...] = Field(
+        (), description="layers whose channels stay, and blocks that are not removed; names or 'layer1.*'"
+    )
 
     @model_validator(mode="after")
-    def _one_budget(self) -> PruneConfig:
-        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one budget, not {len(given)}: {', '.join(given)}")
-        self.budget()
+    def _budgets(self) -> PruneConfig:
+        given = [budget.kind for budget in self.budgets()]
+        if "ratio" in given and len(given) > 1:
+            raise ValueError(f"a ratio leaves nothing to choose: give it alone, not with {', '.join(given[:-1])}")
+        if not self.repair and self.importance == "obs":
+            raise ValueError("importance 'obs' is about what repair can make up for: set another one, or repair=true")
+        if not self.repair and self.latency is not None:
+            raise ValueError("a latency budget needs losses in one unit, which only prune.repair=true measures")
         return self
 
-    def budget(self) -> Budget:
-        """The one budget that was given; half of the MACs where none was."""
-        for kind in BUDGETS:
-            text = getattr(self, kind)
-            if text is not None:
-                return _parse_budget(kind, text)
-        return Budget("macs", 0.5, None)
+    def budgets(self) -> tuple[Budget, ...]:
+        """Those that were given, all to be met; the first is the one to spend. Half of the MACs where none was."""
+        texts = {kind: getattr(self, kind) for kind in BUDGETS}
+        given = tuple(_parse_budget(kind, text) for kind, text in texts.items() if text is not None)
+        return given or (Budget("macs", 0.5, None),)
 
 
 class QuantizeConfig(Section):

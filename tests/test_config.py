@@ -50,9 +50,17 @@ def test_a_wrong_key_or_value_says_what_is_right(override: str, message: str) ->
     assert caught.value.exit_code == 2
 
 
-def test_two_budgets_are_one_too_many() -> None:
-    with pytest.raises(ConfigError, match="one budget, not 2: macs, params"):
-        load_config(None, ["prune.macs=50%", "prune.params=50%"])
+def test_a_latency_may_be_capped_in_macs_and_params_but_a_ratio_stands_alone() -> None:
+    budgets = load_config(None, ["prune.params=50%", "prune.latency=4 ms", "prune.macs=60%"]).prune.budgets()
+    assert [budget.kind for budget in budgets] == ["latency", "macs", "params"]
+    with pytest.raises(ConfigError, match="give it alone, not with macs"):
+        load_config(None, ["prune.macs=50%", "prune.ratio=50%"])
+
+
+@pytest.mark.parametrize("override", ["prune.importance=obs", "prune.latency=50%"])
+def test_without_repair_there_is_neither_a_surgeon_nor_a_latency_budget(override: str) -> None:
+    with pytest.raises(ConfigError, match="repair"):
+        load_config(None, ["prune.repair=false", "prune.importance=norm", override])
 
 
 @pytest.mark.parametrize("override", ["prune.params=30%", "prune.ratio=60%", "prune.macs=40%"])
@@ -60,7 +68,7 @@ def test_a_budget_on_the_command_line_replaces_the_files(tmp_path: Path, overrid
     path = tmp_path / "c.toml"
     path.write_text('[prune]\nmacs = "50%"\n')
     kind = override.removeprefix("prune.").partition("=")[0]
-    assert load_config(path, [override]).prune.budget().kind == kind
+    assert load_config(path, [override]).prune.budgets()[0].kind == kind
 
 
 def test_a_config_that_is_missing_or_not_toml_is_named(tmp_path: Path) -> None:
@@ -92,19 +100,19 @@ def test_a_section_within_a_section_is_overridden_described_and_spelled_out(tmp_
 
 @given(st.integers(1, 100))
 def test_a_percentage_is_a_fraction_of_the_unpruned_cost(percent: int) -> None:
-    budget = load_config(None, [f"prune.params={percent}%"]).prune.budget()
+    budget = load_config(None, [f"prune.params={percent}%"]).prune.budgets()[0]
     assert (budget.kind, budget.fraction, budget.limit) == ("params", percent / 100, None)
 
 
 @pytest.mark.parametrize(("text", "limit"), [("900M", 900e6), ("1.5G", 1.5e9), ("250k", 250e3), ("12345", 12345.0)])
 def test_an_absolute_budget_takes_si_suffixes(text: str, limit: float) -> None:
-    budget = load_config(None, [f"prune.macs={text}"]).prune.budget()
+    budget = load_config(None, [f"prune.macs={text}"]).prune.budgets()[0]
     assert (budget.fraction, budget.limit) == (None, limit)
 
 
 def test_a_latency_budget_is_a_fraction_or_milliseconds() -> None:
-    assert load_config(None, ["prune.latency=50%"]).prune.budget().fraction == 0.5
-    assert load_config(None, ["prune.latency=4.0 ms"]).prune.budget().limit == 4.0
+    assert load_config(None, ["prune.latency=50%"]).prune.budgets()[0].fraction == 0.5
+    assert load_config(None, ["prune.latency=4.0 ms"]).prune.budgets()[0].limit == 4.0
 
 
 def test_direct_dependencies_are_pinned_as_in_the_constraints() -> None:

@@ -2,6 +2,7 @@
 
 A peer is a module with ``quantize(source, images, out, **options)``; adding one is a new file and a line in ``PEERS``.
 ``python -m benchmarks.peers NAME --fp32 FILE --data FOLDER --out FILE`` runs one.
+``torch_pruning`` is of another kind: it prunes, and ``benchmarks.pruning`` holds ours against it.
 """
 
 from __future__ import annotations

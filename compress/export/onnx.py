@@ -18,6 +18,7 @@ from calibration.preprocess import Preprocess
 from compress.engines.metadata import Metadata
 from compress.errors import ModelError
 from compress.export.half import to_half
+from compress.models.graph import without_removed
 from compress.run import write_atomic
 
 INPUT = "input"
@@ -42,7 +43,7 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int, *, h
     try:
         with _quiet():
             program = torch.onnx.export(
-                net,
+                without_removed(net),
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],

@@ -12,21 +12,22 @@ from torch import fx, nn
 
 from compress.errors import ModelError
 from compress.models.cifar import SelectPad
+from compress.models.removed import Removed, drop_removed
 
 _TORCH = str(Path(torch.__file__).parent)
 
 
 class _Tracer(fx.Tracer):
-    """torch.nn layers stay whole, and so does the option A shortcut: its inside is data movement, not arithmetic."""
+    """torch.nn layers stay whole, and so do our own: their inside is data movement, not arithmetic."""
 
     record_stack_traces = True
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, SelectPad) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, SelectPad | Removed) or super().is_leaf_module(m, module_qualified_name)
 
 
 def symbolic_trace(net: nn.Module) -> fx.Graph:
-    """The graph of ``net.forward``, with its optional arguments at their defaults.
+    """The graph of ``net.forward``, with its optional arguments at their defaults and without removed branches.
 
     Raises:
         ModelError: the forward takes other than one input, or depends on its values; names the line.
@@ -48,7 +49,19 @@ def symbolic_trace(net: nn.Module) -> fx.Graph:
             for user in list(node.users):
                 graph.erase_node(user)
             graph.erase_node(node)
+    drop_removed(graph, net)
     return graph
+
+
+def without_removed(net: nn.Module) -> nn.Module:
+    """The module to hand to whatever runs ``net`` as it is written: itself, or its graph where branches were removed.
+
+    Raises:
+        ModelError: see ``symbolic_trace``.
+    """
+    if not any(isinstance(module, Removed) for module in net.modules()):
+        return net
+    return fx.GraphModule(net, symbolic_trace(net))
 
 
 def from_torch(filename: str) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from compress.errors import CheckpointError
 from compress.models.cifar import SelectPad
+from compress.models.removed import Removed
 
 Shape = dict[str, Any]
 
@@ -45,6 +46,7 @@ _READERS: dict[type[nn.Module], Callable[[nn.Module], Shape]] = {
     nn.Linear: _linear,
     SelectPad: _select_pad,
     nn.Identity: lambda _: {},
+    Removed: lambda _: {},
 }
 _TYPES: dict[str, Callable[..., nn.Module]] = {cls.__name__: cls for cls in _READERS}
 

@@ -8,13 +8,14 @@ cutting would cost. Masking and scoring are this one mechanism.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from compress.prune.blocks import Segment
 from compress.prune.coupling import Coupling, Slot
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]
@@ -43,18 +44,33 @@ def gated(net: nn.Module, coupling: Coupling, gates: Mapping[str, Tensor]) -> It
 
 
 @contextmanager
-def masked(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
-    """``net`` with the units that are not in ``kept`` zeroed: what the cut network must compute.
+def bypassed(net: nn.Module, removed: Collection[Segment]) -> Iterator[nn.Module]:
+    """``net`` with the branches of removable segments giving zeros, inside the block."""
+    last = [net.get_submodule(segment.layers[-1]) for segment in removed]
+    handles = [layer.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for layer in last]
+    try:
+        yield net
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def masked(
+    net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]], removed: Collection[Segment] = ()
+) -> Iterator[nn.Module]:
+    """``net`` with what is cut set to zero: what the cut network must compute.
 
     Args:
         kept: unit indices by group name; a group that is not named keeps all.
+        removed: segments whose branches go.
     """
     gates = {}
     for group in coupling:
         if group.name in kept:
             gates[group.name] = torch.zeros(group.units)
             gates[group.name][list(kept[group.name])] = 1
-    with gated(net, coupling, gates):
+    with gated(net, coupling, gates), bypassed(net, removed):
         yield net
 
 

@@ -15,7 +15,7 @@ class GroupPlan:
 
     Attributes:
         name, kind: the group's.
-        before, after: channels.
+        before, after: channels; none after, where all blocks that it sits in are removed.
         kept: indices of the units that stay, ascending.
     """
 
@@ -32,16 +32,20 @@ class WidthPlan:
 
     Attributes:
         before, after: cost of the unpruned and of the pruned network.
+        removed: names of the blocks that go as a whole.
+        latency: predicted for both, in ms; None without a latency table.
     """
 
     groups: tuple[GroupPlan, ...]
     before: Cost
     after: Cost
+    removed: tuple[str, ...] = ()
+    latency: tuple[float, float] | None = None
 
     @property
     def kept(self) -> Mapping[str, Sequence[int]]:
-        """Unit indices by group name: what ``cut`` and ``masked`` take."""
-        return {group.name: group.kept for group in self.groups}
+        """Unit indices by group name: what ``cut`` and ``masked`` take. A group that is gone is not named."""
+        return {group.name: group.kept for group in self.groups if group.kept}
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,4 +53,11 @@ class WidthPlan:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WidthPlan:
         groups = (GroupPlan(**{**group, "kept": tuple(group["kept"])}) for group in value["groups"])
-        return cls(tuple(groups), Cost(**value["before"]), Cost(**value["after"]))
+        latency = value.get("latency")
+        return cls(
+            tuple(groups),
+            Cost(**value["before"]),
+            Cost(**value["after"]),
+            removed=tuple(value.get("removed", ())),
+            latency=None if latency is None else (latency[0], latency[1]),
+        )

@@ -1,10 +1,10 @@
-"""Cuts channels out of a network, and proves that the rest computes what the masked network computes."""
+"""Cuts channels and blocks out of a network, and proves that the rest computes what the masked network computes."""
 
 from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,34 +13,51 @@ from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
 from compress.models.cifar import SelectPad
+from compress.models.removed import Removed
 from compress.models.shapes import make_layer, replace_module, shape_of
+from compress.prune.blocks import Segment
 from compress.prune.coupling import Coupling
 from compress.prune.gates import masked
 
 TOLERANCE = 1e-5
 
 
-def cut(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of ``net`` without the units that are not in ``kept``; hooks on the layers that are cut are left behind.
+def cut(
+    net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]], removed: Collection[Segment] = ()
+) -> nn.Module:
+    """A copy of ``net`` without some channels and branches; hooks on the layers that are cut are left behind.
+
+    The layers of a removed branch become ``nn.Identity`` and the last one ``Removed``: names stay, the weights go, and
+    whatever traces the network no longer sees the block.
 
     Args:
         kept: unit indices by group name; a group that is not named keeps all.
+        removed: removable segments that go as a whole.
 
     Raises:
-        ModelError: ``kept`` names a group or a unit that is not there, or keeps none of a group.
+        ModelError: ``kept`` names a group or a unit that is not there, or keeps none of a group, or a segment cannot
+            be removed.
     """
-    removed_inputs, removed_outputs = _removed(coupling, kept)
+    removed_inputs, removed_outputs = removed_positions(coupling, kept)
+    gone = _branches(removed)
     net = copy.deepcopy(net)
-    for layer in removed_inputs.keys() | removed_outputs.keys():
+    for layer in (removed_inputs.keys() | removed_outputs.keys()) - gone.keys():
         old = net.get_submodule(layer)
         new = _CUTTERS[type(old)](old, removed_inputs[layer], removed_outputs[layer])
         new.train(old.training)
         replace_module(net, layer, new)
+    for layer, stand_in in gone.items():
+        replace_module(net, layer, stand_in.train(net.get_submodule(layer).training))
     return net
 
 
 def verify(
-    net: nn.Module, pruned: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]], example: Tensor
+    net: nn.Module,
+    pruned: nn.Module,
+    coupling: Coupling,
+    kept: Mapping[str, Sequence[int]],
+    example: Tensor,
+    removed: Collection[Segment] = (),
 ) -> float:
     """Compare the cut network with the masked one on ``example`` (N, C, H, W), both in float64.
 
@@ -52,7 +69,7 @@ def verify(
     """
     reference, pruned = (copy.deepcopy(each).double().eval() for each in (net, pruned))
     with torch.no_grad():
-        with masked(reference, coupling, kept):
+        with masked(reference, coupling, kept, removed):
             expected = _tensors(reference(example.double()))
         found = _tensors(pruned(example.double()))
     worst = 0.0
@@ -67,7 +84,9 @@ def verify(
     return worst
 
 
-def _removed(coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+def removed_positions(
+    coupling: Coupling, kept: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
     """Positions that go, on the input side and on the output side, by layer."""
     known = {group.name: group for group in coupling}
     inputs: dict[str, set[int]] = defaultdict(set)
@@ -84,6 +103,19 @@ def _removed(coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> tuple[dic
                 for slot in slots:
                     sides[slot.layer].update(position for unit in gone for position in slot.channels[unit])
     return inputs, outputs
+
+
+def _branches(removed: Collection[Segment]) -> dict[str, nn.Module]:
+    """What takes the place of each layer of the removed segments."""
+    stand_ins: dict[str, nn.Module] = {}
+    for segment in removed:
+        if not segment.removable:
+            raise ModelError(
+                f"the plan removes '{segment.name}', which is no residual block with an identity shortcut",
+                remedy="was the plan made for another network?",
+            )
+        stand_ins |= {layer: nn.Identity() for layer in segment.layers[:-1]} | {segment.layers[-1]: Removed()}
+    return stand_ins
 
 
 def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.Module:

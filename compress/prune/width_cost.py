@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 from torch import nn
 
 from compress.models.cost import Cost, count, layer_macs
+from compress.prune.blocks import Segment, segments
 from compress.prune.coupling import Coupling, Slot
 
 Array = npt.NDArray[np.float64]
@@ -31,7 +33,9 @@ class WidthCost:
 
     def __init__(self, net: nn.Module, coupling: Coupling, shape: Sequence[int]) -> None:
         layers = {name: layer for name, module in net.named_modules() if (layer := _layer(module)) is not None}
-        rows = {name: row for row, name in enumerate(layers)}
+        self.segments = segments(net, coupling, shape)
+        self._rows = rows = {name: row for row, name in enumerate(layers)}
+        self._groups = [group.name for group in coupling]
         self.full: Array = np.array([group.units for group in coupling], dtype=np.float64)
         self._out: Array = np.zeros((len(layers), len(coupling.groups)))
         self._in: Array = np.zeros_like(self._out)
@@ -59,10 +63,30 @@ class WidthCost:
         macs, params = self._sums(units)
         return macs + self._macs_fixed, params + self._params_fixed
 
-    def of(self, units: Array) -> Cost:
-        """The cost of one assignment (groups,)."""
+    def of(self, units: Array, removed: Collection[Segment] = ()) -> Cost:
+        """The cost of one assignment (groups,) without the removed segments."""
         macs, params = self.batch(units[None])
-        return Cost(round(macs[0]), round(params[0]))
+        less = [self.segment(segment, dict(zip(self._groups, units, strict=True))) for segment in removed]
+        return Cost(round(macs[0] - sum(float(m) for m, _ in less)), round(params[0] - sum(float(p) for _, p in less)))
+
+    def segment(self, segment: Segment, units: Mapping[str, ArrayLike]) -> tuple[Array, Array]:
+        """MACs and parameters of the layers of a segment.
+
+        Args:
+            units: kept of each of its groups, arrays that broadcast.
+        """
+        macs: Array = np.zeros(())
+        params: Array = np.zeros(())
+        columns = [(self._groups.index(name), np.asarray(units[name], dtype=np.float64)) for name in segment.groups]
+        for layer in segment.layers:
+            row = self._rows.get(layer)
+            if row is None:  # an option A shortcut costs neither
+                continue
+            outputs = self._out_fixed[row] + sum(self._out[row, column] * count for column, count in columns)
+            inputs = self._in_fixed[row] + sum(self._in[row, column] * count for column, count in columns)
+            macs = macs + self._macs_a_pair[row] * outputs * inputs
+            params = params + self._params_a_pair[row] * outputs * inputs + self._params_an_output[row] * outputs
+        return macs, params
 
     def _sums(self, units: Array) -> tuple[Array, Array]:
         outputs = units @ self._out.T + self._out_fixed

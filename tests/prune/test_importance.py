@@ -21,6 +21,7 @@ def batches(sizes=(3, 2), classes=5, seed=0):
 
 def test_taylor_is_the_papers_formula_on_batch_norms():
     """(sum over writers of gamma dL/dgamma + beta dL/dbeta)^2, image by image, by plain backpropagation."""
+    torch.manual_seed(0)
     net = lively(build("cifar_resnet20_b", 5))
     coupling = couple(net, SHAPE)
     data = batches()

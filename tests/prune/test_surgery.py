@@ -1,19 +1,23 @@
 """The cut network computes what the masked network computes, on every family."""
 
 import copy
+import itertools
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import fx, nn
 from user_nets import NETS, FixedView, Plain, lively
 
 from calibration.preprocess import Preprocess
 from compress.errors import ModelError
 from compress.models.cost import count
+from compress.models.graph import symbolic_trace
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
+from compress.models.removed import Removed, operation
+from compress.prune.blocks import segments
 from compress.prune.coupling import couple
 from compress.prune.gates import masked
 from compress.prune.surgery import cut, verify
@@ -48,27 +52,36 @@ def some_units(coupling, seed, share=0.5):
     return kept
 
 
+def some_blocks(found, seed):
+    """A random choice of the blocks that can be removed."""
+    generator = torch.Generator().manual_seed(seed)
+    return [segment for segment in found if segment.removable and torch.rand(1, generator=generator) < 0.5]
+
+
+def outputs(net, x):
+    with torch.no_grad():
+        return [leaf for leaf in torch.utils._pytree.tree_leaves(net(x)) if leaf is not None]
+
+
 def check(net, shape, seed=0):
     """Masked equals cut in float32 too; the cost is what was predicted; the original is untouched."""
     before = copy.deepcopy(net.state_dict())
     coupling = couple(net, shape)
     kept = some_units(coupling, seed)
-    pruned = cut(net, coupling, kept)
+    removed = some_blocks(segments(net, coupling, shape), seed)
+    pruned = cut(net, coupling, kept, removed)
     x = torch.randn(2, *shape)
-    assert verify(net, pruned, coupling, kept, x) < 1e-9
-    with torch.no_grad(), masked(net, coupling, kept):
-        expected = torch.utils._pytree.tree_leaves(net(x))
-    with torch.no_grad():
-        found = torch.utils._pytree.tree_leaves(pruned(x))
-    for want, have in zip(expected, found, strict=True):
-        if want is not None:
-            scale = max(1.0, float(want.abs().max()))
-            torch.testing.assert_close(have / scale, want / scale, atol=1e-5, rtol=0)
+    assert verify(net, pruned, coupling, kept, x, removed) < 1e-9
+    with masked(net, coupling, kept, removed):
+        expected = outputs(net, x)
+    for want, have in zip(expected, outputs(pruned, x), strict=True):
+        scale = max(1.0, float(want.abs().max()))
+        torch.testing.assert_close(have / scale, want / scale, atol=1e-5, rtol=0)
     units = torch.tensor([float(len(kept[group.name])) for group in coupling]).double().numpy()
-    assert WidthCost(net, coupling, shape).of(units) == count(pruned, shape)
+    assert WidthCost(net, coupling, shape).of(units, removed) == count(pruned, shape)
     assert count(pruned, shape).params < count(net, shape).params
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in net.modules())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
     return pruned
 
 
@@ -124,6 +137,46 @@ def test_a_bn_folded_net_is_cut():
                 setattr(block, bn, nn.Identity())
     assert not couple(net, shape)["layer1.1.conv2"].norms
     check(net, shape)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50", "cifar_resnet20", "cifar_resnet20_b"])
+def test_a_graph_without_its_removed_blocks(arch):
+    """Whatever traces the cut network sees neither the branch nor its addition, and computes the same."""
+    net, shape = built_in(arch)
+    coupling = couple(net, shape)
+    found = segments(net, coupling, shape)
+    removed = [segment for segment in found if segment.removable][::2]
+    pruned = cut(net, coupling, {}, removed)
+    traced = fx.GraphModule(pruned, symbolic_trace(pruned))
+    assert [s.name for s in segments(pruned, couple(pruned, shape), shape)] == [
+        s.name for s in found if s not in removed
+    ]
+    assert not any(isinstance(module, Removed | nn.Identity) for module in traced.modules())
+    kinds = [operation(node, dict(traced.named_modules())) for node in traced.graph.nodes]
+    assert kinds.count("add") == sum(len(s.layers) > 2 for s in found) - len(removed)
+    assert not any(pair == ("relu", "relu") for pair in itertools.pairwise(kinds))
+    x = torch.randn(2, *shape)
+    torch.testing.assert_close(outputs(traced, x), outputs(pruned, x))
+
+
+def test_rounds_remove_one_block_after_another():
+    net, shape = built_in("cifar_resnet20")
+    for left in (1, 0):
+        coupling = couple(net, shape)
+        removed = [s for s in segments(net, coupling, shape) if s.removable and s.name.startswith("layer2")][:1]
+        kept = some_units(coupling, left)
+        pruned = cut(net, coupling, kept, removed)
+        verify(net, pruned, coupling, kept, torch.randn(2, *shape), removed)
+        net = pruned
+    assert [s.name for s in segments(net, couple(net, shape), shape) if s.name.startswith("layer2")] == ["layer2.0"]
+
+
+def test_only_a_block_with_an_identity_shortcut_can_be_removed():
+    net, shape = built_in("cifar_resnet20")
+    coupling = couple(net, shape)
+    (block,) = [segment for segment in segments(net, coupling, shape) if segment.name == "layer2.0"]
+    with pytest.raises(ModelError, match=r"'layer2\.0', which is no residual block with an identity"):
+        cut(net, coupling, {}, [block])
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnext50_32x4d", "cifar_resnet20", "cifar_resnet20_b"])

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import kit_guest
 from compress.engines import tensorrt
 
-# Every module of the backend.
-SOURCES = sorted(Path(tensorrt.__file__).parent.glob("tensorrt*.py"))
+# Every module of the backend, and the script that times pieces on a device.
+SOURCES = [*sorted(Path(tensorrt.__file__).parent.glob("tensorrt*.py")), Path(kit_guest.__file__)]
 
 # How these modules name what they get from TensorRT; ``self._context`` is a ``context``.
 CLASSES = {

@@ -1,0 +1,307 @@
+#!/usr/bin/env python3
+"""Times the ONNX files that manifest.json lists, on the machine where it runs.
+
+It stands alone: Python 3.8 or later with numpy and the engine's package (onnxruntime, openvino or tensorrt) is all it
+needs. A file is timed together with several others in short rounds that take turns, so that whatever else the machine
+does falls on all of them alike; one reference file is among them every time, and tells how the machine's speed drifts.
+Each result is appended to results.jsonl at once: asked again, it goes on where it stopped.
+
+    python3 measure.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SAMPLE_S = 0.001  # a sample lasts at least this long, so that the clock's own cost does not count
+SAMPLES = 3  # of one file in a round, at least
+TOGETHER = 8  # files that take turns, besides the reference
+
+
+class OnnxRuntime:
+    """CPU sessions, with the settings of the engine that ships."""
+
+    def __init__(self, threads: int) -> None:
+        import onnxruntime
+
+        self.ort, self.threads = onnxruntime, threads
+        self.version, self.device = onnxruntime.__version__, processor()
+        # One thread does all its work in the caller's: its processor time is the latency on a machine that does
+        # nothing else, also where this one does.
+        self.clock = time.thread_time if threads == 1 else time.perf_counter
+
+    def open(self, path: Path, evict: int) -> Callable[[int], float]:
+        options = self.ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = self.ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        feeds = {node.name: noise(node.shape) for node in session.get_inputs()}
+        return timed(lambda: session.run(None, feeds), self.clock, evict)
+
+
+class OpenVino:
+    """One request on the CPU, with the settings of the engine that ships."""
+
+    def __init__(self, threads: int) -> None:
+        os.environ.setdefault("CI", "true")  # or importing it sends a message to its makers
+        import openvino
+
+        self.ov, self.core = openvino, openvino.Core()
+        self.version, self.device = openvino.__version__, processor()
+        self.settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
+        }
+
+    def open(self, path: Path, evict: int) -> Callable[[int], float]:
+        model = self.core.compile_model(str(path), "CPU", self.settings)
+        request = model.create_infer_request()
+        for port in model.inputs:
+            request.set_tensor(port, self.ov.Tensor(noise(list(port.shape))))
+        return timed(request.infer, time.perf_counter, evict)
+
+
+class TensorRT:
+    """Plans built here (10 or 11, strongly typed), replayed as CUDA graphs and timed by CUDA events."""
+
+    def __init__(self, threads: int) -> None:
+        import tensorrt as trt
+
+        self.trt, self.cuda = trt, Cuda()
+        self.version, self.device = trt.__version__, self.cuda.name()
+        self.logger = trt.Logger(trt.Logger.ERROR)
+        self.timings = b""  # of kernels: what one build has tried, the next need not
+
+    def open(self, path: Path, evict: int) -> Callable[[int], float]:
+        trt = self.trt
+        runtime = trt.Runtime(self.logger)
+        engine = runtime.deserialize_cuda_engine(self.build(path))
+        context = engine.create_execution_context()
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            context.set_tensor_address(name, self.cuda.buffer(noise(list(engine.get_tensor_shape(name)))))
+        stream = self.cuda.stream()
+
+        def enqueue() -> None:
+            if not context.execute_async_v3(stream.value):
+                sys.exit(f"TensorRT cannot run {path}")
+
+        enqueue()  # the first run sets TensorRT up, which cannot be captured
+        self.cuda.call("cudaStreamSynchronize", stream)
+        launch = self.cuda.captured(stream, enqueue)
+        alive = (runtime, engine, context)  # as long as the graph that uses them
+        return lambda count: self.cuda.elapsed(stream, launch, count) if alive else 0.0
+
+    def build(self, path: Path) -> bytes:
+        """The plan of an ONNX file."""
+        trt = self.trt
+        builder = trt.Builder(self.logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse(path.read_bytes()):
+            problem = parser.get_error(0)
+            sys.exit(f"TensorRT cannot read {path}: {problem.desc()}")
+        config = builder.create_builder_config()
+        cache = config.create_timing_cache(self.timings)
+        config.set_timing_cache(cache, False)
+        plan = builder.build_serialized_network(network, config)
+        if plan is None:
+            sys.exit(f"TensorRT cannot build {path}")
+        cache = config.get_timing_cache()
+        self.timings = bytes(cache.serialize())
+        return bytes(plan)
+
+
+class Cuda:
+    """The few functions of the CUDA runtime that are needed, by ctypes."""
+
+    def __init__(self) -> None:
+        self.lib: Any = None
+        for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"):
+            try:
+                self.lib = ctypes.CDLL(name)
+                break
+            except OSError:
+                continue
+        if self.lib is None:
+            sys.exit("the CUDA runtime, libcudart.so, is not on the library path (set LD_LIBRARY_PATH)")
+        self.lib.cudaGetErrorString.restype = ctypes.c_char_p
+
+    def call(self, name: str, *arguments: Any) -> None:
+        status = getattr(self.lib, name)(*arguments)
+        if status:
+            sys.exit(f"{name} failed: {self.lib.cudaGetErrorString(status).decode()}")
+
+    def name(self) -> str:
+        """The GPU's name: the first field of cudaDeviceProp, which has grown since but not moved."""
+        properties = ctypes.create_string_buffer(1 << 14)
+        self.call("cudaGetDeviceProperties", properties, 0)
+        return properties.value.decode()
+
+    def buffer(self, array: Any) -> int:
+        """The address of a copy on the GPU; it stays until the process ends."""
+        pointer, size = ctypes.c_void_p(), ctypes.c_size_t(array.nbytes)
+        self.call("cudaMalloc", ctypes.byref(pointer), size)
+        self.call("cudaMemcpy", pointer, array.ctypes.data_as(ctypes.c_void_p), size, 1)  # host to device
+        return int(pointer.value or 0)
+
+    def stream(self) -> ctypes.c_void_p:
+        stream = ctypes.c_void_p()
+        self.call("cudaStreamCreate", ctypes.byref(stream))
+        return stream
+
+    def captured(self, stream: ctypes.c_void_p, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """A function that launches what ``enqueue`` puts on the stream, as one CUDA graph."""
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self.call("cudaStreamBeginCapture", stream, 2)  # relaxed
+        enqueue()
+        self.call("cudaStreamEndCapture", stream, ctypes.byref(graph))
+        self.call("cudaGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        return lambda: self.call("cudaGraphLaunch", executable, stream)
+
+    def elapsed(self, stream: ctypes.c_void_p, launch: Callable[[], None], count: int) -> float:
+        """Seconds that ``count`` launches take on the GPU."""
+        events = [ctypes.c_void_p(), ctypes.c_void_p()]
+        for event in events:
+            self.call("cudaEventCreate", ctypes.byref(event))
+        self.call("cudaEventRecord", events[0], stream)
+        for _ in range(count):
+            launch()
+        self.call("cudaEventRecord", events[1], stream)
+        self.call("cudaEventSynchronize", events[1])
+        milliseconds = ctypes.c_float()
+        self.call("cudaEventElapsedTime", ctypes.byref(milliseconds), events[0], events[1])
+        for event in events:
+            self.call("cudaEventDestroy", event)
+        return milliseconds.value / 1e3
+
+
+ENGINES: dict[str, Any] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT}
+
+
+def processor() -> str:
+    """The processor's name; the board's where /proc/cpuinfo names none, as on ARM."""
+    for path, mark in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
+        try:
+            lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith(mark):
+                return (line.partition(":")[2] if mark else line).strip("\0 ")
+    return platform.processor() or platform.machine()
+
+
+def timed(call: Callable[[], Any], clock: Callable[[], float], evict: int) -> Callable[[int], float]:
+    """A function that calls ``call`` a number of times, with ``evict`` bytes read before each, and times the calls."""
+    others = np.ones(evict // 8, dtype=np.int64)
+
+    def run(count: int) -> float:
+        total = 0.0
+        for _ in range(count):
+            others.max(initial=0)
+            start = clock()
+            call()
+            total += clock() - start
+        return total
+
+    return run
+
+
+def noise(shape: list[int]) -> Any:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def sample(run: Callable[[int], float], seconds: float) -> list[float]:
+    """Milliseconds a call: the least and the median sample of a round."""
+    run(1)  # the caches are another file's after its round
+    inner = max(1, int(SAMPLE_S / max(run(1), 1e-9) + 1))
+    values: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(values) < SAMPLES or time.perf_counter() < end:
+        values.append(run(inner) / inner * 1e3)
+    return [min(values), float(np.median(values))]
+
+
+def measure(
+    backend: Any, folder: Path, names: list[str], manifest: dict[str, Any], seed: int
+) -> dict[str, list[list[float]]]:
+    """Time some files against each other and the reference; rounds of [least, median] by name.
+
+    In the network, the weights of one layer are pushed out of the processor's caches by those of the others. So before
+    each run of a piece as many bytes are read as the network has; a whole network does that by itself.
+    """
+    runs = {}
+    for name in [manifest["files"][0], *names]:
+        runs[name] = backend.open(folder / f"{name}.onnx", manifest["evict"].get(name, 0))
+        runs[name](2)
+    rounds: dict[str, list[list[float]]] = {name: [] for name in runs}
+    order = list(runs)
+    for index in range(manifest["rounds"]):
+        random.Random(seed + index).shuffle(order)
+        for name in order:
+            rounds[name].append(sample(runs[name], manifest["round_s"]))
+    return rounds
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows that were written whole; a kill may have cut the last one."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description="Times the ONNX files that manifest.json lists; see README.txt.")
+    options.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
+    folder = options.parse_args().folder
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    backend = ENGINES[manifest["engine"]](manifest["threads"])
+    results = folder / "results.jsonl"
+    place = {"version": backend.version, "device": backend.device, "machine": platform.machine()}
+    rows = read_results(results)
+    if any(row["place"] != place for row in rows):
+        sys.exit(f"{results} was begun on another device or version: delete it to measure anew")
+    done = {row["name"] for row in rows}
+    reference, *names = manifest["files"]
+    waiting = [name for name in names if name not in done]
+    random.Random(0).shuffle(waiting)  # slow drift must not fall on one kind of file
+    before = len(names) - len(waiting)
+    with results.open("a", encoding="utf-8") as out:
+        out.write("\n" if rows else "")  # after a line that was cut
+        for start in range(0, len(waiting), TOGETHER):
+            batch = waiting[start : start + TOGETHER]
+            rounds = measure(backend, folder, batch, manifest, start * 1000)
+            for name in batch:
+                row = {"name": name, "rounds": rounds[name], "reference": rounds[reference], "place": place}
+                out.write(json.dumps(row) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+            sys.stdout.write(f"{before + start + len(batch)}/{len(names)}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""The latency table: what was measured on which engine, of which network. A file that ``benchmarks.profile`` writes.
+
+A row is one width assignment of one **kind** of segment. Segments with the same operations, shapes and full widths are
+one kind, measured once: the two blocks of a ResNet-18's first stage, for example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from compress.config import TargetConfig
+from compress.errors import ConfigError
+from compress.models.shapes import describe
+from compress.prune.blocks import Segment
+from compress.prune.coupling import Coupling, Slot
+from compress.prune.trace import trace
+from compress.run import read_json, write_atomic
+
+SCHEMA = 1
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a table was measured: what a latency depends on besides the network.
+
+    Attributes:
+        target: the profile whose lowering was timed, such as ``ort-x86``.
+        engine, version: the runtime.
+        device: the processor's or the GPU's name.
+        machine: as ``platform.machine()`` says.
+        threads, batch: of the timed inference.
+    """
+
+    target: str
+    engine: str
+    version: str
+    device: str
+    machine: str
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """Channels on one side of a layer: ``fixed`` and those of each unit, with one entry an axis of the kind.
+
+    >>> Side(3.0, (1, 0, 2))([np.array([1, 2]), np.array(9), np.array(10)]).tolist()
+    [24.0, 25.0]
+    """
+
+    fixed: float
+    per_unit: tuple[float, ...]
+
+    def __call__(self, units: Sequence[Array]) -> Array:
+        """Channels, from the units of each axis, in the shape that those broadcast to which matter here."""
+        parts = (np.multiply(each, count) for each, count in zip(units, self.per_unit, strict=True) if count)
+        return sum(parts, start=np.array(self.fixed))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What each output channel of a layer reads, and how many of these there are."""
+
+    inputs: Side
+    outputs: Side
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Segments that cost the same at the same widths.
+
+    Attributes:
+        name: of the first such segment.
+        units: all units of each axis; an axis is a coupling group of the segment.
+        step: of each axis, the coarsest steps of width between which nothing is gained; found by measuring.
+        layers: for the model's features.
+    """
+
+    name: str
+    units: tuple[int, ...]
+    step: tuple[int, ...]
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A segment of the network: of which kind it is, and which group each axis stands for."""
+
+    name: str
+    kind: str
+    groups: tuple[str, ...]
+    removable: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median time of a kind at some units kept, in ms, with the spread of its rounds."""
+
+    kind: str
+    units: tuple[int, ...]
+    ms: float
+    lo: float
+    hi: float
+    n: int
+
+
+@dataclass(frozen=True)
+class WholeRow:
+    """Median time of a whole network; ``held_out`` ones are predicted, not fitted."""
+
+    units: Mapping[str, int]
+    removed: tuple[str, ...]
+    held_out: bool
+    ms: float
+    lo: float
+    hi: float
+    n: int
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measured latencies of a network's segments, and of some whole networks.
+
+    Attributes:
+        network: ``fingerprint`` of what was measured.
+        place: where.
+        imported: it was measured with a kit on another device, which the user stated by importing it.
+        groups: all units of each coupling group.
+        summary: what ``LatencyModel`` made of it when it was written, for people to read.
+    """
+
+    network: str
+    place: Place
+    imported: bool
+    groups: Mapping[str, int]
+    kinds: tuple[Kind, ...]
+    segments: tuple[Member, ...]
+    rows: tuple[Row, ...]
+    networks: tuple[WholeRow, ...]
+    summary: Mapping[str, float]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, whole or not at all; ``read`` gives it back."""
+        write_atomic(path, json.dumps({"schema_version": SCHEMA, **asdict(self)}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable:
+        """Read what ``write`` wrote.
+
+        Raises:
+            ConfigError: no such file, not a latency table, or one of another schema.
+        """
+        remedy = "measure it with `python -m benchmarks.profile --config FILE`"
+        if not path.is_file():
+            raise ConfigError(f"there is no latency table at {path}", remedy=remedy)
+        value = read_json(path)
+        version = value.get("schema_version") if isinstance(value, dict) else None
+        if version != SCHEMA:
+            raise ConfigError(f"{path} has schema version {version}, this version reads {SCHEMA}", remedy=remedy)
+        try:
+            return _table(value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{path} is not a latency table: {error!r}", remedy=remedy) from None
+
+    def check(self, network: str, target: TargetConfig, here: Place | None, *, foreign: bool = False) -> None:
+        """Is this table about ``network`` on the target that is asked for?
+
+        Args:
+            network: ``fingerprint`` of the network that is to be pruned.
+            target: as the configuration says it.
+            here: ``compress.prune.place.here(target)``; none where the target's engine does not run on this machine.
+                Such a table, and one from a kit, is taken to be of the device that the user means.
+            foreign: the user has said that version, device and threads may differ.
+
+        Raises:
+            ConfigError: it is about another network, target, engine or batch; or about another version, device or
+                number of threads, and ``foreign`` is false.
+        """
+        measure = "measure this one with `python -m benchmarks.profile --config FILE`"
+        if self.network != network:
+            raise ConfigError("the latency table was measured for another network", remedy=measure)
+        asked = {"target": target.name, "engine": target.engine, "batch": target.batch}
+        for name, wanted in asked.items():
+            if getattr(self.place, name) != wanted:
+                raise ConfigError(_differs(name, self.place, wanted), remedy=measure)
+        bound: dict[str, object] = {"threads": target.threads}
+        if here is not None and not self.imported:
+            bound |= {"version": here.version, "machine": here.machine, "device": here.device}
+        for name, wanted in bound.items():
+            if getattr(self.place, name) != wanted and not foreign:
+                raise ConfigError(
+                    _differs(name, self.place, wanted),
+                    remedy=f"{measure}; or take it nevertheless with --set prune.allow_foreign_table=true",
+                )
+
+
+def _differs(name: str, table: Place, wanted: object) -> str:
+    what = {"version": f"{table.engine} version", "threads": "number of threads"}.get(name, name)
+    return f"the latency table was measured for {what} {getattr(table, name)}, not {wanted}"
+
+
+def _table(value: Mapping[str, Any]) -> LatencyTable:
+    def side(v: Mapping[str, Any]) -> Side:
+        return Side(v["fixed"], tuple(v["per_unit"]))
+
+    def kind(v: Mapping[str, Any]) -> Kind:
+        layers = tuple(Layer(side(layer["inputs"]), side(layer["outputs"])) for layer in v["layers"])
+        return Kind(v["name"], tuple(v["units"]), tuple(v["step"]), layers)
+
+    table = LatencyTable(
+        network=str(value["network"]),
+        place=Place(**value["place"]),
+        imported=bool(value["imported"]),
+        groups=dict(value["groups"]),
+        kinds=tuple(kind(v) for v in value["kinds"]),
+        segments=tuple(Member(**{**v, "groups": tuple(v["groups"])}) for v in value["segments"]),
+        rows=tuple(Row(**{**v, "units": tuple(v["units"])}) for v in value["rows"]),
+        networks=tuple(WholeRow(**{**v, "removed": tuple(v["removed"])}) for v in value["networks"]),
+        summary=dict(value["summary"]),
+    )
+    known = {kind.name: len(kind.units) for kind in table.kinds}
+    for row in table.rows:
+        if len(row.units) != known[row.kind]:
+            raise ValueError(f"a row of '{row.kind}' has {len(row.units)} widths")
+        if not 0 < row.ms < float("inf"):
+            raise ValueError(f"a row of '{row.kind}' says {row.ms} ms")
+    for member in table.segments:
+        if len(member.groups) != known[member.kind] or not set(member.groups) <= table.groups.keys():
+            raise ValueError(f"the groups of '{member.name}' do not fit its kind")
+    return table
+
+
+def layers_of(net: nn.Module, coupling: Coupling, segment: Segment) -> tuple[Layer, ...]:
+    """The convolutions and fully connected layers of a segment, one axis for each of ``segment.groups``."""
+    found = []
+    for name in segment.layers:
+        layer = net.get_submodule(name)
+        if isinstance(layer, nn.Conv2d):
+            inputs, outputs, grouped = layer.in_channels // layer.groups, layer.out_channels, layer.groups > 1
+        elif isinstance(layer, nn.Linear):
+            inputs, outputs, grouped = layer.in_features, layer.out_features, False
+        else:
+            continue
+        groups = [coupling[group] for group in segment.groups]
+        read = [0 if grouped else _channels(name, group.readers) for group in groups]
+        written = [_channels(name, group.writers) for group in groups]
+        units = [group.units for group in groups]
+        found.append(Layer(_side(inputs, read, units), _side(outputs, written, units)))
+    return tuple(found)
+
+
+def _channels(layer: str, slots: Sequence[Slot]) -> int:
+    """Channels that a unit takes on one side of a layer."""
+    return sum(len(slot.channels[0]) for slot in slots if slot.layer == layer)
+
+
+def _side(full: int, per_unit: Sequence[int], units: Sequence[int]) -> Side:
+    fixed = full - sum(each * count for each, count in zip(per_unit, units, strict=True))
+    return Side(float(fixed), tuple(map(float, per_unit)))
+
+
+def fingerprint(net: nn.Module, shape: Sequence[int]) -> str:
+    """A hash of what latency depends on: operations, layer shapes and input size (C, H, W), but not the weights.
+
+    >>> fingerprint(nn.Conv2d(3, 8, 3), (3, 9, 9)) == fingerprint(nn.Conv2d(3, 8, 3), (3, 9, 9))
+    True
+    """
+    traced = trace(net, shape)
+    steps = [(n.op, n.name, _target(n.target), [str(a) for a in n.all_input_nodes]) for n in traced.graph.nodes]
+    parts = json.dumps([list(shape), describe(net), steps], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _target(target: object) -> str:
+    return target if isinstance(target, str) else str(getattr(target, "__name__", ""))

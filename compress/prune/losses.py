@@ -1,0 +1,147 @@
+"""What pruning a network would lose, measured once and kept in ``losses/`` of the run: budgets come and go."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from calibration.loader import batches
+from calibration.sampler import calibration_sample
+from calibration.split import check_classes
+from calibration.transforms import eval_transform
+from compress.config import Config
+from compress.data import data_settings, open_data
+from compress.errors import DataError, ModelError
+from compress.models.model import Model, load_model
+from compress.progress import Progress
+from compress.prune import importance
+from compress.prune.coupling import Coupling
+from compress.prune.importance import Scores
+from compress.prune.sensitivity import Curve, Images, Sensitivity
+from compress.prune.structure import Structure
+from compress.run import Run, read_json, tree_sha256, write_json
+
+LOSSES = "losses.json"
+_BATCH = 25
+_SIXTEENTHS = (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)  # of a group's units: the widths at which the loss is measured
+_JUDGES = 4  # one batch in so many measures the loss; weights are solved on the others
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The loss of each group by its width, and of each removable block's removal."""
+
+    curves: Mapping[str, Curve]
+    removals: Mapping[str, float]
+
+
+def measured_losses(config: Config, run: Run, network: Path) -> Path:
+    """The folder with ``losses.json`` of the network in the folder ``network``; measured where it is not there yet.
+
+    A kill loses the group that was being measured, no more.
+
+    Raises:
+        DataError: there are no images, or Taylor importance has no labelled ones that fit the network's classes.
+        ModelError: Taylor importance of a backbone, or weights that are not finite.
+    """
+    settings = {
+        "importance": config.prune.importance,
+        "images": config.prune.images,
+        "data": data_settings(config),
+        "seed": config.run.seed,
+    }
+
+    def work(out: Path, scratch: Path) -> None:
+        model = load_model(network)
+        structure = Structure.of(model.net, model.preprocess.shape)
+        sample = pruning_images(config, model, run.progress)
+        judges = sample[_JUDGES - 1 :: _JUDGES] or sample
+        images = Images([x for k, x in enumerate(sample) if k % _JUDGES != _JUDGES - 1], judges)
+        scores = None
+        if config.prune.importance != "obs":
+            scores = channel_scores(config, model, structure.coupling, run.progress)
+        sensitivity = Sensitivity(model.net, structure, images, scores=scores, progress=run.progress)
+        kept = scratch / LOSSES
+        groups = read_json(kept) if kept.exists() else {}
+        wanted = {
+            group.name: sorted({max(1, group.units * share // 16) for share in _SIXTEENTHS} - {group.units})
+            for group in structure.coupling
+            if group.name not in groups
+        }
+        for name, curve in sensitivity.curves(wanted):
+            groups[name] = asdict(curve)
+            write_json(kept, groups)
+        write_json(out / LOSSES, {"groups": groups, "removals": sensitivity.removals()})
+
+    text = json.dumps([settings, tree_sha256(network)], sort_keys=True, default=str)
+    name = f"{config.prune.importance}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    store = Run(run.directory / "losses", force=run.force, progress=run.progress)
+    return store.stage(name, work, settings=settings, parents=[network])
+
+
+def load_losses(folder: Path) -> Measured:
+    """Read what ``measured_losses`` made."""
+    record = read_json(folder / LOSSES)
+    curves = {
+        name: Curve(tuple(value["units"]), tuple(value["loss"]), tuple(value["order"]))
+        for name, value in record["groups"].items()
+    }
+    return Measured(curves, record["removals"])
+
+
+def pruning_images(config: Config, model: Model, progress: Progress) -> list[Tensor]:
+    """Batches (N, C, H, W) of training images: seeded, class-balanced, none of them in the evaluation split.
+
+    Raises:
+        DataError: there are none.
+    """
+    data = open_data(config)
+    if data.calibration is None:
+        raise DataError(
+            "pruning looks at training images, and there are none",
+            remedy="set data.train, or prune.repair=false and prune.importance=norm",
+        )
+    count = min(config.prune.images, len(data.calibration))
+    if count < config.prune.images:
+        progress.note(f"  looking at all {count} training images, fewer than prune.images={config.prune.images}")
+    chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
+    loader = batches(data.calibration.subset(chosen, "pruning"), eval_transform(model.preprocess), _BATCH)
+    return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
+
+
+def channel_scores(config: Config, model: Model, coupling: Coupling, progress: Progress) -> Scores:
+    """Scores of the kind that ``prune.importance`` names.
+
+    Raises:
+        ModelError: Taylor importance of a backbone.
+        DataError: Taylor importance, and no labelled training images that fit the network's classes.
+    """
+    settings, seed = config.prune, config.run.seed
+    if settings.importance == "random":
+        return importance.random(coupling, seed)
+    if settings.importance == "norm":
+        return importance.norm(model.net, coupling)
+    if not model.classes:
+        raise ModelError(
+            "Taylor importance needs a classifier: a backbone has no loss", remedy="set prune.importance=obs"
+        )
+    train = open_data(config).train
+    if train is None:
+        raise DataError(
+            "Taylor importance looks at labelled training images, and data.train is not set",
+            remedy="set data.train, or prune.importance=obs",
+        )
+    check_classes(train, len(model.classes))
+    if len(train) < settings.images:
+        progress.note(f"  scoring on all {len(train)} training images, fewer than prune.images={settings.images}")
+    chosen = calibration_sample(train, min(settings.images, len(train)), seed=seed)
+    loader = batches(train.subset(chosen, train.name), eval_transform(model.preprocess), _BATCH)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_device = ((x.to(device), labels.to(device)) for x, labels in progress.track(loader, "scoring channels"))
+    return importance.taylor(model.clone().net.to(device), coupling, on_device)

@@ -1,0 +1,199 @@
+"""First and second moments of what a layer reads, and the weights that follow from them in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RIDGE = 1e-3
+"""Weight of the old weights against the new ones' fit, as a share of the mean variance of an input."""
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of the inputs x and the targets y of a layer, in float64; second moments are central.
+
+    Attributes:
+        count: positions they were taken over.
+        mean, target_mean: (inputs,), (outputs,).
+        covariance, cross: (inputs, inputs), and of inputs with targets (inputs, outputs).
+    """
+
+    count: int
+    mean: Tensor
+    target_mean: Tensor
+    covariance: Tensor
+    cross: Tensor
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Of both samples together."""
+        count = self.count + other.count
+        mine, its = self.count / count, other.count / count
+        x, y = self.mean - other.mean, self.target_mean - other.target_mean
+        return Statistics(
+            count,
+            mine * self.mean + its * other.mean,
+            mine * self.target_mean + its * other.target_mean,
+            mine * self.covariance + its * other.covariance + mine * its * torch.outer(x, x),
+            mine * self.cross + its * other.cross + mine * its * torch.outer(x, y),
+        )
+
+    def rows(self, chosen: Tensor) -> Statistics:
+        """Of some of the inputs."""
+        covariance = self.covariance[chosen][:, chosen]
+        return Statistics(self.count, self.mean[chosen], self.target_mean, covariance, self.cross[chosen])
+
+    def error(self, a: Tensor) -> float:
+        """E|a'x + b - y|^2 with the best b, but for a constant that does not depend on a."""
+        return float((a * (self.covariance @ a - 2 * self.cross)).sum())
+
+
+class Moments:
+    """Sums over sampled positions of x (inputs of one output position) and of a target y of a layer.
+
+    Arithmetic is float32 within a batch and float64 between batches.
+
+    Attributes:
+        count: positions seen.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Take in x (rows, inputs) and y (rows, outputs)."""
+        if self.count == 0:
+            self._shift = x.mean(0)  # centred early, so that float32 products do not cancel later
+            self._xx = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float32)
+            self._x = torch.zeros(x.shape[1], dtype=torch.float64)
+            if y is not None:
+                self._shift_y = y.mean(0)
+                self._xy = x.new_zeros(x.shape[1], y.shape[1])
+                self._y = torch.zeros(y.shape[1], dtype=torch.float64)
+        x = x - self._shift
+        self._xx.addmm_(x.T, x)
+        self._x += x.sum(0)
+        if y is not None:
+            y = y - self._shift_y
+            self._xy.addmm_(x.T, y)
+            self._y += y.sum(0)
+        self.count += len(x)
+
+    @property
+    def mean(self) -> Tensor:
+        """(inputs,)"""
+        return self._shift.double() + self._x / self.count
+
+    def covariance(self) -> Tensor:
+        """(inputs, inputs), float64."""
+        mean = self._x / self.count
+        return self._xx.double() / self.count - torch.outer(mean, mean)
+
+    def statistics(self) -> Statistics:
+        """All of them; targets were given."""
+        cross = self._xy.double() / self.count - torch.outer(self._x / self.count, self._y / self.count)
+        target_mean = self._shift_y.double() + self._y / self.count
+        return Statistics(self.count, self.mean, target_mean, self.covariance(), cross)
+
+
+def solve(seen: Statistics, old: Tensor, ridge: float) -> Tensor:
+    """Weights that fit the target from inputs with the given moments, drawn towards the old ones.
+
+    argmin_A E|A' x - y|^2 + lambda |A - old|^2 = (C + lambda I)^-1 (cross + lambda old), lambda = ridge * mean(diag C)
+    (ridge regression with a prior mean; Hoerl & Kennard 1970).
+
+    Args:
+        old: (inputs, outputs).
+    """
+    covariance = seen.covariance
+    strength = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(covariance.dtype).tiny)
+    damped = covariance + strength * torch.eye(len(covariance), dtype=covariance.dtype)
+    return torch.cholesky_solve(seen.cross + strength * old, torch.linalg.cholesky(damped))
+
+
+def best_ridge(fit: Statistics, held_out: Statistics, old: Tensor) -> float:
+    """Which of ``RIDGES`` gives the weights that do best on positions that they were not solved on.
+
+    Few images for many inputs need a strong pull towards the old weights; many images hardly any.
+    """
+    return min(RIDGES, key=lambda ridge: held_out.error(solve(fit, old, ridge)))
+
+
+class Sampler:
+    """Which output positions of a layer are looked at: the same in every tensor of that size, seeded.
+
+    Args:
+        rows: positions wanted over all images together.
+        images: how many images there will be.
+    """
+
+    def __init__(self, rows: int, images: int, seed: int = 0) -> None:
+        self._per_image = max(1, -(-rows // images))
+        self._seed = seed
+
+    def inputs(self, layer: nn.Module, x: Tensor, output: Tensor, batch: int) -> Tensor:
+        """What ``layer`` reads from x for sampled positions of its output: (rows, inputs).
+
+        Args:
+            batch: number of the batch that x is.
+        """
+        return x.clone() if output.dim() == 2 else inputs_at(layer, x, self._positions(output, batch), output.shape[-1])
+
+    def values(self, value: Tensor, batch: int) -> Tensor:
+        """A tensor (N, C, H, W) at those positions, (rows, C); (N, C) as it is."""
+        return value.clone() if value.dim() == 2 else values_at(value, self._positions(value, batch))
+
+    def _positions(self, output: Tensor, batch: int) -> Tensor:
+        """(N, P) flat positions in the maps of ``output``."""
+        count, size = len(output), output.shape[-2] * output.shape[-1]
+        if size <= self._per_image:
+            return torch.arange(size).expand(count, size)
+        generator = torch.Generator().manual_seed(self._seed + 1_000_003 * batch + size)
+        return torch.rand(count, size, generator=generator).argsort(1)[:, : self._per_image]
+
+
+def inputs_at(layer: nn.Module, x: Tensor, positions: Tensor, width: int) -> Tensor:
+    """What ``layer`` reads for its outputs at some positions: (N * P, C * kernel) rows, channel by channel.
+
+    Sampled positions are gathered one kernel offset after the other; whole maps are never unfolded.
+
+    Args:
+        x: (N, C, H, W).
+        positions: (N, P) flat positions in the output map.
+        width: of the output map.
+    """
+    assert isinstance(layer, nn.Conv2d)
+    x = _padded(layer, x).permute(0, 2, 3, 1)
+    rows, columns = positions // width * layer.stride[0], positions % width * layer.stride[1]
+    image = torch.arange(len(x))[:, None]
+    taps = [
+        x[image, rows + i * layer.dilation[0], columns + j * layer.dilation[1]]
+        for i in range(layer.kernel_size[0])
+        for j in range(layer.kernel_size[1])
+    ]
+    return torch.stack(taps, -1).flatten(0, 1).flatten(1)
+
+
+def values_at(y: Tensor, positions: Tensor) -> Tensor:
+    """(N, C, H, W) at positions (N, P) -> (N * P, C)."""
+    image = torch.arange(len(y))[:, None]
+    return y.permute(0, 2, 3, 1).flatten(1, 2)[image, positions].flatten(0, 1)
+
+
+def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    if isinstance(conv.padding, str):
+        total = [
+            d * (k - 1) if conv.padding == "same" else 0 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
+        ]
+        (top, bottom), (left, right) = ((t // 2, t - t // 2) for t in total)
+    else:
+        (top, left), (bottom, right) = conv.padding, conv.padding
+    if not any((top, bottom, left, right)):
+        return x
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    return F.pad(x, (left, right, top, bottom), mode)

@@ -1,0 +1,46 @@
+"""All that pruning reads off a network's graph, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from compress.prune.affine import Affine, affines
+from compress.prune.blocks import Segment, segments
+from compress.prune.coupling import Coupling, couple
+from compress.prune.trace import Trace, trace
+from compress.prune.walk import Walk
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The graph, the channels that go together, and the pieces that latency adds up over.
+
+    Attributes:
+        affines: the layers whose weights can be solved for.
+    """
+
+    traced: Trace
+    coupling: Coupling
+    segments: tuple[Segment, ...]
+    affines: tuple[Affine, ...]
+
+    @classmethod
+    def of(cls, net: nn.Module, shape: Sequence[int]) -> Structure:
+        """Of a network that takes images of ``shape`` (C, H, W).
+
+        Raises:
+            ModelError: it cannot be traced, or an operation is not understood; names the layer and the line.
+        """
+        coupling, traced = couple(net, shape), trace(net, shape)
+        return cls(traced, coupling, segments(net, coupling, shape), affines(traced))
+
+    def walk(self) -> Walk:
+        """The forward pass in steps."""
+        return Walk(self.traced, self.segments)
+
+    def named(self, removed: Sequence[str]) -> list[Segment]:
+        """Segments by their names."""
+        return [segment for segment in self.segments if segment.name in removed]
