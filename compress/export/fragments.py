@@ -168,7 +168,7 @@ def _opened(graph: Template, template: Template) -> Template:
 
 def _closed(graph: Template, template: Template, shape: tuple[int, ...]) -> Template:
     """The graph with a convolution that makes its result thin, and a float32 output."""
-    batch, channels, *rest = shape
+    _, channels, *rest = shape
     conv, more = _thin_conv(template, "close", graph.outputs[0], _OUT, channels, THIN, rest)
     constants = {**graph.constants, **more}
     pair, parameters, last = _pair(_any_quantizer(template), template.constants, _OUT)

@@ -219,6 +219,9 @@ def _infer(template: Template) -> dict[str, tuple[int, ...]]:
     try:
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     except onnx.shape_inference.InferenceError as error:
-        raise ModelError(f"the widths of the resized graph do not fit together: {error}") from None
+        raise ModelError(
+            f"the exported graph cannot be resized: {error}",
+            remedy="does its forward write down a number of channels? x.flatten(1) and broadcasting do not",
+        ) from None
     known = [*inferred.value_info, *inferred.output, *inferred.input]
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in known}

@@ -30,7 +30,8 @@ from compress.run import Run, read_json, tree_sha256, write_json
 LOSSES = "losses.json"
 _BATCH = 25
 _SIXTEENTHS = (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)  # of a group's units: the widths at which the loss is measured
-_JUDGES = 4  # one batch in so many measures the loss; weights are solved on the others
+_JUDGES = 4  # one batch in so many measures the loss, but five batches at most; weights are solved on the others
+_MOST_JUDGES = 5
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def measured_losses(config: Config, run: Run, network: Path) -> Path:
         model = load_model(network)
         structure = Structure.of(model.net, model.preprocess.shape)
         sample = pruning_images(config, model, run.progress)
-        judges = sample[_JUDGES - 1 :: _JUDGES] or sample
-        images = Images([x for k, x in enumerate(sample) if k % _JUDGES != _JUDGES - 1], judges)
+        judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
+        images = Images(sample[:-judges] or sample, sample[-judges:])
         scores = None
         if config.prune.importance != "obs":
             scores = channel_scores(config, model, structure.coupling, run.progress)
