@@ -20,11 +20,13 @@ _NO_GAIN = 0.01  # a narrower width that saves no more than this share is domina
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one piece: a low quantile of its ``n`` rounds' least samples, their minimum and their median."""
+    """Milliseconds of one piece: a low quantile of its ``n`` rounds' least samples, their minimum and their median;
+    and the median of the rounds' medians."""
 
     ms: float
     lo: float
     hi: float
+    median: float
     n: int
 
 
@@ -41,7 +43,8 @@ def timings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Timing]:
         scale = usual / beside[row["name"]]
         least = np.array([low for low, _ in row["rounds"]]) * scale
         lo, hi = float(least.min()), float(np.median(least))
-        found[row["name"]] = Timing(_low(row["rounds"]) * scale, lo, hi, len(least))
+        median = float(np.median([median for _, median in row["rounds"]])) * scale
+        found[row["name"]] = Timing(_low(row["rounds"]) * scale, lo, hi, median, len(least))
     return found
 
 
@@ -120,7 +123,7 @@ def make_table(
             assert len(units) == len(by_name[piece.subject].units)
             rows.append(Row(piece.subject, units, ms, lo, hi, t.n))
         elif piece.role == "network":
-            wholes.append(WholeRow(dict(piece.units), piece.removed, piece.held_out, t.ms, t.lo, t.hi, t.n))
+            wholes.append(WholeRow(dict(piece.units), piece.removed, piece.held_out, t.ms, t.lo, t.hi, t.median, t.n))
     table = LatencyTable(
         network, place, imported, dict(groups), tuple(kinds), tuple(members), tuple(rows), tuple(wholes), {}
     )

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 
 class Removed(nn.Module):
-    """Zeros like its input, in the place of the last layer of a removed residual branch.
+    """Zeros like its input, in the place of the first layer of a removed residual branch.
 
     So the block computes ``x + 0`` when it is run as it is written; ``drop_removed`` takes both out of its graph.
 
@@ -46,7 +46,7 @@ def operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
     """Take removed branches out of the graph of ``net``, in place.
 
-    The addition of a branch that ends in ``Removed`` gives way to its other operand, a ReLU that thereby comes after a
+    The addition of a branch that holds ``Removed`` gives way to its other operand, a ReLU that thereby comes after a
     ReLU goes too, and so does whatever computed the branch.
     """
     modules = dict(net.named_modules())

@@ -31,7 +31,9 @@ class LatencyModel:
     """Latency in ms of a network's segments, and of the network as a whole, by units kept.
 
     Attributes:
-        offset, scale: a (ms) and b.
+        offset, scale: a (ms) and b, such that the prediction is a median.
+        typical: how far the median of a network's samples lies above the low quantile that rows are made of, which
+            repeats better.
         errors: relative error on each whole network that was held out of the fit, (n,); may be empty.
     """
 
@@ -41,6 +43,7 @@ class LatencyModel:
         rows = {name: [row for row in table.rows if row.kind == name] for name in kinds}
         predictors = {name: fit_kind(kind, rows[name]) for name, kind in kinds.items()}
         self._members = {m.name: (m, kinds[m.kind], predictors[m.kind]) for m in table.segments}
+        self.typical = float(np.median([n.median / n.ms for n in table.networks] or [1.0]))
         self.offset, self.scale = self._calibrate([n for n in table.networks if not n.held_out])
         self.errors = np.array([self._error(n) for n in table.networks if n.held_out])
 
@@ -109,13 +112,13 @@ class LatencyModel:
         sums = np.array([self._sum(n.units, n.removed) for n in networks])
         measured = np.array([n.ms for n in networks])
         if len(networks) < 3:
-            return 0.0, float((measured / sums).mean()) if len(networks) else 1.0
+            return 0.0, self.typical * float((measured / sums).mean()) if len(networks) else 1.0
         design = np.stack([np.ones_like(sums), sums], axis=1) / measured[:, None]
         (a, b), *_ = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)
-        return float(a), float(b)
+        return self.typical * float(a), self.typical * float(b)
 
     def _error(self, network: WholeRow) -> float:
-        return self.network_ms(network.units, network.removed) / network.ms - 1
+        return self.network_ms(network.units, network.removed) / (self.typical * network.ms) - 1
 
 
 def fit_kind(kind: Kind, rows: Sequence[Row]) -> Predictor:

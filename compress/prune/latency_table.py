@@ -104,7 +104,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """Median time of a kind at some units kept, in ms, with the spread of its rounds."""
+    """Time of a kind at some units kept, in ms: a low quantile, with the spread of its rounds."""
 
     kind: str
     units: tuple[int, ...]
@@ -116,7 +116,7 @@ class Row:
 
 @dataclass(frozen=True)
 class WholeRow:
-    """Median time of a whole network; ``held_out`` ones are predicted, not fitted."""
+    """Time of a whole network, and the median of its samples; ``held_out`` ones are predicted, not fitted."""
 
     units: Mapping[str, int]
     removed: tuple[str, ...]
@@ -124,6 +124,7 @@ class WholeRow:
     ms: float
     lo: float
     hi: float
+    median: float
     n: int
 
 

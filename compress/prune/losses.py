@@ -30,8 +30,9 @@ from compress.run import Run, read_json, tree_sha256, write_json
 LOSSES = "losses.json"
 _BATCH = 25
 _SIXTEENTHS = (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)  # of a group's units: the widths at which the loss is measured
-_JUDGES = 4  # one batch in so many measures the loss, but five batches at most; weights are solved on the others
-_MOST_JUDGES = 5
+# One batch in four measures the loss, but five batches at most; weights are solved on the others. They are the first:
+# the sample draws from the classes in turn, so that its beginning has the most of them.
+_JUDGES, _MOST_JUDGES = 4, 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def measured_losses(config: Config, run: Run, network: Path) -> Path:
         structure = Structure.of(model.net, model.preprocess.shape)
         sample = pruning_images(config, model, run.progress)
         judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
-        images = Images(sample[:-judges] or sample, sample[-judges:])
+        images = Images(sample[judges:] or sample, sample[:judges])
         scores = None
         if config.prune.importance != "obs":
             scores = channel_scores(config, model, structure.coupling, run.progress)

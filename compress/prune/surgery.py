@@ -27,8 +27,8 @@ def cut(
 ) -> nn.Module:
     """A copy of ``net`` without some channels and branches; hooks on the layers that are cut are left behind.
 
-    The layers of a removed branch become ``nn.Identity`` and the last one ``Removed``: names stay, the weights go, and
-    whatever traces the network no longer sees the block.
+    The first layer of a removed branch becomes ``Removed`` and the others ``nn.Identity``: names stay, the weights go,
+    and whatever traces the network no longer sees the block.
 
     Args:
         kept: unit indices by group name; a group that is not named keeps all.
@@ -114,7 +114,9 @@ def _branches(removed: Collection[Segment]) -> dict[str, nn.Module]:
                 f"the plan removes '{segment.name}', which is no residual block with an identity shortcut",
                 remedy="was the plan made for another network?",
             )
-        stand_ins |= {layer: nn.Identity() for layer in segment.layers[:-1]} | {segment.layers[-1]: Removed()}
+        first, *others = segment.layers
+        # The first, not the last: an in-place ReLU between them would otherwise work on the block's own source.
+        stand_ins |= {first: Removed(), **{layer: nn.Identity() for layer in others}}
     return stand_ins
 
 

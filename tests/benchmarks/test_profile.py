@@ -129,7 +129,7 @@ def staircase(step: int) -> tuple[Kind, list[Piece], dict[str, Timing]]:
             ms = float(np.prod(np.ceil(np.array(at) / step) * step) / 4000 * rng.normal(1, 0.003))
             piece = Piece(f"block~{at[0]}-{at[1]}", "segment", "block", {"a": at[0], "b": at[1]})
             pieces.append(piece)
-            times[piece.name] = Timing(ms, ms, ms, 1)
+            times[piece.name] = Timing(ms, ms, ms, ms, 1)
     return kind, pieces, times
 
 
@@ -152,7 +152,7 @@ def test_drift_is_divided_out_by_the_reference() -> None:
 
 def test_thin_ends_are_taken_off_and_copies_share_the_rest() -> None:
     def timing(ms: float) -> Timing:
-        return Timing(ms, ms, ms, 1)
+        return Timing(ms, ms, ms, ms, 1)
 
     kind = Kind("block", (8,), (1,), (Layer(Side(0, (1,)), Side(0, (1,))),))
     shapes: Sequence[tuple[int, ...]] = [(1, 4, 2, 2), (1, 8, 2, 2)]

@@ -20,6 +20,7 @@ from compress.models.removed import Removed, operation
 from compress.prune.blocks import segments
 from compress.prune.coupling import couple
 from compress.prune.gates import masked
+from compress.prune.structure import Structure
 from compress.prune.surgery import cut, verify
 from compress.prune.width_cost import WidthCost
 
@@ -233,3 +234,11 @@ def test_channels_whose_number_is_written_in_the_forward_stay():
     assert "user_nets.py" in coupling.frozen["body.2.conv2"]
     assert "view(-1, 16)" in coupling.frozen["body.2.conv2"]
     assert {group.name for group in coupling} == {"body.0.conv2", "body.0.conv1", "body.1.conv1", "body.2.conv1"}
+
+
+def test_a_network_without_some_blocks_can_be_trained():
+    net = build("resnet18", 10)  # its ReLUs work in place
+    structure = Structure.of(net, (3, 32, 32))
+    pruned = cut(net, structure.coupling, {}, structure.named(["layer1.0", "layer2.1"])).train()
+    pruned(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert pruned.layer1[1].conv1.weight.grad.abs().sum() > 0
