@@ -30,6 +30,8 @@ ZERO_KEEPING = frozenset(
 )
 """Element-wise operations on one tensor with f(0) = 0, as ``operation`` names them."""
 
+_KEEP_SIGN = frozenset({"maxpool2d", "avgpool2d", "dropout", "dropout2d", "identity", "contiguous", "clone"})
+
 
 def operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """What a node computes: ``leakyrelu`` for nn.LeakyReLU, F.leaky_relu and x.leaky_relu_() alike.
@@ -46,8 +48,8 @@ def operation(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
     """Take removed branches out of the graph of ``net``, in place.
 
-    The addition of a branch that holds ``Removed`` gives way to its other operand, a ReLU that thereby comes after a
-    ReLU goes too, and so does whatever computed the branch.
+    The addition of a branch that holds ``Removed`` gives way to its other operand, a ReLU that thereby changes
+    nothing goes too, and so does whatever computed the branch.
     """
     modules = dict(net.named_modules())
     for node in list(graph.nodes):
@@ -56,12 +58,19 @@ def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
         for zeros, other in (node.all_input_nodes, node.all_input_nodes[::-1]):
             if _is_zero(zeros, modules):
                 for user in list(node.users):
-                    if operation(user, modules) == operation(other, modules) == "relu":
+                    if operation(user, modules) == "relu" and _never_negative(other, modules):
                         user.replace_all_uses_with(other)
                         graph.erase_node(user)
                 node.replace_all_uses_with(other)
                 _erase_unused(graph, node)
                 break
+
+
+def _never_negative(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether the node is a ReLU's result, pooled or passed on."""
+    while operation(node, modules) in _KEEP_SIGN and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return operation(node, modules) == "relu"
 
 
 def _is_zero(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

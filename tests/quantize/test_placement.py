@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import ConfigError
+from compress.models.registry import build
+from compress.prune.structure import Structure
+from compress.prune.surgery import cut
+from compress.quantize.calibrate import calibrate
 from compress.quantize.fold import fold
 from compress.quantize.placement import Range, place
 from compress.quantize.quantizer import Activation
@@ -99,3 +103,12 @@ def test_a_dead_channel_keeps_a_scale_at_which_its_bias_fits_into_int32() -> Non
 def test_an_unknown_target_names_the_known_ones(make: Make) -> None:
     with pytest.raises(ConfigError, match="openvino, ort-arm, ort-x86, tensorrt"):
         place(fold(make("functional")), "tpu", [], {})
+
+
+def test_a_max_pool_with_several_readers_is_quantized_before_it() -> None:
+    net = build("resnet18", 10).eval()
+    structure = Structure.of(net, (3, 32, 32))
+    pruned = cut(net, structure.coupling, {}, structure.named(["layer1.0", "layer1.1"]))  # a projection block follows
+    quantized = calibrate(pruned, [torch.randn(2, 3, 32, 32)], "ort-x86", correction="none")
+    assert ("relu", None) in {(a.source, a.user) for a in quantized.quantizers.activations}
+    assert not [a for a in quantized.quantizers.activations if a.source == "maxpool"]
