@@ -36,7 +36,8 @@ endif
 # The budget is a latency where the last word says so; its table is measured here unless the config names another.
 budget     = $(or $(filter prune.latency=% prune.macs=% prune.params=% prune.ratio=%,$(SET)),$(call config_key,prune,latency))
 own_table  = $(or $(filter prune.table=%,$(SET)),$(call config_key,prune,table))
-table      = $(if $(filter-out prune.macs=% prune.params=% prune.ratio=%,$(budget)),$(if $(own_table),,$(RUN)/latency_table.json))
+measured   = $(if $(own_table),,$(RUN)/latency_table.json)
+table      = $(if $(filter-out prune.macs=% prune.params=% prune.ratio=%,$(budget)),$(measured))
 
 PY       := $(VENV)/bin/python
 settings := run.dir=$(RUN) \
@@ -51,7 +52,7 @@ ENV      := $(VENV)/.installed
 ASKED    := $(RUN)/make.args
 
 ##@ Stages
-.PHONY: baseline profile prune quantize export build latency accuracy all
+.PHONY: baseline profile prune quantize export build latency accuracy pareto plots all
 baseline: $(RUN)/baseline/stage.json  ## load the trained network, or train it
 profile: $(RUN)/latency_table.json    ## measure the latency table that prune.latency needs, on the target's engine
 prune: $(RUN)/finetune/stage.json     ## remove channels within the budget, and fine-tune
@@ -97,6 +98,10 @@ latency: $(RUN)/build/stage.json      ## time the built engine
 	@$(PY) -m benchmarks.latency --engine $(built)
 accuracy: $(RUN)/build/stage.json     ## top-1 of the built engine on the evaluation images
 	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(firstword $(built))
+pareto: $(RUN)/baseline/stage.json $(measured)  ## compress to several latencies; accuracy against latency, as a plot
+	@$(PY) -m benchmarks.pareto $(ARGS) || [ $$? -eq 4 ]
+plots: $(RUN)/prune/stage.json        ## predicted front, loss curves and measured front as SVG, in plots/
+	@$(PY) -m benchmarks.plots --run $(RUN)
 
 ##@ Development
 .PHONY: env bindings test test-all lint clean help
@@ -114,7 +119,7 @@ lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 clean:                 ## remove what the stages wrote for this run
 	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
-	  sensitivity export build .scratch make.args summary.json summary.md)
+	  sensitivity export build .scratch make.args summary.json summary.md pareto plots)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
 	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

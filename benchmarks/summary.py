@@ -3,16 +3,17 @@
 The dense FP32 network and the pruned one, both in ONNX Runtime, and the INT8 engines that were built are measured on
 the same images and in one interleaved run. Where no engine was built that runs here, the exported INT8 file stands in.
 Where layers were left in float, the file without any is measured too: what they cost in latency, and bring in accuracy.
+
+Below it: what pruning had predicted, what it has taken out, and how near each network comes to the machine's peak.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import platform
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,64 +21,23 @@ from rich.console import Console
 from benchmarks.accuracy import predict, result_of
 from benchmarks.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
-from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
-from benchmarks.tables import interval, markdown, percent, points, show, speedup
+from benchmarks.outcome import plan_of, sections
+from benchmarks.peak import ENGINE, peaks, write_yardsticks
+from benchmarks.rows import HEADER, Row, metadata_of, remarks
+from benchmarks.schema import AccuracyResult
+from benchmarks.tables import markdown, show
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config, load_config
 from compress.data import open_data
-from compress.engines.base import BACKENDS, backend, open_engine
-from compress.engines.metadata import Metadata
+from compress.engines.base import BACKENDS, backend
 from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress, Terminal
 from compress.run import MANIFEST, Run, file_sha256, read_json, write_atomic, write_json
 from compress.targets import profile
-
-HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One network of the summary: its name in the table, and what was found; a backbone has no accuracy."""
-
-    name: str
-    metadata: Metadata
-    accuracy: AccuracyResult | None
-    latency: LatencyResult
-
-    def cells(self) -> list[str]:
-        paired, compared = self.accuracy and self.accuracy.paired, self.latency.comparison
-        return [
-            self.name,
-            percent(self.accuracy.top1.value) if self.accuracy else "",
-            points(paired.difference) if paired else "",
-            f"{self.metadata.params / 1e6:.3f}",
-            f"{self.metadata.macs / 1e6:.1f}",
-            f"{self.latency.artifact.bytes / 1e6:.2f}",
-            interval(self.latency.stats["latency_ms"].median, 3),
-            speedup(compared.ratio if compared else None),
-        ]
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        """Whether each of its measurements may be used."""
-        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
-
-    def record(self) -> dict[str, object]:
-        """The row for ``summary.json``: plain numbers, and the full results that they come from."""
-        return {
-            "name": self.name,
-            "params": self.metadata.params,
-            "macs": self.metadata.macs,
-            "bytes": self.latency.artifact.bytes,
-            "top1": self.accuracy.top1.value if self.accuracy else None,
-            "latency_ms": self.latency.stats["latency_ms"].median.value,
-            "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
-            "latency": self.latency.model_dump(mode="json"),
-        }
 
 
 def networks(run: Run) -> dict[str, Path]:
@@ -116,27 +76,40 @@ def summarize(run: Run, split: Split | None, settings: Settings, *, progress: Pr
         EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
     """
     files = networks(run)
-    metadata = {name: _metadata(path) for name, path in files.items()}
+    metadata = {name: metadata_of(path) for name, path in files.items()}
     accuracies: list[AccuracyResult | None] = [None] * len(files)
     if split is not None:
         found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
         accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
         images = first_images(split, metadata["dense FP32"].preprocess)
         settings = dataclasses.replace(settings, images=images)
-    latencies = measure(list(files.values()), settings, progress=progress)
+    int8 = next(m for m in metadata.values() if m.precision == "int8")
+    with tempfile.TemporaryDirectory() as folder:
+        yardsticks = write_yardsticks(Path(folder), profile(int8.target).activations if int8.target else "uint8")
+        paths = [one.path for one in yardsticks]
+        results = measure(list(files.values()), settings, yardsticks=paths, progress=progress)
+    peak = peaks(yardsticks, results[len(files) :])
     return [
-        Row(name, metadata[name], accuracy, latency)
-        for name, accuracy, latency in zip(files, accuracies, latencies, strict=True)
+        Row(name, found, accuracy, latency, peak[found.precision] if latency.backend.name == ENGINE else None)
+        for (name, found), accuracy, latency in zip(metadata.items(), accuracies, results, strict=False)
     ]
 
 
 def write(run: Run, rows: Sequence[Row]) -> None:
     """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
-    record = {"schema_version": 1, "title": title(rows), "rows": [row.record() for row in rows]}
+    plan = plan_of(run)
+    record = {
+        "schema_version": 1,
+        "title": title(rows),
+        "rows": [row.record() for row in rows],
+        "plan": plan.to_json() if plan else None,
+    }
     write_json(run.directory / "summary.json", record)
-    text = f"# {title(rows)}\n\n{markdown(HEADER, [row.cells() for row in rows])}\n"
-    notes = "".join(f"- {note}\n" for note in remarks(rows))
-    write_atomic(run.directory / "summary.md", f"{text}\n{notes}" if notes else text)
+    parts = [f"# {title(rows)}\n\n{markdown(HEADER, [row.cells() for row in rows])}\n"]
+    parts += [section.markdown() for section in sections(run, rows)]
+    if notes := remarks(rows):
+        parts.append("".join(f"- {note}\n" for note in notes))
+    write_atomic(run.directory / "summary.md", "\n".join(parts))
 
 
 def title(rows: Sequence[Row]) -> str:
@@ -147,31 +120,6 @@ def title(rows: Sequence[Row]) -> str:
         f"{rows[0].metadata.arch}: {images}ONNX Runtime where no other is named, batch {latency.scenario.batch}, "
         f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
     )
-
-
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """Warnings and reasons of every result, and what was measured in another engine than its own; each once."""
-    said = [
-        f"{row.name}: {text}"
-        for row in rows
-        for text in [
-            *_elsewhere(row.metadata.target, row.latency.backend.name),
-            *(reason for verdict in row.verdicts for reason in verdict.reasons),
-            *row.latency.warnings,
-        ]
-    ]
-    return list(dict.fromkeys(said))
-
-
-def _elsewhere(target: str, engine: str) -> Iterator[str]:
-    """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
-    if not target:
-        return
-    made_for, machine = profile(target), platform.machine()
-    if engine not in made_for.engines:
-        yield f"made for {made_for.engines[0]}, measured in {engine}: its latency here is not that of the target"
-    elif made_for.machines and machine not in made_for.machines:
-        yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -197,17 +145,10 @@ def _runs_here(engine: str) -> bool:
     return True
 
 
-def _metadata(path: Path) -> Metadata:
-    with open_engine(path) as engine:
-        if engine.metadata is None:
-            raise EngineError(f"{path} carries no metadata", remedy="run `python -m compress export` again")
-        return engine.metadata
-
-
 def _split(run: Run, data: str | None, config: Config) -> Split | None:
     """The evaluation images; None where there are none, and for a backbone, which has no classes to be right about."""
     dense = networks(run)["dense FP32"]
-    if not _metadata(dense).classes or (data is None and open_data(config).eval is None):
+    if not metadata_of(dense).classes or (data is None and open_data(config).eval is None):
         return None
     return evaluation_split(data, config)
 
@@ -235,6 +176,10 @@ def _command(argv: Sequence[str] | None) -> int:
     write(run, rows)
     console = Console(highlight=False)
     show(console, title(rows), HEADER, [row.cells() for row in rows])
+    for section in sections(run, rows):
+        console.print()
+        show(console, section.title, section.header, section.rows)
+    console.print()
     for note in remarks(rows):
         console.print(note, markup=False, soft_wrap=True)
     console.print(f"written: {run.directory / 'summary.md'}, summary.json", soft_wrap=True)

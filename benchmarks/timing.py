@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class _Series:
     """What has been measured of one engine so far."""
 
     path: Path
+    settings: Settings
     workers: list[Worker]
     opened: Opened
     inner: int
@@ -64,6 +65,7 @@ def measure(
     engines: Sequence[Path],
     settings: Settings = Settings(),  # noqa: B008 (immutable)
     *,
+    yardsticks: Sequence[Path] = (),
     opener: Opener = open_for,
     argv: Sequence[str] = (),
     progress: Progress = SILENT,
@@ -72,11 +74,12 @@ def measure(
 
     Args:
         engines: files; from the second on, each is compared with the first.
+        yardsticks: more files, which take part in the same rounds for a twentieth of the time, on random inputs.
         opener: makes the engine in the worker; a module-level function, since it travels to another process.
         argv: the command line, for the record.
 
     Returns:
-        one result an engine, in the order given.
+        one result an engine, in the order given, then one a yardstick.
 
     Raises:
         EngineError: an engine cannot be opened, fails, crashes or hangs; the message names it.
@@ -84,12 +87,13 @@ def measure(
     """
     before = machine_state()
     with ExitStack() as stack:
-        series = [_open(path, settings, opener, stack) for path in progress.track(engines, "opening engines")]
+        files = [*((path, settings) for path in engines), *((path, _brief(settings)) for path in yardsticks)]
+        series = [_open(path, how, opener, stack) for path, how in progress.track(files, "opening engines")]
         _sample(series, settings, progress)
         for one in series:
             one.peak = max(worker.finish() for worker in one.workers)
     monitor = Monitor(before=before, after=machine_state())
-    return [_result(one, series, settings, monitor, argv) for one in series]
+    return [_result(one, series, monitor, argv) for one in series]
 
 
 def artifact(path: Path) -> Artifact:
@@ -133,7 +137,19 @@ def _open(path: Path, settings: Settings, opener: Opener, stack: ExitStack) -> _
         workers.append(worker)
         opened.append(worker.open())
         warm.append(worker.warm_up(5 * settings.warmup_s))
-    return _Series(path, workers, opened[0], max(w.inner for w in warm), all(w.steady for w in warm))
+    return _Series(path, settings, workers, opened[0], max(w.inner for w in warm), all(w.steady for w in warm))
+
+
+def _brief(settings: Settings) -> Settings:
+    """For a yardstick: a twentieth of the samples, in one process."""
+    return replace(
+        settings,
+        images=None,
+        processes=1,
+        warmup_s=settings.warmup_s / 10,
+        duration_s=settings.duration_s / 20,
+        iterations=1,
+    )
 
 
 def _sample(series: Sequence[_Series], settings: Settings, progress: Progress) -> None:
@@ -141,18 +157,18 @@ def _sample(series: Sequence[_Series], settings: Settings, progress: Progress) -
     rng = np.random.default_rng(settings.seed)
     seconds = settings.duration_s / settings.rounds
     for index in progress.track(range(settings.rounds), "measuring"):
-        _round(series, index, seconds, rng)
+        _round(series, index, rng)
     for index in range(settings.rounds, int(settings.limit_s / seconds)):
-        if all(one.count >= settings.iterations for one in series) or _spent_s(series) >= settings.limit_s:
+        if all(one.count >= one.settings.iterations for one in series) or _spent_s(series) >= settings.limit_s:
             return
-        _round(series, index, seconds, rng)
+        _round(series, index, rng)
 
 
-def _round(series: Sequence[_Series], index: int, seconds: float, rng: np.random.Generator) -> None:
+def _round(series: Sequence[_Series], index: int, rng: np.random.Generator) -> None:
     for position in rng.permutation(len(series)):
         one = series[position]
         worker = one.workers[index % len(one.workers)]
-        one.rounds.append(worker.sample(seconds, one.inner))
+        one.rounds.append(worker.sample(one.settings.duration_s / one.settings.rounds, one.inner))
 
 
 def _spent_s(series: Sequence[_Series]) -> float:
@@ -160,9 +176,8 @@ def _spent_s(series: Sequence[_Series]) -> float:
     return max(one.inner * sum(sum(samples) for samples in one.rounds) for one in series) / 1e9
 
 
-def _result(
-    one: _Series, series: Sequence[_Series], settings: Settings, monitor: Monitor, argv: Sequence[str]
-) -> LatencyResult:
+def _result(one: _Series, series: Sequence[_Series], monitor: Monitor, argv: Sequence[str]) -> LatencyResult:
+    settings = one.settings
     summary = summarize(one.milliseconds, seed=settings.seed)
     flagged = int(stats.outliers(np.concatenate(one.milliseconds)).sum())
     opened = one.opened

@@ -13,10 +13,13 @@ import os
 import resource
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -260,6 +263,16 @@ def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> 
         pipe.send(EngineError(f"{type(error).__name__}: {error}"))
 
 
+def _start(process: BaseProcess) -> None:
+    """Start a spawned process that does not import the program's main module: with torch in it that takes seconds."""
+    main = sys.modules["__main__"]
+    spec, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
+    try:
+        process.start()
+    finally:
+        main.__spec__ = spec
+
+
 class Worker:
     """A process with one engine, and the way to talk to it; a context manager that ends it.
 
@@ -273,7 +286,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, path, settings, opener), daemon=True)
-        self._process.start()
+        _start(self._process)
         theirs.close()
 
     def open(self) -> Opened:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, latency, summary
+from benchmarks import accuracy, latency, pareto, plots, summary
 from compress import cli
 from compress.config import Config, load_config
 
@@ -18,6 +18,8 @@ PARSERS = {
     "benchmarks.summary": summary,
     "benchmarks.latency": latency,
     "benchmarks.accuracy": accuracy,
+    "benchmarks.pareto": pareto,
+    "benchmarks.plots": plots,
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -47,7 +49,7 @@ def test_the_main_job_is_every_stage_and_then_the_table(tmp_path: Path) -> None:
     assert commands[-1][0] == "benchmarks.summary"
 
 
-@pytest.mark.parametrize("target", ["prune", "quantize", "export", "build", "accuracy"])
+@pytest.mark.parametrize("target", ["prune", "quantize", "export", "build", "accuracy", "pareto"])
 def test_every_command_line_is_one_that_its_program_takes(target: str, tmp_path: Path) -> None:
     for command in planned(target, f"RUN={tmp_path / 'run'}", "DATA=some/images", "MODEL=resnet50", "WEIGHTS=w.pth"):
         if command[0] == "benchmarks.accuracy":

@@ -1,9 +1,10 @@
 """Repairs a pruned network without training: the weights that stay are solved anew, layer by layer, in closed form.
 
-One forward sweep. Each layer gets the weights that come closest to the original network's output at that place, given
-what the pruned network really feeds it (He et al. 2017, arXiv:1707.06168, section 3.2, with the pruned network's own
-inputs). The last layer of a block's branch aims at the whole block's output, so that it makes up for the error of the
-shortcut as well, and for a block that is removed right after it.
+One forward sweep. Each layer whose inputs were cut gets the weights that come closest to the original network's output
+at that place, given what the pruned network really feeds it (He et al. 2017, arXiv:1707.06168, section 3.2, with the
+pruned network's own inputs). The last layer of a block's branch aims at the whole block's output, so that it makes up
+for the error of the shortcut as well, and for a block that is removed right after it. Layers that were not cut stay as
+they are: a regression on disturbed inputs shrinks its outputs, and layer after layer that adds up.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def repair(
         removed: names of removed segments.
         images: batches (N, C, H, W), two at least, the more the better. One in five is held out to choose how far
             each layer may go from its old weights.
-        steps: those of the walk whose layers are solved; default: all from the first change on.
+        steps: those of the walk that are swept; default: all.
         values: of ``net`` before the first of ``steps``, in place of walking there; one for each batch of images.
     """
     sweep = _Sweep(net, structure, kept, removed, images, values)
@@ -99,14 +100,17 @@ class _Sweep:
         gone = structure.named(removed)
         self.walk = structure.walk()
         self.net, self.new = net, copy.deepcopy(net)
-        self._places = [p for p in structure.affines if not any(p.layer in segment.layers for segment in gone)]
         self._goals = _goals(structure, removed)
-        self._levels = _levels(structure.traced, self._places, self._goals)
         self._rows = kept_rows(net, structure.coupling, kept)
+        inside = {layer for segment in gone for layer in segment.layers}
+        ahead = {output for output, goal in self._goals.items() if goal.own != goal.addition}
+        self._places = [
+            p for p in structure.affines if p.layer not in inside and (p.layer in self._rows or p.output in ahead)
+        ]
+        self._levels = _levels(structure.traced, self._places, self._goals)
         self._sampler = Sampler(ROWS, sum(map(len, images)))
         self._original = self._pruned = self.walk.start(images) if values is None else list(values)
-        cuts = [self.walk.step_of(p.node) for p in self._places if p.layer in self._rows]
-        cuts += [self.walk.step_of(goal.own) for goal in self._goals.values() if goal.own != goal.addition]
+        cuts = [self.walk.step_of(p.node) for p in self._places]
         cuts += [self.walk.step_of(segment.result) for segment in gone]
         self._first = min(cuts, default=len(self.walk))
 

@@ -123,7 +123,7 @@ class Sensitivity:
             yield group.name, Curve(tuple(units), tuple(loss.tolist()), path.order)
 
     def removals(self) -> dict[str, float]:
-        """Of every removable segment: the loss without it, when the layer before and those after it make up for it."""
+        """Of every removable segment: the loss without it, when the layer before makes up for it."""
         ahead = defaultdict(list)  # by the step before: where a removal's repair begins
         for segment in self._structure.segments:
             if segment.removable:

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.summary import main, networks, remarks, summarize
+from benchmarks.rows import remarks
+from benchmarks.summary import main, networks, summarize
 from benchmarks.tables import markdown
 from benchmarks.timing import artifact
 from benchmarks.worker import Settings
@@ -49,7 +50,13 @@ def test_summary_of_a_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert record["rows"][1]["accuracy"]["paired"]["difference"]["value"] == 0
     assert record["rows"][0]["latency"]["comparison"] is None
     assert record["rows"][2]["latency"]["artifact"]["path"].endswith("build/resnet18_int8.onnx")
-    assert "| pruned INT8" in (run.directory / "summary.md").read_text()
+    text = (run.directory / "summary.md").read_text()
+    assert "| pruned INT8" in text
+    assert "Share of the machine's peak" in text
+    for row in record["rows"]:
+        assert row["gmacs_per_s"] == pytest.approx(row["macs"] / row["latency_ms"] / 1e6)
+        assert row["peak_gmacs_per_s"] > 0
+    assert record["plan"] is None
     assert "| pruned INT8" in capsys.readouterr().out
 
 

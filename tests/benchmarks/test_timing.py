@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -55,6 +58,36 @@ def test_engines_are_compared_round_by_round(results: list[LatencyResult]) -> No
     assert slow.comparison.baseline == fast.artifact.path
     assert slow.comparison.ratio.value > 1
     assert len(fast.samples_ns) == len(slow.samples_ns)
+
+
+def test_yardsticks_take_part_briefly(tmp_path: Path) -> None:
+    paths = [engine(tmp_path, name, "sleep 2") for name in ("engine", "yardstick")]
+    long, short = measure(paths[:1], QUICK, yardsticks=paths[1:], opener=open_scripted)
+    assert short.comparison is not None
+    assert short.scenario.rounds == long.scenario.rounds
+    assert short.stats["latency_ms"].n < long.stats["latency_ms"].n / 2
+
+
+def test_workers_do_not_import_the_program_that_measures(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"""
+from pathlib import Path
+from benchmarks.timing import measure
+from benchmarks.worker import Settings
+from scripted import open_scripted
+print("imported", flush=True)
+if __name__ == "__main__":
+    quick = Settings(warmup_s=0, warmup_runs=1, duration_s=0.02, iterations=4, rounds=2, processes=2)
+    measure([Path({str(engine(tmp_path, "fast", "sleep 1"))!r})], quick, opener=open_scripted)
+"""
+    )
+    paths = [str(Path(benchmarks.__file__).parent.parent), str(Path(__file__).parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-m", "program"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.count("imported") == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,268 @@
+"""``python -m benchmarks.plots --run runs/NAME``: what a run's JSON files say, drawn as SVG into ``runs/NAME/plots/``.
+
+``front.svg``: the predicted loss at every budget. ``losses.svg``: what each group's width costs. ``removals.svg``: what
+each block's removal costs. ``pareto.svg``: measured accuracy against measured latency, after ``benchmarks.pareto``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from rich.console import Console
+
+from compress.cli import run_command
+from compress.config import load_config
+from compress.errors import PipelineError
+from compress.prune.losses import LOSSES, Measured, load_losses
+from compress.prune.plan import WidthPlan
+from compress.prune.stage import FRONT, PLAN
+from compress.run import MANIFEST, read_json, write_atomic
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "resnet-compress",  # the same picture is the same bytes
+}
+_BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#707070"
+_MIXED = ("data", "axes fraction")  # coordinates
+_COLUMNS = 6  # of the small multiples
+_NAME = 16  # characters of a group's name that fit above its panel
+_COST = {  # what a budget is of, its unit, and how much that is
+    "latency": ("INT8 latency, predicted", "ms", 1.0),
+    "macs": ("multiply-accumulates", "M", 1e6),
+    "params": ("parameters", "M", 1e6),
+}
+_LOSS = "loss: divergence of the outputs"
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG: text as paths, so that it looks the same everywhere; no date."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def front(record: Mapping[str, Any], plan: WidthPlan, *, alone: bool) -> Figure:
+    """The least loss at every budget, and where the plan is.
+
+    Args:
+        record: of ``front.json``.
+        alone: its budget was the only one; under others the plan may lose more than the front says.
+    """
+    what, symbol, unit = _COST[record["kind"]]
+    cost, loss = np.array(record["cost"]) / unit, np.array(record["loss"])
+    full, chosen = (value / unit for value in _ends(record["kind"], plan))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        ax = figure.subplots()
+        positive = loss > 0
+        ax.step(cost[positive], loss[positive], where="post", color=_BLUE)
+        ax.set_yscale("log")
+        ax.axvline(full, color=_GREY, linestyle=":")
+        ax.annotate("dense", (full, 1), (-4, -4), _MIXED, "offset points", color=_GREY, ha="right", va="top")
+        ax.axvline(chosen, color=_RED, linestyle="--", linewidth=1)
+        text = f"chosen: {chosen:.4g} {symbol} ({chosen / full:.0%})"
+        # The curve comes down at the right end only: below it there is room, on the wider side.
+        side: Literal["left", "right"] = "right" if chosen > full / 2 else "left"
+        place = (-4 if side == "right" else 4, 6)
+        ax.annotate(text, (chosen, 0), place, _MIXED, "offset points", color=_RED, ha=side)
+        if alone and (below := np.flatnonzero(cost <= chosen * (1 + 1e-6))).size:
+            ax.plot(chosen, loss[below[-1]], "o", color=_RED)
+        ax.set(xlabel=f"{what} ({symbol})", ylabel=f"predicted {_LOSS}", title="The least loss at every budget")
+        ax.set_xlim(0, full * 1.02)
+    return figure
+
+
+def _ends(kind: str, plan: WidthPlan) -> tuple[float, float]:
+    """The cost before and after; before the first round, where there are several."""
+    if kind == "latency":
+        assert plan.latency is not None  # the front of a latency was made with its table
+        return plan.latency
+    return getattr(plan.before, kind), getattr(plan.after, kind)
+
+
+def losses(measured: Measured, plan: WidthPlan) -> Figure:
+    """The loss of each group by the share of its channels that stay, one panel a group, with the plan's choice.
+
+    All channels cost nothing, which a logarithmic axis does not show.
+    """
+    plans = {group.name: group for group in plan.groups}  # in order of execution
+    curves = {name: measured.curves[name] for name in sorted(measured.curves, key=[*plans, *measured.curves].index)}
+    columns = min(_COLUMNS, len(curves))
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(1.9 * columns + 0.6, 1.5 * rows + 0.9), layout="constrained")
+        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for ax, (name, curve) in zip(panels, curves.items(), strict=False):
+            full = curve.units[-1]
+            for units, style in ((range(curve.units[0], full), "-"), (curve.units[:-1], ".")):
+                ax.plot(100 * np.array(units) / full, curve.at(units), style, color=_BLUE, linewidth=1, markersize=4)
+            title = _short(name)
+            if (group := plans.get(name)) is not None and group.after < group.before:
+                title += f": {group.before} → {group.after}"
+                if 0 < (units_kept := len(group.kept)) < full:
+                    ax.plot(100 * units_kept / full, curve.at([units_kept]), "o", markersize=5, color=_RED)
+            ax.set_title(title, fontsize=8)
+            ax.set(yscale="log", xlim=(0, 104), xticks=[0, 50, 100])
+        for ax in panels[len(curves) - columns : len(curves)]:  # above an empty place there is no axis to share
+            ax.tick_params(labelbottom=True)
+        for ax in panels[len(curves) :]:
+            ax.set_visible(False)
+        figure.supxlabel("channels kept (%)", fontsize=9)
+        figure.supylabel(_LOSS, fontsize=9)
+        figure.suptitle("What each group's width costs; red: the plan", fontsize=10)
+    return figure
+
+
+def _short(name: str) -> str:
+    """The last parts of a name, as many as fit.
+
+    >>> _short("encoder.stages.layer3.10.conv1")
+    '…layer3.10.conv1'
+    """
+    parts = name.split(".")
+    first = next((k for k in range(len(parts)) if len(".".join(parts[k:])) <= _NAME), len(parts) - 1)
+    return "…" * (first > 0) + ".".join(parts[first:])
+
+
+def removals(measured: Measured, plan: WidthPlan) -> Figure:
+    """The loss of taking out each block, with those that the plan takes out in red."""
+    names = list(measured.removals)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6, 0.28 * len(names) + 1.1), layout="constrained")
+        ax = figure.subplots()
+        colors = [_RED if name in plan.removed else _BLUE for name in names]
+        ax.barh(names, list(measured.removals.values()), color=colors, height=0.6)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set(xlabel=_LOSS, title="What each block's removal costs" + ("; red: removed" if plan.removed else ""))
+    return figure
+
+
+def pareto(record: Mapping[str, Any]) -> Figure:
+    """Measured top-1 against measured latency with 95% intervals; see ``benchmarks.pareto``.
+
+    Args:
+        record: of ``pareto.json``.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        ax = figure.subplots()
+        for name, ms, top1 in ((row["name"], *_bounds(row)) for row in record["rows"]):
+            dense = name.startswith("dense")
+            color = _GREY if dense else _BLUE
+            errors = [_reach(ms), _reach(top1)]
+            ax.errorbar(ms[0], top1[0], errors[1], errors[0], "s" if dense else "o", color=color, capsize=2)
+            text = name if dense else name.removesuffix(" INT8")
+            ax.annotate(text, (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
+        points = sorted((ms[0], top1[0]) for row in record["rows"][1:] for ms, top1 in [_bounds(row)])
+        ax.plot(*zip(*points, strict=True), color=_BLUE, linewidth=1, alpha=0.5, zorder=0)
+        ax.set_xscale("log")
+        _plain_ticks(ax)
+        ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")
+        ax.set_title(_wrapped(record["title"]))
+        ax.margins(x=0.2, y=0.1)
+    return figure
+
+
+def _bounds(row: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """ms and percent, each as (value, low, high)."""
+    ms, share = row["latency"]["stats"]["latency_ms"]["median"], row["accuracy"]["top1"]["value"]
+    return (ms["value"], ms["lo"], ms["hi"]), (100 * share["value"], 100 * share["lo"], 100 * share["hi"])
+
+
+def _reach(bounds: tuple[float, float, float]) -> list[list[float]]:
+    value, low, high = bounds
+    return [[value - low], [high - value]]
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Ticks of a logarithmic axis close enough for less than a decade, written out."""
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+
+
+def _wrapped(title: str) -> str:
+    """A title in two lines, broken at its semicolons."""
+    first, _, rest = title.partition("; ")
+    return f"{first}\n{rest}" if rest else first
+
+
+def draw(directory: Path) -> dict[str, Figure]:
+    """By file name, every figure that the files in a run's folder allow.
+
+    Raises:
+        PipelineError: there is nothing to draw.
+    """
+    found: dict[str, Figure] = {}
+    prune, measured = directory / "prune", directory / "pareto" / "pareto.json"
+    if (prune / MANIFEST).exists():
+        plan, manifest = WidthPlan.from_json(read_json(prune / PLAN)), read_json(prune / MANIFEST)
+        settings = manifest["settings"]["prune"]
+        if (prune / FRONT).exists():
+            alone = sum(settings[kind] is not None for kind in ("latency", "macs", "params")) <= 1
+            found["front.svg"] = front(read_json(prune / FRONT), plan, alone=alone)
+        for folder in _losses(directory, manifest["parents"]):
+            curves = load_losses(folder)
+            found["losses.svg"] = losses(curves, plan)
+            if curves.removals:
+                found["removals.svg"] = removals(curves, plan)
+    if measured.exists():
+        found["pareto.svg"] = pareto(read_json(measured))
+    if not found:
+        raise PipelineError(f"there is nothing to draw in {directory}", remedy="python -m compress prune first")
+    return found
+
+
+def _losses(directory: Path, parents: Mapping[str, str]) -> list[Path]:
+    """The folder of losses that the network was pruned by, in a list; the last round's."""
+    names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
+    return [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.plots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; default: the configuration's run.dir")
+    p.add_argument("--config", type=Path, metavar="FILE", help="the configuration that the run was made with")
+    p.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
+    )
+    return p
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    directory = args.run or load_config(args.config, args.overrides).run.dir
+    folder = directory / "plots"
+    figures = draw(directory)
+    for name, figure in figures.items():
+        write_atomic(folder / name, svg(figure))
+    Console(highlight=False).print(f"written: {folder}: {', '.join(figures)}", soft_wrap=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 error, 2 usage."""
+    return run_command(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
