@@ -192,7 +192,7 @@ def _command(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     config = load_config(args.config, args.overrides)
     directory = args.run or config.run.dir
-    path = args.table or directory / TABLE
+    path = args.table or config.prune.table or directory / TABLE
     effort = FAST if args.fast else NORMAL
     console, progress = Console(highlight=False), Terminal()
     if args.import_kit is not None:
@@ -203,6 +203,11 @@ def _command(argv: Sequence[str] | None) -> int:
         if place is None:
             emit_kit(survey, config.target, args.emit_kit, effort, progress)
             return 0
+        if path.is_file() and LatencyTable.read(path).imported:
+            raise ConfigError(
+                f"{path} was imported from a kit, and this would replace it by this machine's",
+                remedy="delete it, or name another file with --table; prune.table says which one is used",
+            )
         key = _key(survey, place, effort)
         table = profile(survey, config.target, place, directory / "latency" / key, effort, progress)
     table.write(path)

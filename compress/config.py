@@ -194,7 +194,7 @@ class PruneConfig(Section):
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
     depth: bool = Field(True, description="whole residual blocks may go too (needs prune.repair)")
     multiple: Positive | None = Field(
-        None, description="kept widths are multiples of this; default: 8, with a latency budget 1: its table knows"
+        None, description="kept widths are multiples of this; default: 8, with a latency table 1: it knows the kernels"
     )
     min_width: Positive = Field(8, description="no group gets narrower than this")
     max_ratio: Fraction = Field(1.0, description="at most this share of a group's channels goes")
@@ -207,6 +207,8 @@ class PruneConfig(Section):
         given = [budget.kind for budget in self.budgets()]
         if "ratio" in given and len(given) > 1:
             raise ValueError(f"a ratio leaves nothing to choose: give it alone, not with {', '.join(given[:-1])}")
+        if "ratio" in given and self.rounds > 1:
+            raise ValueError("rounds step towards a latency, MACs or parameters: with a ratio, set rounds=1")
         if not self.repair and self.importance == "obs":
             raise ValueError("importance 'obs' is about what repair can make up for: set another one, or repair=true")
         if not self.repair and self.latency is not None:
@@ -382,7 +384,7 @@ def _parse_budget(kind: BudgetKind, text: str) -> Budget:
 
 
 def _positive(number: float) -> float:
-    if number <= 0:
+    if not 0 < number < float("inf"):
         raise ValueError
     return number
 

@@ -61,9 +61,21 @@ def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
                     if operation(user, modules) == "relu" and _never_negative(other, modules):
                         user.replace_all_uses_with(other)
                         graph.erase_node(user)
+                in_place = [user for user in node.users if _in_place(user, modules)]
                 node.replace_all_uses_with(other)
                 _erase_unused(graph, node)
+                for user in in_place:
+                    if len(other.users) > 1:  # it would change what others read
+                        with graph.inserting_before(user):
+                            user.replace_input_with(other, graph.call_method("clone", (other,)))
                 break
+
+
+def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.endswith("_") or bool(node.kwargs.get("inplace"))
 
 
 def _never_negative(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:

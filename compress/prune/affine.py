@@ -23,12 +23,14 @@ class Affine:
         norm: the BatchNorm2d that alone reads it; none where its output is used as it is.
         node: graph node of the layer's call.
         output: graph node of y.
+        shifts: whether there is a b, in a norm or a bias.
     """
 
     layer: str
     norm: str | None
     node: str
     output: str
+    shifts: bool
 
 
 def affines(traced: Trace) -> tuple[Affine, ...]:
@@ -46,7 +48,8 @@ def affines(traced: Trace) -> tuple[Affine, ...]:
             continue
         (node,) = nodes
         norm = _norm(node, traced, calls)
-        found.append(Affine(layer, str(norm.target) if norm else None, node.name, (norm or node).name))
+        shifts = norm is not None or module.bias is not None
+        found.append(Affine(layer, str(norm.target) if norm else None, node.name, (norm or node).name, shifts))
     return tuple(found)
 
 
@@ -82,7 +85,7 @@ def write(net: nn.Module, place: Affine, a: Tensor, b: Tensor, mean: Tensor, var
     """Make the map y = a x + b.
 
     A norm takes on the statistics of a x, with the gain and the shift that leave y as asked. Where there is neither
-    norm nor bias, the layer gets a bias.
+    norm nor bias, there is no b.
 
     Args:
         a, b: see ``read``.
@@ -92,9 +95,8 @@ def write(net: nn.Module, place: Affine, a: Tensor, b: Tensor, mean: Tensor, var
     assert isinstance(module, nn.Conv2d | nn.Linear)
     module.weight.copy_(a.T.reshape(module.weight.shape))
     if place.norm is None:
-        if module.bias is None:
-            module.bias = nn.Parameter(module.weight.new_zeros(len(b)))
-        module.bias.copy_(b)
+        if module.bias is not None:
+            module.bias.copy_(b)
         return
     norm = net.get_submodule(place.norm)
     assert isinstance(norm, nn.BatchNorm2d)

@@ -235,6 +235,8 @@ def _table(value: Mapping[str, Any]) -> LatencyTable:
             raise ValueError(f"a row of '{row.kind}' has {len(row.units)} widths")
         if not 0 < row.ms < float("inf"):
             raise ValueError(f"a row of '{row.kind}' says {row.ms} ms")
+    for name in known.keys() - {row.kind for row in table.rows}:
+        raise ValueError(f"there is no row of '{name}'")
     for member in table.segments:
         if len(member.groups) != known[member.kind] or not set(member.groups) <= table.groups.keys():
             raise ValueError(f"the groups of '{member.name}' do not fit its kind")

@@ -43,7 +43,7 @@ class Measured:
     removals: Mapping[str, float]
 
 
-def measured_losses(config: Config, run: Run, network: Path) -> Path:
+def measured_losses(config: Config, run: Run, network: Path, structure: Structure) -> Path:
     """The folder with ``losses.json`` of the network in the folder ``network``; measured where it is not there yet.
 
     A kill loses the group that was being measured, no more.
@@ -61,14 +61,16 @@ def measured_losses(config: Config, run: Run, network: Path) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(network)
-        structure = Structure.of(model.net, model.preprocess.shape)
         sample = pruning_images(config, model, run.progress)
         judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
         images = Images(sample[judges:] or sample, sample[:judges])
         scores = None
         if config.prune.importance != "obs":
             scores = channel_scores(config, model, structure.coupling, run.progress)
-        sensitivity = Sensitivity(model.net, structure, images, scores=scores, progress=run.progress)
+        classifier = bool(model.classes)
+        sensitivity = Sensitivity(
+            model.net, structure, images, classifier=classifier, scores=scores, progress=run.progress
+        )
         kept = scratch / LOSSES
         groups = read_json(kept) if kept.exists() else {}
         wanted = {
@@ -113,7 +115,8 @@ def pruning_images(config: Config, model: Model, progress: Progress) -> list[Ten
     if count < config.prune.images:
         progress.note(f"  looking at all {count} training images, fewer than prune.images={config.prune.images}")
     chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
-    loader = batches(data.calibration.subset(chosen, "pruning"), eval_transform(model.preprocess), _BATCH)
+    size = min(_BATCH, -(-count // 8))  # some batches even of few images: one in four judges, one in five is held out
+    loader = batches(data.calibration.subset(chosen, "pruning"), eval_transform(model.preprocess), size)
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
 
 

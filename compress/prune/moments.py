@@ -48,6 +48,13 @@ class Statistics:
         covariance = self.covariance[chosen][:, chosen]
         return Statistics(self.count, self.mean[chosen], self.target_mean, covariance, self.cross[chosen])
 
+    def uncentred(self) -> Statistics:
+        """For a fit without a constant: second moments about zero."""
+        covariance = self.covariance + torch.outer(self.mean, self.mean)
+        cross = self.cross + torch.outer(self.mean, self.target_mean)
+        zero, none = torch.zeros_like(self.mean), torch.zeros_like(self.target_mean)
+        return Statistics(self.count, zero, none, covariance, cross)
+
     def error(self, a: Tensor) -> float:
         """E|a'x + b - y|^2 with the best b, but for a constant that does not depend on a."""
         return float((a * (self.covariance @ a - 2 * self.cross)).sum())

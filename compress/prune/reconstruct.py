@@ -176,14 +176,15 @@ class _Sweep:
                 y = targets[goal.addition][index] - others[p.layer] if goal else targets[p.output][index]
                 moments[p.layer][index % _HELD_OUT == 1].add(x[p.node], y)
         for p in places:
-            self._write(p, *(part.statistics() for part in moments[p.layer]))
+            self._write(p, [part.statistics() for part in moments[p.layer] if part.count])
 
-    def _write(self, place: Affine, fit: Statistics, held_out: Statistics) -> None:
+    def _write(self, place: Affine, parts: Sequence[Statistics]) -> None:
+        """New weights for a layer, from what was fitted on and, unless there was one batch only, what was held out."""
         old, _ = read(self.net, place)
         rows = self._rows.get(place.layer, torch.ones(len(old), dtype=torch.bool))
-        fit, held_out = fit.rows(rows), held_out.rows(rows)
-        ridge = best_ridge(fit, held_out, old[rows])
-        seen = fit + held_out
+        parts = [part.rows(rows) if place.shifts else part.rows(rows).uncentred() for part in parts]
+        ridge = best_ridge(parts[0], parts[-1], old[rows])
+        seen = parts[0] + parts[1] if len(parts) > 1 else parts[0]
         a = solve(seen, old[rows], ridge)
         mean = a.T @ seen.mean
         full = torch.zeros_like(old)

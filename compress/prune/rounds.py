@@ -117,5 +117,9 @@ def untouched(coupling: Coupling, cost: Cost, latency: float | None) -> WidthPla
 
 
 def absolute(budgets: Sequence[Budget], full: Mapping[str, float]) -> dict[str, float]:
-    """The limit of each budget, of the original's cost by kind."""
-    return {b.kind: full[b.kind] * b.fraction if b.fraction is not None else float(b.limit or 0) for b in budgets}
+    """The limit of each budget, of the original's cost by kind; a ratio is no limit."""
+    return {
+        b.kind: full[b.kind] * b.fraction if b.fraction is not None else float(b.limit or 0)
+        for b in budgets
+        if b.kind in full
+    }

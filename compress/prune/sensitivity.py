@@ -23,7 +23,7 @@ from compress.progress import SILENT, Progress
 from compress.prune.affine import Affine, read, write
 from compress.prune.brain_surgeon import Path, Reader, remove
 from compress.prune.coupling import Group
-from compress.prune.gates import bypassed
+from compress.prune.gates import bypassed, gated
 from compress.prune.importance import Scores
 from compress.prune.moments import Moments, Sampler
 from compress.prune.reconstruct import ROWS, repair
@@ -48,7 +48,7 @@ class Curve:
     order: tuple[int, ...]
 
     def at(self, units: Sequence[int]) -> list[float]:
-        """The loss at any widths: linear in the logarithm between the measured ones, where the loss is positive."""
+        """The loss at any widths, linear between the measured ones."""
         found: list[float] = np.interp(units, self.units, self.loss).tolist()
         return found
 
@@ -57,15 +57,21 @@ class Curve:
         return tuple(sorted(self.order[:units]))
 
 
-def divergence(reference: Any, output: Any) -> float:
+def divergence(reference: Any, output: Any, *, logits: bool) -> float:
     """Summed over images: KL(softmax of reference || softmax of output) for logits (N, classes), in nats; for any other
     outputs their squared error, relative to the reference's mean square."""
-    if isinstance(reference, Tensor) and reference.dim() == 2:
+    if logits:
         p, q = reference.log_softmax(1), output.log_softmax(1)
         return float(F.kl_div(q, p, reduction="sum", log_target=True))
     pairs = zip(pytree.tree_leaves(reference), pytree.tree_leaves(output), strict=True)
-    errors = [(a - b).flatten(1).square().mean(1) / a.square().mean() for a, b in pairs if isinstance(a, Tensor)]
-    return float(torch.stack(errors).sum())
+    tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
+    tiny = torch.finfo(torch.float32).tiny
+    return sum(len(a) * float((a - b).square().mean() / a.square().mean().clamp(min=tiny)) for a, b in tensors)
+
+
+def are_logits(output: Any) -> bool:
+    """Whether an output is one row of at least two logits an image, as far as its shape tells."""
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,7 @@ class Sensitivity:
     Args:
         net: in eval mode, on the CPU.
         structure: of ``net``.
+        classifier: its output is one row of logits an image.
         scores: the higher, the longer a unit stays; by group. Default: the surgeon decides.
     """
 
@@ -91,6 +98,7 @@ class Sensitivity:
         structure: Structure,
         images: Images,
         *,
+        classifier: bool = True,
         scores: Scores | None = None,
         progress: Progress = SILENT,
     ) -> None:
@@ -98,23 +106,28 @@ class Sensitivity:
         self._images, self._scores, self._progress = images, scores, progress
         self._walk = structure.walk()
         self._places = {p.layer: p for p in structure.affines}
-        self._importance = output_importance(net, list(self._places.values()), images.judge)
+        self._importance = output_importance(net, self._places.values(), images.judge, classifier=classifier)
         self._values: list[list[Values]] = [self._walk.start(images.judge)]
         for step in range(len(self._walk)):
             self._values.append([self._walk.run(step, net, values) for values in self._values[-1]])
         self._reference = [next(iter(values.values())) for values in self._values[-1]]
+        self._logits = classifier and are_logits(self._reference[0])
 
     def curves(self, widths: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Curve]]:
         """Of the groups named, at the widths asked for, one after the other."""
         changed = copy.deepcopy(self._net)
         for group, path, moments in self._paths(widths):
             places = self._readers(group)
-            first = min((self._walk.step_of(place.node) for place in places), default=len(self._walk))
+            first = min((self._walk.step_calling(slot.layer) for slot in group.readers), default=len(self._walk))
+            seen = {place.layer: (moments[place.layer].mean, self._covariance(place, moments)) for place in places}
             points = {group.units: 0.0}
             for width, weights in path.weights.items():
                 for place, a in zip(places, weights, strict=True):
-                    self._replace(changed, place, a.double(), moments[place.layer])
-                points[width] = self._loss(first, changed)
+                    self._replace(changed, place, a.double(), *seen[place.layer])
+                gate = torch.zeros(group.units)
+                gate[list(path.order[:width])] = 1
+                with gated(changed, self._structure.coupling, {group.name: gate}):  # readers without a map as well
+                    points[width] = self._loss(first, changed)
             for place in places:
                 for name in filter(None, (place.layer, place.norm)):
                     changed.get_submodule(name).load_state_dict(self._net.get_submodule(name).state_dict())
@@ -144,16 +157,21 @@ class Sensitivity:
         if first == len(self._walk):
             return 0.0
         total = sum(
-            divergence(reference, self._walk.finish(first, net, values))
+            divergence(reference, self._walk.finish(first, net, values), logits=self._logits)
             for reference, values in zip(self._reference, self._values[first], strict=True)
         )
         return total / sum(map(len, self._images.judge))
 
-    def _replace(self, changed: nn.Module, place: Affine, a: Tensor, moments: Moments) -> None:
-        """Other weights for a layer; its mean output stays."""
+    def _replace(self, changed: nn.Module, place: Affine, a: Tensor, x: Tensor, covariance: Tensor) -> None:
+        """Other weights for a layer that reads x (inputs,) on average; its mean output stays."""
         old, b = read(self._net, place)
-        mean, variance = a.T @ moments.mean, (a * (moments.covariance() @ a)).sum(0)
-        write(changed, place, a, b + old.T @ moments.mean - mean, mean, variance)
+        mean, variance = a.T @ x, (a * (covariance @ a)).sum(0)
+        write(changed, place, a, b + old.T @ x - mean, mean, variance)
+
+    def _covariance(self, place: Affine, moments: Mapping[str, Moments]) -> Tensor:
+        """Of what a layer reads; about zero, where the layer has no constant to make up for a mean."""
+        seen = moments[place.layer]
+        return seen.covariance() if place.shifts else seen.covariance() + torch.outer(seen.mean, seen.mean)
 
     def _readers(self, group: Group) -> list[Affine]:
         return [self._places[slot.layer] for slot in group.readers if slot.layer in self._places]
@@ -201,12 +219,15 @@ class Sensitivity:
                 taps = torch.arange(module.weight[0, 0].numel())
                 rows = torch.tensor(slot.channels)[:, :, None] * len(taps) + taps
                 importance = self._importance[slot.layer]
-                readers.append(Reader(weights, moments[slot.layer].covariance(), importance, rows.flatten(1)))
+                covariance = self._covariance(self._places[slot.layer], moments)
+                readers.append(Reader(weights, covariance, importance, rows.flatten(1)))
         order = None if self._scores is None else np.argsort(-self._scores[group.name], kind="stable").tolist()
         return remove(readers, group.units, below, order=order)
 
 
-def output_importance(net: nn.Module, places: Collection[Affine], images: Sequence[Tensor]) -> dict[str, Tensor]:
+def output_importance(
+    net: nn.Module, places: Collection[Affine], images: Sequence[Tensor], *, classifier: bool = True
+) -> dict[str, Tensor]:
     """By layer: E[(dL/dy_o)^2] over images and positions of each output o of the map, (outputs,).
 
     L is the negative log-likelihood of a label that is drawn from the network's own prediction, which makes this the
@@ -229,14 +250,14 @@ def output_importance(net: nn.Module, places: Collection[Affine], images: Sequen
     for x in images:
         with torch.enable_grad():
             output = net(x)
-            if isinstance(output, Tensor) and output.dim() == 2:
+            if classifier and are_logits(output):
                 labels = torch.multinomial(output.detach().softmax(1), 1, generator=generator).flatten()
                 loss = F.cross_entropy(output, labels, reduction="sum")
             else:
                 leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
                 projected = [(leaf * torch.randn(leaf.shape, generator=generator)).sum() for leaf in leaves]
                 loss = torch.stack(projected).sum()
-            slopes = torch.autograd.grad(loss, list(taps.values()), allow_unused=True)
+            slopes = torch.autograd.grad(loss, list(taps.values()), allow_unused=True) if taps else ()
         for name, found in zip(taps, slopes, strict=True):
             slope = torch.zeros_like(taps[name]) if found is None else found
             square = slope.square().flatten(2).mean(2).sum(0) if slope.dim() > 2 else slope.square().sum(0)

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from compress.config import Budget, Config
 from compress.data import data_settings, open_data
-from compress.errors import DataError, ModelError
+from compress.errors import ConfigError, DataError, ModelError
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
@@ -48,6 +49,10 @@ def prune(config: Config, run: Run) -> Path:
     """
     network = baseline = run.need("baseline")
     origin = _Origin.of(config, run, baseline)
+    if config.prune.rounds > 1 and config.prune.round_epochs and open_data(config).train is None:
+        raise DataError(
+            "fine-tuning between rounds needs images, and data.train is not set", remedy="set prune.round_epochs=0"
+        )
     between = Run(run.directory / "rounds", force=run.force, progress=run.progress)
     for number in range(1, config.prune.rounds):
         network = _round(config, run, between, f"round{number}", origin, network, number)
@@ -84,6 +89,11 @@ class _Origin:
             measured = LatencyTable.read(table)
             network, allowed = fingerprint(model.net, shape), settings.allow_foreign_table
             measured.check(network, config.target, here(config.target), foreign=allowed)
+            if {member.name for member in measured.segments} != {segment.name for segment in structure.segments}:
+                raise ConfigError(
+                    f"{table} cuts the network into other pieces than this version does",
+                    remedy="measure it anew with `python -m benchmarks.profile --config FILE`",
+                )
             latency = LatencyModel(measured)
         multiple = settings.multiple or (8 if latency is None else 1)
         constraints = Constraints(multiple, settings.min_width, settings.keep, settings.max_ratio, settings.depth)
@@ -122,7 +132,7 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: _Origin, net
     subject = _Subject.of(model, origin, before)
     budgets = origin.limits(number, settings.rounds)
     check_reachable(subject.space, subject.nothing_lost(), budgets)  # told before the images are looked at
-    losses = measured_losses(config, run, network) if settings.repair else None
+    losses = measured_losses(config, run, network, subject.structure) if settings.repair else None
 
     def work(out: Path, scratch: Path) -> None:
         images = pruning_images(config, model, SILENT) if losses else []
@@ -170,13 +180,14 @@ class _Subject:
         shape = model.preprocess.shape
         structure = Structure.of(model.net, shape)
         names = ancestors(origin.structure.coupling, structure.coupling)
+        structure = structure.within(origin.structure, before.removed, names)
         full = {group.name: group.units for group in origin.structure.coupling}
         units = {group.name: len(group.kept) or full[group.name] for group in before.groups}
         latency = Inherited(origin.latency, names, units, before.removed) if origin.latency else None
         cost = WidthCost(model.net, structure.coupling, shape)
         space = SearchSpace(structure.coupling, structure.segments, cost, latency, origin.constraints)
         share = 1 - origin.constraints.max_ratio
-        floors = {group.name: math.ceil(share * full[names[group.name]] - 1e-9) for group in structure.coupling}
+        floors = {g.name: max(1, math.ceil(share * full[names[g.name]] - 1e-9)) for g in structure.coupling}
         return cls(structure, space, names, floors)
 
     def nothing_lost(self) -> Losses:
@@ -198,7 +209,12 @@ class _Subject:
         """The plan of least loss, and ``front.json`` with the loss at every other budget."""
         if measured is None:
             scores = channel_scores(config, model, self.structure.coupling, progress)
-            losses = Losses.of_scores(scores)
+            losses = Losses(
+                {
+                    name: (np.asarray(units)[self.floors[name] - 1 :], np.asarray(loss)[self.floors[name] - 1 :])
+                    for name, (units, loss) in Losses.of_scores(scores).groups.items()
+                }
+            )
             keep = by_scores(scores)
         else:
             curves = measured.curves
@@ -241,12 +257,8 @@ def describe(plan: WidthPlan) -> list[str]:
 
 
 def _train(config: Config, net: nn.Module, model: Model, teacher: nn.Module, scratch: Path, progress: Progress) -> None:
-    data = open_data(config)
-    if data.train is None:
-        raise DataError(
-            "fine-tuning between rounds needs images, and data.train is not set", remedy="set prune.round_epochs=0"
-        )
-    settings = config.finetune
+    data, settings = open_data(config), config.finetune
+    assert data.train is not None
     fit(
         net,
         data.train,

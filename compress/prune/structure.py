@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -36,6 +36,27 @@ class Structure:
         """
         coupling, traced = couple(net, shape), trace(net, shape)
         return cls(traced, coupling, segments(net, coupling, shape), affines(traced))
+
+    def within(self, original: Structure, removed: Sequence[str], names: Mapping[str, str]) -> Structure:
+        """The same, cut into the segments of the network that it was pruned from, less the removed ones.
+
+        Chains that a removed block kept apart stay apart, so that a latency table still knows them.
+
+        Args:
+            names: the original's name of each group.
+        """
+        mine = {old: new for new, old in names.items()}
+        before = {segment.result: segment.source for segment in original.named(removed)}
+
+        def source(node: str) -> str:
+            return source(before[node]) if node in before else node
+
+        left = tuple(
+            replace(s, groups=tuple(mine[g] for g in s.groups if g in mine), source=source(s.source))
+            for s in original.segments
+            if s.name not in removed
+        )
+        return replace(self, segments=left)
 
     def walk(self) -> Walk:
         """The forward pass in steps."""

@@ -44,6 +44,7 @@ class Walk:
         self._steps = [self._nodes[start:end] for start, end in zip(starts, ends, strict=True)]
         self._live = [self._needed_after(end) for end in ends]
         self._step_of = {node.name: step for step, nodes in enumerate(self._steps) for node in nodes}
+        self._first_call = {layer: self._step_of[self._nodes[index].name] for layer, index in first_call.items()}
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -51,6 +52,10 @@ class Walk:
     def step_of(self, node: str) -> int:
         """The step in which a graph node is computed."""
         return self._step_of[node]
+
+    def step_calling(self, layer: str) -> int:
+        """The step in which a layer is called first."""
+        return self._first_call[layer]
 
     @torch.no_grad()
     def run(self, step: int, net: nn.Module, values: Mapping[str, Tensor], see: See | None = None) -> Values:

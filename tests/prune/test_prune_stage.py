@@ -84,3 +84,15 @@ def test_it_needs_a_baseline_with_finite_weights(tmp_path):
     save_model(model, run.folder("baseline"))
     with pytest.raises(ModelError, match="not finite"):
         prune(config(), run)
+
+
+def test_a_ratio_is_kept_in_every_group(tmp_path):
+    folder = prune(config("prune.ratio=50%"), with_baseline(tmp_path))
+    plan = WidthPlan.from_json(read_json(folder / "plan.json"))
+    assert {group.after / group.before for group in plan.groups} == {0.5}
+
+
+@pytest.mark.parametrize("images", [2, 20, 50])
+def test_few_images_are_enough_to_run(tmp_path, images):
+    folder = prune(config("prune.macs=70%", f"prune.images={images}"), with_baseline(tmp_path))
+    assert WidthPlan.from_json(read_json(folder / "plan.json")).removed is not None

@@ -13,6 +13,7 @@ from user_nets import Backbone, Heads, OptionA, Plain
 from compress.models.registry import build
 from compress.prune.affine import affines, read, write
 from compress.prune.brain_surgeon import Reader, remove
+from compress.prune.gates import masked
 from compress.prune.moments import Moments, best_ridge, inputs_at, solve
 from compress.prune.reconstruct import repair
 from compress.prune.sensitivity import Images, Sensitivity
@@ -255,3 +256,33 @@ def test_outputs_that_are_no_logits_are_held_against_one_another_by_their_square
     net = natural(Heads())
     ((_, curve),) = sensitivity_of(net).curves({"body.1.conv1": [8]})
     assert 0 < curve.loss[0] < float("inf")
+
+
+def test_a_layer_without_bias_or_norm_is_solved_without_a_constant():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(8, 4, 1),
+    ).eval()
+    structure = structure_of(net)
+    fitted, fresh = [images(16, seed) for seed in range(4)], images(16, 99)
+    kept = {"0": range(4)}
+    repaired = cut(repair(net, structure, kept, [], fitted), structure.coupling, kept)
+    assert repaired[2].bias is None
+    assert error(repaired, net, fresh) < error(cut(net, structure.coupling, kept), net, fresh)
+    curves = dict(Sensitivity(net, structure, Images(fitted[:3], fitted[3:])).curves({"0": [4], "2": [4]}))
+    assert curves["0"].loss[0] > 0
+
+
+def test_a_width_costs_what_it_costs_at_shortcuts_without_weights_too():
+    net = natural(build("cifar_resnet20"))
+    structure = structure_of(net)
+    sample = [images(25, seed) for seed in range(5)]
+    ((name, curve),) = Sensitivity(net, structure, Images(sample[:4], sample[4:])).curves({"layer1.2.conv2": [8]})
+    new = repair(net, structure, {name: curve.kept(8)}, [], sample[:4])
+    with torch.no_grad(), masked(new, structure.coupling, {name: curve.kept(8)}):
+        p, q = net(sample[4]).log_softmax(1), new(sample[4]).log_softmax(1)
+    true = float(F.kl_div(q, p, reduction="batchmean", log_target=True))
+    assert 0.3 * true < curve.loss[0] < 3 * true
