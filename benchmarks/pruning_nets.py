@@ -15,12 +15,11 @@ from benchmarks.peers.source import Images
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from calibration.split import Split
-from compress import __version__
 from compress.config import Config, TargetConfig
 from compress.engines.base import build_engine
-from compress.engines.metadata import Metadata
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
+from compress.export.stage import metadata_for
 from compress.models.cost import count
 from compress.models.model import Model
 from compress.models.shapes import describe
@@ -165,17 +164,7 @@ def identity(split: Split) -> str:
 
 
 def _built(model: Model, calibrated: Calibrated, target: TargetConfig, path: Path) -> Path:
-    cost = count(model.net, model.preprocess.shape)
-    metadata = Metadata(
-        arch=model.arch,
-        precision="int8",
-        preprocess=model.preprocess,
-        classes=model.classes,
-        macs=cost.macs,
-        params=cost.params,
-        target=target.name,
-        version=__version__,
-    )
+    metadata = metadata_for(model, model, "int8", target.name)
     profile = target.profile
     lowered = lower(calibrated.net, calibrated.quantizers)
     export_onnx(lowered, path, metadata, profile.opset, half=profile.float_type == "float16")

@@ -8,8 +8,11 @@ from typing import Any
 from calibration.datasets import Data, listing, load_data
 from calibration.digits import MEAN, SIZE, STD
 from calibration.preprocess import Preprocess
+from calibration.sampler import calibration_sample
+from calibration.split import Split
 from compress.config import Config
-from compress.errors import ConfigError
+from compress.errors import ConfigError, DataError
+from compress.progress import Progress
 
 # The CIFAR nets in circulation are trained with ImageNet's mean and std as often as with CIFAR's own.
 _DEFAULTS = {
@@ -42,6 +45,22 @@ def data_settings(config: Config) -> dict[str, Any]:
     settings = config.data.model_dump(mode="json", exclude={"workers", "download"})
     folders = {getattr(config.data, key) for key in ("train", "eval", "calibration")} - {None}
     return {**settings, "listings": {str(folder): listing(folder) for folder in sorted(folders)}}
+
+
+def training_sample(config: Config, wanted: int, progress: Progress) -> Split:
+    """Up to ``wanted`` calibration images: seeded, class-balanced, none of them in the evaluation split.
+
+    Raises:
+        DataError: there are none.
+    """
+    data = open_data(config)
+    if data.calibration is None:
+        raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
+    count = min(wanted, len(data.calibration))
+    if count < wanted:
+        progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
+    chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
+    return data.calibration.subset(chosen, "calibration")
 
 
 def preprocess_of(config: Config) -> Preprocess:

@@ -84,9 +84,9 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
         for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
             model = load_model(folder)
-            write(suffix, fold(model.net), {"torch": (model.net, FP32_ERROR)}, _metadata(model, model, "fp32", ""))
+            write(suffix, fold(model.net), {"torch": (model.net, FP32_ERROR)}, metadata_for(model, model, "fp32", ""))
         compressed, calibrated = load_model(quantized), load_calibrated(quantized)
-        described = _metadata(compressed, load_model(parent), "int8", calibrated.quantizers.target)
+        described = metadata_for(compressed, load_model(parent), "int8", calibrated.quantizers.target)
         versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, tuple(record["float_layers"]))}
         if record["float_layers"]:  # the price of those layers is measured beside a file that has none
             versions["int8_all"] = load_calibrated(quantized / ALL_INT8), ()
@@ -112,7 +112,8 @@ def _references(calibrated: Calibrated, target: Profile) -> dict[str, Reference]
     return references
 
 
-def _metadata(model: Model, float_model: Model, precision: str, target: str) -> Metadata:
+def metadata_for(model: Model, float_model: Model, precision: str, target: str) -> Metadata:
+    """What goes into a file of ``model``; costs are counted on ``float_model``."""
     cost = count(float_model.net, float_model.preprocess.shape)
     return Metadata(
         arch=model.arch,

@@ -11,14 +11,12 @@ import numpy as np
 from compress.config import Budget
 from compress.errors import BudgetError
 from compress.prune.constraints import Constraints, kept_groups, widths
-from compress.prune.coupling import Coupling
 from compress.prune.elimination import Choice, Solution, least, solve
 from compress.prune.importance import Scores
 from compress.prune.plan import GroupPlan, WidthPlan
 from compress.prune.search_space import Array, Formulation, Kind, Losses, SearchSpace
-from compress.prune.width_cost import WidthCost
 
-__all__ = ["Constraints", "Front", "Losses", "SearchSpace", "allocate", "allocate_by_loss", "by_scores", "front"]
+__all__ = ["Constraints", "Front", "Losses", "SearchSpace", "allocate", "by_scores", "front"]
 
 Keep = Callable[[str, int], Sequence[int]]
 """Which units of a group stay, by its name and their number."""
@@ -75,7 +73,7 @@ def front(space: SearchSpace, losses: Losses, kind: Kind) -> Front:
     return Front(space, kind, full, losses, formulation, solution)
 
 
-def allocate_by_loss(
+def allocate(
     space: SearchSpace, losses: Losses, budget: Budget, keep: Keep, caps: Mapping[Kind, float] | None = None
 ) -> WidthPlan:
     """The plan of least loss within a budget.
@@ -109,7 +107,7 @@ def check_reachable(space: SearchSpace, losses: Losses, budgets: Sequence[Budget
     """Refuse budgets none of which can be met alone; cheap, as no loss is minimised.
 
     Raises:
-        BudgetError, ConfigError: see ``allocate_by_loss``.
+        BudgetError, ConfigError: see ``allocate``.
     """
     for budget in budgets:
         if budget.kind == "ratio":
@@ -122,19 +120,6 @@ def check_reachable(space: SearchSpace, losses: Losses, budgets: Sequence[Budget
 def by_scores(scores: Scores) -> Keep:
     """Those with the highest scores."""
     return lambda group, count: np.argsort(-scores[group], kind="stable")[:count].tolist()
-
-
-def allocate(
-    coupling: Coupling, scores: Scores, cost: WidthCost, budget: Budget, constraints: Constraints = _UNCONSTRAINED
-) -> WidthPlan:
-    """Choose widths by scores that add up: the loss of a width is the sum of the lowest scores. Blocks stay.
-
-    Raises:
-        BudgetError: no assignment meets the budget; says the least that can be reached and what stands in the way.
-        ConfigError: a keep pattern matches no layer; or the budget is a latency, of which scores know nothing.
-    """
-    space = SearchSpace(coupling, cost.segments, cost, constraints=constraints)
-    return allocate_by_loss(space, Losses.of_scores(scores), budget, by_scores(scores))
 
 
 def _plan(space: SearchSpace, units: Mapping[str, int], removed: Sequence[str], keep: Keep) -> WidthPlan:

@@ -16,7 +16,7 @@ from calibration.sampler import calibration_sample
 from calibration.split import check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config
-from compress.data import data_settings, open_data
+from compress.data import data_settings, open_data, training_sample
 from compress.errors import DataError, ModelError
 from compress.models.model import Model, load_model
 from compress.progress import Progress
@@ -46,7 +46,7 @@ class Measured:
 def measured_losses(config: Config, run: Run, network: Path, structure: Structure) -> Path:
     """The folder with ``losses.json`` of the network in the folder ``network``; measured where it is not there yet.
 
-    A kill loses the group that was being measured, no more.
+    Groups that were measured before a kill are not measured again.
 
     Raises:
         DataError: there are no images, or Taylor importance has no labelled ones that fit the network's classes.
@@ -100,23 +100,14 @@ def load_losses(folder: Path) -> Measured:
 
 
 def pruning_images(config: Config, model: Model, progress: Progress) -> list[Tensor]:
-    """Batches (N, C, H, W) of training images: seeded, class-balanced, none of them in the evaluation split.
+    """Batches (N, C, H, W) of ``training_sample``.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no images.
     """
-    data = open_data(config)
-    if data.calibration is None:
-        raise DataError(
-            "pruning looks at training images, and there are none",
-            remedy="set data.train, or prune.repair=false and prune.importance=norm",
-        )
-    count = min(config.prune.images, len(data.calibration))
-    if count < config.prune.images:
-        progress.note(f"  looking at all {count} training images, fewer than prune.images={config.prune.images}")
-    chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
-    size = min(_BATCH, -(-count // 8))  # some batches even of few images: one in four judges, one in five is held out
-    loader = batches(data.calibration.subset(chosen, "pruning"), eval_transform(model.preprocess), size)
+    sample = training_sample(config, config.prune.images, progress)
+    # Some batches even of few images: one in four judges, one in five is held out.
+    loader = batches(sample, eval_transform(model.preprocess), min(_BATCH, -(-len(sample) // 8)))
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
 
 

@@ -21,7 +21,7 @@ from compress.progress import SILENT, Progress
 from compress.prune.affine import Affine, read, write
 from compress.prune.coupling import Coupling
 from compress.prune.gates import masked
-from compress.prune.moments import Moments, Sampler, Statistics, best_ridge, solve
+from compress.prune.moments import RIDGES, Moments, Sampler, Statistics, best_ridge, solve
 from compress.prune.structure import Structure
 from compress.prune.trace import Trace
 from compress.prune.walk import See, Values
@@ -59,8 +59,8 @@ def repair(
         structure: of ``net``.
         kept: unit indices by group name; a group that is not named keeps all.
         removed: names of removed segments.
-        images: batches (N, C, H, W), two at least, the more the better. One in five is held out to choose how far
-            each layer may go from its old weights.
+        images: batches (N, C, H, W), the more the better. One in five is held out to choose how far each layer may go
+            from its old weights.
         steps: those of the walk that are swept; default: all.
         values: of ``net`` before the first of ``steps``, in place of walking there; one for each batch of images.
     """
@@ -183,8 +183,11 @@ class _Sweep:
         old, _ = read(self.net, place)
         rows = self._rows.get(place.layer, torch.ones(len(old), dtype=torch.bool))
         parts = [part.rows(rows) if place.shifts else part.rows(rows).uncentred() for part in parts]
-        ridge = best_ridge(parts[0], parts[-1], old[rows])
-        seen = parts[0] + parts[1] if len(parts) > 1 else parts[0]
+        if len(parts) == 1:
+            (seen,), ridge = parts, RIDGES[-1]  # nothing tells how far to go: stay near
+        else:
+            fit, held_out = parts
+            seen, ridge = fit + held_out, best_ridge(fit, held_out, old[rows])
         a = solve(seen, old[rows], ridge)
         mean = a.T @ seen.mean
         full = torch.zeros_like(old)

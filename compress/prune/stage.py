@@ -19,7 +19,7 @@ from compress.errors import ConfigError, DataError, ModelError
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
-from compress.prune.allocate import Losses, SearchSpace, allocate_by_loss, by_scores, check_reachable, front
+from compress.prune.allocate import Losses, SearchSpace, allocate, by_scores, check_reachable, front
 from compress.prune.constraints import Constraints
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import LatencyTable, fingerprint
@@ -225,7 +225,7 @@ class _Subject:
 
         primary, *others = budgets
         if primary.kind == "ratio":
-            return allocate_by_loss(self.space, losses, primary, keep)
+            return allocate(self.space, losses, primary, keep)
         found = front(self.space, losses, primary.kind)
         costs, lost = found.points()
         write_json(
@@ -234,7 +234,7 @@ class _Subject:
         if not others:
             return found.plan(float(primary.limit or 0), keep)
         caps = {budget.kind: float(budget.limit or 0) for budget in others if budget.kind != "ratio"}
-        return allocate_by_loss(self.space, losses, primary, keep, caps)
+        return allocate(self.space, losses, primary, keep, caps)
 
     def _above_floor(self, name: str, curve: Curve) -> tuple[list[int], list[float]]:
         units = sorted({u for u in curve.units if u >= self.floors[name]} | {max(self.floors[name], curve.units[0])})

@@ -14,14 +14,12 @@ from torch import Tensor, nn
 
 from calibration.datasets import Data
 from calibration.loader import Batches, batches
-from calibration.sampler import calibration_sample
 from calibration.split import Split
 from calibration.transforms import eval_transform
 from compress.config import Config
-from compress.data import data_settings, open_data
+from compress.data import data_settings, open_data, training_sample
 from compress.errors import DataError
 from compress.models.model import Model, load_model
-from compress.progress import Progress
 from compress.quantize.calibrate import Calibrated, calibrate
 from compress.quantize.fakequant import fake_quantized, trained
 from compress.quantize.fallback import keep_accuracy
@@ -105,7 +103,7 @@ def sensitivity(config: Config, run: Run) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(quantized)
-        sample = _sample(config, open_data(config), run.progress, images)
+        sample = training_sample(config, images, run.progress)
         found = sensitivities(load_calibrated(quantized), _stacked(sample, model), run.progress)
         write_json(out / "sensitivity.json", found.to_json())
         write_atomic(out / "sensitivity.md", found.to_markdown())
@@ -126,7 +124,7 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(parent)
-        sample = _sample(config, open_data(config), run.progress, config.quantize.calibration_images)
+        sample = training_sample(config, config.quantize.calibration_images, run.progress)
         transform, size = eval_transform(model.preprocess), config.quantize.batch_size
         calibrated = calibrate(
             model.net,
@@ -152,17 +150,6 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
     store = Run(run.directory / "calibrations", force=run.force, progress=run.progress)
     device = pick_device(config.qat.device)
     return run_stage(store, name, work, device=device, settings=settings, parents=[parent])
-
-
-def _sample(config: Config, data: Data, progress: Progress, wanted: int) -> Split:
-    """Calibration images: seeded, class-balanced, none of them in the evaluation split."""
-    if data.calibration is None:
-        raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
-    count = min(wanted, len(data.calibration))
-    if count < wanted:
-        progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
-    chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
-    return data.calibration.subset(chosen, "calibration")
 
 
 def _stacked(sample: Split, model: Model) -> Tensor:
@@ -214,7 +201,7 @@ def _within(
             "max_drop needs labelled images that are held out of training, and a classifier",
             remedy="set data.train and data.holdout, or leave quantize.max_drop unset",
         )
-    images = _stacked(_sample(config, data, run.progress, config.quantize.sensitivity_images), model)
+    images = _stacked(training_sample(config, config.quantize.sensitivity_images, run.progress), model)
     top1 = {"ptq": held_out["ptq"]}
 
     def drop(net: nn.Module) -> float:

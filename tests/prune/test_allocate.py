@@ -13,7 +13,7 @@ from compress.errors import BudgetError, ConfigError
 from compress.models.cost import count
 from compress.models.registry import build
 from compress.prune import importance
-from compress.prune.allocate import Constraints, allocate
+from compress.prune.allocate import Constraints, Losses, SearchSpace, allocate, by_scores
 from compress.prune.coupling import couple
 from compress.prune.plan import WidthPlan
 from compress.prune.surgery import cut
@@ -32,7 +32,9 @@ class Case:
         self.scores = importance.random(self.coupling, 0)
 
     def plan(self, budget, scores=None, **constraints):
-        return allocate(self.coupling, scores or self.scores, self.cost, budget, Constraints(**constraints))
+        scores = scores or self.scores
+        space = SearchSpace(self.coupling, self.cost.segments, self.cost, constraints=Constraints(**constraints))
+        return allocate(space, Losses.of_scores(scores), budget, by_scores(scores))
 
 
 CASES = {

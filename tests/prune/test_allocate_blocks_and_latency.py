@@ -15,7 +15,7 @@ from compress.config import Budget
 from compress.errors import BudgetError, ConfigError, ModelError
 from compress.models.cost import Cost, count
 from compress.models.registry import build
-from compress.prune.allocate import Constraints, Losses, SearchSpace, allocate_by_loss, front
+from compress.prune.allocate import Constraints, Losses, SearchSpace, allocate, front
 from compress.prune.blocks import segments
 from compress.prune.coupling import couple
 from compress.prune.plan import GroupPlan, WidthPlan
@@ -82,7 +82,7 @@ def cifar():
 @pytest.mark.parametrize("fraction", [0.9, 0.7, 0.5, 0.3])
 @pytest.mark.parametrize("kind", ["latency", "macs", "params"])
 def test_the_budget_is_met_with_little_left(cifar, kind, fraction):
-    plan = allocate_by_loss(cifar, some_losses(cifar), Budget(kind, fraction, None), first)
+    plan = allocate(cifar, some_losses(cifar), Budget(kind, fraction, None), first)
     used = {
         "latency": plan.latency[1] / plan.latency[0],
         "macs": plan.after.macs / plan.before.macs,
@@ -111,7 +111,7 @@ def test_no_other_assignment_loses_less(seed, share):
                 loss = sum(np.interp(n, *losses.groups[name]) for name, n in kept if name not in inner)
                 best = min(best, loss + sum(losses.removals[block.name] for block in removed))
     try:
-        plan = allocate_by_loss(space, losses, Budget("macs", share, None), first)
+        plan = allocate(space, losses, Budget("macs", share, None), first)
     except BudgetError:
         assert best == np.inf
         return
@@ -124,7 +124,7 @@ def test_the_plan_is_what_is_cut(make):
     torch.manual_seed(0)
     net = lively(make())
     space = a_space(net)
-    plan = allocate_by_loss(space, some_losses(space, removal=0.2), Budget("latency", 0.5, None), first)
+    plan = allocate(space, some_losses(space, removal=0.2), Budget("latency", 0.5, None), first)
     removed = [segment for segment in space.segments if segment.name in plan.removed]
     assert removed
     pruned = cut(net, space.coupling, plan.kept, removed)
@@ -146,7 +146,7 @@ def test_one_pass_answers_every_budget(cifar):
         limit = fraction * whole.full
         plan = whole.plan(limit, first)
         assert plan.latency[1] <= limit * (1 + 1e-9)
-        alone = allocate_by_loss(cifar, losses, Budget("latency", None, limit), first)
+        alone = allocate(cifar, losses, Budget("latency", None, limit), first)
         assert loss_of(plan, losses) == pytest.approx(loss_of(alone, losses), rel=0.02, abs=1e-3)
     assert loss_of(whole.plan(whole.full, first), losses) == 0
 
@@ -154,22 +154,22 @@ def test_one_pass_answers_every_budget(cifar):
 def test_caps_hold_together_with_the_latency(cifar):
     losses = some_losses(cifar)
     budget = Budget("latency", 0.6, None)
-    free = allocate_by_loss(cifar, losses, budget, first)
+    free = allocate(cifar, losses, budget, first)
     loose = {"macs": 1.1 * free.after.macs, "params": 1.1 * free.after.params}
-    assert allocate_by_loss(cifar, losses, budget, first, loose) == free
+    assert allocate(cifar, losses, budget, first, loose) == free
     for caps in (
         {"macs": 0.9 * free.after.macs},
         {"params": 0.9 * free.after.params},
         {"macs": 0.95 * free.after.macs, "params": 0.9 * free.after.params},
     ):
-        plan = allocate_by_loss(cifar, losses, budget, first, caps)
+        plan = allocate(cifar, losses, budget, first, caps)
         assert plan.latency[1] <= 0.6 * plan.latency[0] * (1 + 1e-9)
         assert all(getattr(plan.after, kind) <= cap for kind, cap in caps.items())
         assert loss_of(plan, losses) >= loss_of(free, losses)
 
 
 def test_nothing_that_a_wider_width_matches_is_chosen(cifar):
-    plan = allocate_by_loss(cifar, some_losses(cifar), Budget("latency", 0.5, None), first)
+    plan = allocate(cifar, some_losses(cifar), Budget("latency", 0.5, None), first)
     assert {group.after % 16 for group in plan.groups} == {0}
 
 
@@ -178,7 +178,7 @@ def test_blocks_stay_where_the_user_says_so(cifar):
 
     def removed(**constraints):
         space = SearchSpace(cifar.coupling, cifar.segments, cifar.cost, cifar.latency, Constraints(**constraints))
-        return set(allocate_by_loss(space, losses, Budget("latency", 0.5, None), first).removed)
+        return set(allocate(space, losses, Budget("latency", 0.5, None), first).removed)
 
     some, *others = removed()
     assert others
@@ -189,7 +189,7 @@ def test_blocks_stay_where_the_user_says_so(cifar):
 
 def test_no_group_loses_more_than_its_share(cifar):
     space = SearchSpace(cifar.coupling, cifar.segments, cifar.cost, None, Constraints(max_ratio=0.3, depth=False))
-    plan = allocate_by_loss(space, some_losses(space), Budget("macs", 0.7, None), first)
+    plan = allocate(space, some_losses(space), Budget("macs", 0.7, None), first)
     assert all(group.after >= 0.7 * group.before for group in plan.groups)
     assert any(group.after < group.before for group in plan.groups)
     assert plan.latency is None
@@ -199,7 +199,7 @@ def test_a_group_gets_no_narrower_than_its_curve(cifar):
     losses = some_losses(cifar)
     short = Losses({name: (u[len(u) // 2 :], loss[len(u) // 2 :]) for name, (u, loss) in losses.groups.items()})
     space = SearchSpace(cifar.coupling, cifar.segments, cifar.cost)
-    plan = allocate_by_loss(space, short, Budget("macs", 0.4, None), first)
+    plan = allocate(space, short, Budget("macs", 0.4, None), first)
     assert all(group.after > 0.5 * group.before for group in plan.groups)
 
 
@@ -208,7 +208,7 @@ def test_a_latency_out_of_reach_says_what_is_reachable_and_what_would_help(cifar
     constraints = Constraints(multiple=8, keep=("layer3.*",), max_ratio=0.5, depth=False)
     space = SearchSpace(cifar.coupling, cifar.segments, cifar.cost, cifar.latency, constraints)
     for ask in (
-        lambda: allocate_by_loss(space, losses, Budget("latency", None, 2.0), first),
+        lambda: allocate(space, losses, Budget("latency", None, 2.0), first),
         lambda: front(space, losses, "latency").plan(2.0, first),
     ):
         with pytest.raises(BudgetError, match=r"2\.000 ms .* least reachable is .* ms .*max_ratio=0\.5") as caught:
@@ -216,7 +216,7 @@ def test_a_latency_out_of_reach_says_what_is_reachable_and_what_would_help(cifar
         assert "prune.depth=true reaches" in str(caught.value)
         assert "prune.keep=[] reaches" in str(caught.value)
     lowest = float(str(caught.value).partition("least reachable is ")[2].partition(" ms")[0])
-    plan = allocate_by_loss(space, losses, Budget("latency", None, lowest + 1e-3), first)
+    plan = allocate(space, losses, Budget("latency", None, lowest + 1e-3), first)
     assert plan.latency[1] == pytest.approx(lowest, abs=2e-3)
 
 
@@ -224,10 +224,10 @@ def test_limits_that_exclude_each_other():
     """The first convolution has the parameters, the second the MACs: each alone can be cut, not both at once."""
     net = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     space = a_space(net, latency=False, min_width=8)
-    plan = allocate_by_loss(space, some_losses(space), Budget("macs", 0.5, None), first)
+    plan = allocate(space, some_losses(space), Budget("macs", 0.5, None), first)
     cap = float(plan.after.params) * 0.1
     with pytest.raises(BudgetError, match=r"params .* cannot be met"):
-        allocate_by_loss(space, some_losses(space), Budget("macs", 0.5, None), first, {"params": cap})
+        allocate(space, some_losses(space), Budget("macs", 0.5, None), first, {"params": cap})
 
 
 def test_a_long_chain_of_convolutions():
@@ -235,7 +235,7 @@ def test_a_long_chain_of_convolutions():
     net = nn.Sequential(*(m for conv in layers for m in (conv, nn.ReLU())), nn.Conv2d(16, 4, 1))
     space = a_space(net, latency=False)
     assert len(space.segments) == 1
-    plan = allocate_by_loss(space, some_losses(space), Budget("macs", 0.4, None), first)
+    plan = allocate(space, some_losses(space), Budget("macs", 0.4, None), first)
     assert 0.39 < plan.after.macs / plan.before.macs <= 0.4
 
 
@@ -243,10 +243,10 @@ def test_what_cannot_be_worked_with():
     space = a_space(Plain(), latency=False)
     losses = some_losses(space)
     with pytest.raises(ConfigError, match="latency table"):
-        allocate_by_loss(space, losses, Budget("latency", 0.5, None), first)
+        allocate(space, losses, Budget("latency", 0.5, None), first)
     broken = Losses({**losses.groups, "body.0.conv1": ([1, 8], [np.nan, 0.0])})
     with pytest.raises(ModelError, match=r"'body\.0\.conv1' is not finite"):
-        allocate_by_loss(space, broken, Budget("macs", 0.5, None), first)
+        allocate(space, broken, Budget("macs", 0.5, None), first)
 
 
 def test_a_plan_of_an_earlier_version_is_read():

@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
+import torch
 from test_prune_stage import SIZE, config, with_baseline
+from torch import nn
 from user_nets import lively
 
 from compress.models.cost import count
@@ -92,3 +94,46 @@ def test_killed_between_rounds_it_goes_on_with_the_same_bytes(tmp_path):
     written = first.stat().st_mtime_ns
     assert tree_sha256(prune(settings, Run(tmp_path))) == whole
     assert first.stat().st_mtime_ns == written
+
+
+class ResNet9(nn.Module):
+    """Convolutions between the blocks: without a block they stand next to one another."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.between, self.second = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        x = (x + self.first(x)).relu()
+        x = self.between(x).relu()
+        x = (x + self.second(x)).relu()
+        return self.last(x)
+
+
+def test_a_pruned_network_is_cut_into_the_pieces_that_the_original_was():
+    net = lively(ResNet9())
+    original = Structure.of(net, SHAPE)
+    (block,) = [segment.name for segment in original.segments if "first" in segment.layers]
+    pruned = cut(net, original.coupling, {}, original.named([block]))
+    alone = Structure.of(pruned, SHAPE)
+    names = ancestors(original.coupling, alone.coupling)
+    within = alone.within(original, (block,), names)
+    assert [s.name for s in within.segments] == [s.name for s in original.segments if s.name != block]
+    assert len(alone.segments) < len(within.segments)  # by itself it would merge two
+    assert {layer for s in within.segments for layer in s.layers} == {
+        layer for s in alone.segments for layer in s.layers
+    }
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(within.walk().finish(0, pruned, {"images": x}), pruned(x))
+
+
+@pytest.mark.parametrize("how", [["prune.importance=norm", "prune.repair=false"], ["prune.importance=obs"]])
+def test_no_group_loses_more_than_its_share_over_all_rounds(tmp_path, how):
+    rounds = ["prune.rounds=2", "prune.round_epochs=0", "prune.max_ratio=0.5", "prune.depth=false", "prune.macs=45%"]
+    folder = prune(config(*how, *rounds), with_baseline(tmp_path))
+    plan = WidthPlan.from_json(read_json(folder / "plan.json"))
+    assert min(group.after / group.before for group in plan.groups) >= 0.5
