@@ -185,6 +185,7 @@ class PruneConfig(Section):
     ratio: str | None = Field(None, description="budget: share of channels kept in every group, '50%'")
     table: Path | None = Field(None, description="latency table; default: latency_table.json in the run's folder")
     allow_foreign_table: bool = Field(False, description="take a table of another device, version or thread count")
+    confirm: bool = Field(True, description="measure the plans near a latency budget; take the best that meets it")
     importance: Literal["obs", "taylor", "norm", "random"] = Field(
         "obs", description="which channels go: Optimal Brain Surgeon, or by a score"
     )

@@ -6,9 +6,6 @@ turns in it, so that their ratio holds on a busy machine too; the choice rests o
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,26 +13,15 @@ from typing import Any
 
 from compress.config import TargetConfig
 from compress.engines.base import backend, build_engine, check_machine, engine_files
+from compress.engines.harness import Interval, ask, conditions
 from compress.engines.sidecar import sidecar_path
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress
-from compress.run import read_json, write_json
+from compress.run import write_json
 
 AUTO = "auto"
 RECORD = "auto.json"
 _INVALID = 4  # the harness's exit code for a machine that was too noisy; its figures are there all the same
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95% confidence interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -127,17 +113,10 @@ def measure(built: Mapping[str, Path], target: TargetConfig, progress: Progress 
         EngineError: the harness failed; the message is its own.
     """
     progress.note(f"measuring {', '.join(built)}")
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "latency.json"
-        # Two processes an engine: one alone can be unlucky for its whole life.
-        command = [sys.executable, "-m", "benchmarks.latency", "--fast", "--processes", "2", "--json", str(result)]
-        command += ["--threads", str(target.threads), "--batch", str(target.batch), "--device", target.device]
-        done = subprocess.run(
-            [*command, "--engine", *map(str, built.values())], capture_output=True, text=True, check=False
-        )
-        if done.returncode not in (0, _INVALID):
-            raise EngineError(f"the engines could not be measured: {_last_words(done.stderr)}")
-        measured = [_measured(name, one) for name, one in zip(built, read_json(result), strict=True)]
+    # Two processes an engine: one alone can be unlucky for its whole life.
+    arguments = ["--fast", "--processes", "2", *conditions(target), "--engine", *map(str, built.values())]
+    answer = ask("the engines", "benchmarks.latency", arguments, accepted=(0, _INVALID))
+    measured = [_measured(name, one) for name, one in zip(built, answer, strict=True)]
     for line in table(measured):
         progress.note(line)
     return measured
@@ -172,24 +151,14 @@ def table(measured: Sequence[Measured]) -> list[str]:
 
 
 def _measured(engine: str, result: Mapping[str, Any]) -> Measured:
-    """One result of the harness; ``benchmarks/result.schema.json`` says what is in it."""
+    """One result of the harness."""
     compared = result["comparison"]
     return Measured(
         engine,
-        _interval(result["stats"]["latency_ms"]["median"]),
-        _interval(compared["ratio"]) if compared else None,
+        Interval.of(result["stats"]["latency_ms"]["median"]),
+        Interval.of(compared["ratio"]) if compared else None,
         tuple(result["verdict"]["reasons"]),
     )
-
-
-def _interval(bounds: Mapping[str, float]) -> Interval:
-    return Interval(bounds["value"], bounds["lo"], bounds["hi"])
-
-
-def _last_words(stderr: str) -> str:
-    """The harness's own error; without one, such as after a crash of Python itself, its last line."""
-    lines = stderr.strip().splitlines() or ["it said nothing"]
-    return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def _first_line(error: Exception) -> str:

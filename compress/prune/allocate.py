@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,11 @@ class Front:
         losses = self.solution.losses.astype(np.float64)
         better = np.isfinite(losses) & (losses < np.append(np.inf, losses[:-1]))
         return np.flatnonzero(better) * self.solution.step[0] + self.formulation.offsets[0], losses[better]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``front.json`` holds."""
+        costs, losses = self.points()
+        return {"kind": self.kind, "full": self.full, "cost": costs.tolist(), "loss": losses.tolist()}
 
     def plan(self, limit: float, keep: Keep) -> WidthPlan:
         """The plan of least loss that costs ``limit`` at most.

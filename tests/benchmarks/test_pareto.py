@@ -65,7 +65,11 @@ def test_points_are_measured_with_the_dense_networks(folder: Path) -> None:
     assert list(rows) == ["dense FP32", "dense INT8", "75% INT8"]
     predicted = [row["predicted_ms"] for row in rows.values()]
     assert predicted[0] is None
-    assert predicted[2] <= 0.75 * predicted[1]
+    assert predicted[2] < predicted[1]
+    confirmed = json.loads((folder / "pareto" / "75pct" / "prune" / "confirmed.json").read_text())
+    taken = confirmed["tried"][confirmed["taken"]]
+    assert taken["predicted_ms"] == predicted[2]
+    assert taken["share"]["value"] <= 0.75
     assert rows["75% INT8"]["macs"] < rows["dense INT8"]["macs"] == rows["dense FP32"]["macs"]
     assert len(rows["75% INT8"]["latency"]["scenario"]["interleaved_with"]) == 2
     assert rows["75% INT8"]["accuracy"]["paired"]["against"]["path"].endswith("tiny_dense_fp32.onnx")

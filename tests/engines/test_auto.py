@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from onnxruntime.quantization import QuantType
 
 from compress.config import Config, TargetConfig, load_config
-from compress.engines.auto import AUTO, RECORD, Interval, Measured, candidates, choose, measure, table
+from compress.engines.auto import AUTO, RECORD, Measured, candidates, choose, measure, table
 from compress.engines.base import open_engine
+from compress.engines.harness import Interval
 from compress.engines.stage import build, retarget
 from compress.errors import BackendAbsent, EngineError
 from compress.run import Run
