@@ -96,6 +96,8 @@ def test_a_kit_runs_by_itself_and_comes_back_as_a_table(run_folder: Path, tmp_pa
     table = LatencyTable.read(run_folder / profile.TABLE)
     assert table.imported
     assert table.place.device
+    assert command(run_folder) == ConfigError.exit_code  # what a device measured is not replaced
+    assert LatencyTable.read(run_folder / profile.TABLE) == table
     assert command(run_folder, "--import-kit", str(folder), "--set", "target.batch=2") == ConfigError.exit_code
 
 
