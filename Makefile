@@ -52,7 +52,7 @@ ENV      := $(VENV)/.installed
 ASKED    := $(RUN)/make.args
 
 ##@ Stages
-.PHONY: baseline profile prune quantize export build latency accuracy pareto plots all
+.PHONY: baseline profile prune quantize export build latency accuracy pareto plots report all
 baseline: $(RUN)/baseline/stage.json  ## load the trained network, or train it
 profile: $(RUN)/latency_table.json    ## measure the latency table that prune.latency needs, on the target's engine
 prune: $(RUN)/finetune/stage.json     ## remove channels within the budget, and fine-tune
@@ -102,9 +102,11 @@ pareto: $(RUN)/baseline/stage.json $(measured)  ## compress to several latencies
 	@$(PY) -m benchmarks.pareto $(ARGS) || [ $$? -eq 4 ]
 plots: $(RUN)/prune/stage.json        ## predicted front, loss curves and measured front as SVG, in plots/
 	@$(PY) -m benchmarks.plots --run $(RUN)
+report: $(RUN)/summary.json           ## the run as one HTML page, and a model card
+	@$(PY) -m benchmarks.report $(RUN)
 
 ##@ Development
-.PHONY: env bindings test test-all lint clean help
+.PHONY: env bindings test test-all baseline-update lint clean help
 env: $(ENV)            ## the environment, from pinned versions
 BINDINGS := $(addprefix $(VENV)/tensorrt-,10.0.1 11.4.0.106)
 bindings: $(BINDINGS)  ## TensorRT's Python bindings, old and new, for the tests that hold our calls against them
@@ -113,13 +115,15 @@ $(VENV)/tensorrt-%: | $(ENV)
 export TENSORRT_BINDINGS ?= $(subst $(eval ) ,:,$(wildcard $(BINDINGS)))
 test: $(ENV)           ## the fast tests
 	@$(PY) -m pytest
+baseline-update: $(ENV)  ## compress the embedded default anew; show and write tests/regression/baseline.json
+	@$(PY) -m benchmarks.regression --baseline tests/regression/baseline.json --update
 test-all: $(ENV)       ## every test that this machine can run
 	@$(PY) -m pytest -m ''
 lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 clean:                 ## remove what the stages wrote for this run
 	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
-	  sensitivity export build .scratch make.args summary.json summary.md pareto plots)
+	  sensitivity export build .scratch make.args summary.json summary.md pareto plots report.html model_card.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
-	  /^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

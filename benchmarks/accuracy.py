@@ -1,16 +1,19 @@
 """``python -m benchmarks.accuracy --engine FILE --data FOLDER [--against OTHER]``: top-1 of the file that ships.
 
-The images go through the engine's own runtime with the preprocessing that the file carries. Against another engine
-every image is a pair, which halves the error of the difference.
+The images go through the engine's own runtime with the preprocessing that the file carries. Against another engine, or
+against predictions that were kept of one (``--save-predictions``), every image is a pair, which halves the error of the
+difference. ``--max-drop`` and ``--min-ratio`` pass only where the 95% interval rules out that the engine is worse than
+they allow: too few images to tell is no pass.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,95 +24,51 @@ from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.environment import host, tool
-from benchmarks.images import DATA_HELP, evaluation_split, preprocess_of
+from benchmarks.images import DATA_HELP, evaluation_split
 from benchmarks.latency import count
-from benchmarks.schema import Accuracy, AccuracyResult, BackendInfo, PairedAccuracy, Verdict, dump
-from benchmarks.tables import emit, percent, points, show
-from benchmarks.timing import artifact, bounds
-from calibration.datasets import Split, check_classes
-from calibration.loader import batches
-from calibration.transforms import eval_transform
+from benchmarks.paired import paired_ratio
+from benchmarks.predictions import SUFFIX, TOP, Predictions, load_predictions, predict, save_predictions
+from benchmarks.schema import Accuracy, AccuracyResult, ClassAccuracy, PairedAccuracy, Verdict, dump
+from benchmarks.tables import emit, interval, percent, points, show
+from benchmarks.timing import bounds
 from compress.cli import run_command
 from compress.config import load_config
-from compress.engines.base import Array, Engine, infer, open_engine
 from compress.errors import ConfigError
-from compress.progress import SILENT, Progress, Terminal
+from compress.progress import Terminal
+
+__all__ = ["Gates", "Predictions", "compare", "main", "parser", "per_class", "predict", "result_of"]
 
 REGRESSION, INVALID = 3, 4
-_TOP = 5
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What one engine said of each image.
+@dataclass(frozen=True)
+class Gates:
+    """How much worse than another engine one may be; None: by any amount.
 
     Attributes:
-        path: the engine file.
-        labels: (N,) the right classes.
-        logits: (N, classes) float32.
-        ranked: (N, 5) the five best classes, best first; fewer columns where there are fewer classes.
-        classes: number of logits.
-        finite: no logit was NaN or infinite.
-        backend, modes: what ran.
+        max_drop: of top-1, in percentage points.
+        min_ratio: least top-1, as a share of the other's.
     """
 
-    path: Path
-    labels: NDArray[np.int64]
-    logits: Array
-    ranked: NDArray[np.int64]
-    classes: int
-    finite: bool
-    backend: BackendInfo
-    modes: Mapping[str, str | int | bool]
+    max_drop: float | None = None
+    min_ratio: float | None = None
 
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """(N,) whether the best class is the right one."""
-        return np.equal(self.ranked[:, 0], self.labels)
+    def failures(self, paired: PairedAccuracy) -> list[str]:
+        """What the intervals do not rule out, in words; empty where every gate is passed.
 
-
-def predict(
-    path: Path,
-    split: Split,
-    *,
-    batch_size: int = 32,
-    threads: int = 1,
-    device: str | None = None,
-    trust: bool = False,
-    progress: Progress = SILENT,
-) -> Predictions:
-    """Run every image of ``split`` through an engine.
-
-    Raises:
-        EngineError: the file does not open, or does not say how its images are prepared.
-        DataError: the engine's classes are not the data's, or an image cannot be read.
-    """
-    with open_engine(path, threads=threads, device=device, trust=trust) as engine:
-        preprocess = preprocess_of(engine, path)
-        if (classes := engine.outputs[0].shape[-1]) is not None:
-            check_classes(split, classes)  # before any image is decoded
-        size, fixed = _batch_size(engine, batch_size)
-        logits, labels = [], []
-        loader = batches(split, eval_transform(preprocess), size)
-        for x, y in progress.track(loader, path.name):
-            logits.append(infer(engine, _padded(x.numpy(), fixed))[: len(y)])
-            labels.append(y.numpy())
-        backend = BackendInfo(
-            name=engine.name, version=engine.version, requested=engine.requested, actual=engine.provider
-        )
-        modes = engine.modes
-    scores = np.concatenate(logits)
-    check_classes(split, scores.shape[1])
-    return Predictions(
-        path=path,
-        labels=np.concatenate(labels),
-        logits=scores,
-        ranked=np.argsort(-scores, axis=1, kind="stable")[:, :_TOP],
-        classes=scores.shape[1],
-        finite=bool(np.isfinite(scores).all()),
-        backend=backend,
-        modes=modes,
-    )
+        The bound of a two-sided 95% interval is judged: of engines that are exactly at the limit, about one in forty
+        passes.
+        """
+        found = []
+        if self.max_drop is not None and (drop := -100 * paired.difference.lo) > self.max_drop:
+            found.append(f"a drop of {drop:.2f} points is within the interval, {self.max_drop:g} are allowed")
+        if self.min_ratio is not None and (paired.ratio is None or paired.ratio.lo < self.min_ratio):
+            if paired.ratio is None:
+                least = "the other has none right, there is no ratio"
+            else:
+                least = f"a ratio of {paired.ratio.lo:.4f} is within the interval"
+            found.append(f"{least}, {self.min_ratio:g} is asked for")
+        return found
 
 
 def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
@@ -118,35 +77,48 @@ def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
     both, neither = int((mine & theirs).sum()), int((~mine & ~theirs).sum())
     only_this, only_other = int((mine & ~theirs).sum()), int((~mine & theirs).sum())
     return PairedAccuracy(
-        against=artifact(other.path),
+        against=other.artifact,
         top1=_share(theirs),
+        per_class=per_class(other),
         only_this=only_this,
         only_other=only_other,
         difference=bounds(stats.paired_difference(both, only_this, only_other, neither)),
+        ratio=bounds(paired_ratio(both, only_this, only_other)) if theirs.any() else None,
         mcnemar_p=stats.mcnemar(only_this, only_other),
         agreement=float((this.ranked[:, 0] == other.ranked[:, 0]).mean()),
     )
 
 
+def per_class(found: Predictions) -> list[ClassAccuracy]:
+    """Images and right answers of every class that has images, in the order of the logits."""
+    present, images = np.unique(found.labels, return_counts=True)
+    correct = np.bincount(found.labels[found.right], minlength=len(found.names))
+    return [
+        ClassAccuracy(index=int(i), name=found.names[i], images=int(n), correct=int(correct[i]))
+        for i, n in zip(present, images, strict=True)
+    ]
+
+
 def result_of(this: Predictions, other: Predictions | None = None, *, argv: Sequence[str] = ()) -> AccuracyResult:
     """The record of one engine's accuracy, paired with another's where that is given."""
-    broken = [str(p.path) for p in (this, other) if p is not None and not p.finite]
-    reasons = [f"the outputs of {path} hold NaN or infinity" for path in broken]
+    both = [this] if other is None else [this, other]
+    reasons = [f"the outputs of {one.artifact.path} hold NaN or infinity" for one in both if not one.finite]
     return AccuracyResult(
         run_id=uuid.uuid4().hex,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         tool=tool(),
         argv=list(argv),
         config={},
-        artifact=artifact(this.path),
+        artifact=this.artifact,
         backend=this.backend,
         host=host(),
         modes=dict(this.modes),
-        warnings=[],
+        warnings=list(dict.fromkeys(text for one in both for text in one.warnings)),
         verdict=Verdict(status="INVALID" if reasons else "VALID", reasons=reasons),
         images=len(this.labels),
         top1=_share(this.right),
-        top5=_share((this.ranked == this.labels[:, None]).any(axis=1)) if this.classes > _TOP else None,
+        top5=_share((this.ranked == this.labels[:, None]).any(axis=1)) if len(this.names) > TOP else None,
+        per_class=per_class(this),
         paired=None if other is None else compare(this, other),
     )
 
@@ -156,21 +128,12 @@ def _share(right: NDArray[np.bool_]) -> Accuracy:
     return Accuracy(correct=count, value=bounds(stats.wilson(count, len(right))))
 
 
-def _batch_size(engine: Engine, wanted: int) -> tuple[int, int | None]:
-    """How many images to run at once, and the batch that the engine insists on, if it does."""
-    fixed = engine.inputs[0].shape[0]
-    return fixed or min(wanted, engine.max_batch or wanted), fixed
-
-
-def _padded(x: Array, size: int | None) -> Array:
-    missing = 0 if size is None else size - len(x)
-    return x if missing == 0 else np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])
-
-
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     p.add_argument("--engine", type=Path, required=True, metavar="FILE", help="engine file (.onnx, .xml, .plan)")
-    p.add_argument("--against", type=Path, metavar="OTHER", help="pair every image with this engine's answer")
+    p.add_argument(
+        "--against", type=Path, metavar="OTHER", help="pair every image with this engine's answer, or with a kept .npz"
+    )
     p.add_argument("--data", help=DATA_HELP)
     p.add_argument("--config", type=Path, metavar="FILE", help="take the images from this configuration's [data]")
     p.add_argument(
@@ -180,14 +143,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=count, default=os.cpu_count() or 1, help="intra-op threads (all)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: the runtime's own")
     p.add_argument("--trust", action="store_true", help="open a plan whose sidecar does not vouch for it")
+    p.add_argument("--max-drop", type=_limit, metavar="PP", help="exit 3 unless a larger drop (points) is ruled out")
     p.add_argument(
-        "--max-drop", type=float, metavar="PP", help="exit 3 unless a drop of more percentage points is ruled out"
+        "--min-ratio", type=_limit, metavar="R", help="exit 3 unless less than this share of OTHER's top-1 is ruled out"
     )
+    p.add_argument("--per-class", action="store_true", help="also print the images and right answers of every class")
+    p.add_argument("--save-predictions", type=Path, metavar="FILE.npz", help="keep the answers, for a later --against")
     p.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write the result as a JSON array; - is stdout")
     return p
 
 
-def _report(result: AccuracyResult, console: Console) -> None:
+def _limit(text: str) -> float:
+    """A finite number, zero or more, for argparse."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not zero or more")
+    return number
+
+
+def _report(result: AccuracyResult, console: Console, *, classes: bool) -> None:
     row = [Path(result.artifact.path).name, _percent(result.top1), _percent(result.top5), ""]
     rows = [row]
     if (paired := result.paired) is not None:
@@ -197,45 +171,75 @@ def _report(result: AccuracyResult, console: Console) -> None:
         console, f"accuracy on {result.images} images, 95% intervals", ["engine", "top-1 %", "top-5 %", "change"], rows
     )
     if paired is not None:
+        ratio = "" if paired.ratio is None else f"; ratio {interval(paired.ratio, 4)}"
         console.print(
             f"same answer on {paired.agreement:.1%} of the images; right only here {paired.only_this}, "
-            f"only there {paired.only_other} (McNemar p = {paired.mcnemar_p:.3g})",
+            f"only there {paired.only_other} (McNemar p = {paired.mcnemar_p:.3g}){ratio}",
             soft_wrap=True,
+            markup=False,
         )
+    if classes:
+        console.print()
+        _report_classes(result, console)
+    for text in result.warnings:
+        console.print(f"warning: {text}", markup=False, soft_wrap=True)
+
+
+def _report_classes(result: AccuracyResult, console: Console) -> None:
+    header, others = ["class", "images", "right", "%"], None
+    if result.paired is not None:
+        header.append("right there")
+        others = {one.index: one.correct for one in result.paired.per_class}
+    rows = []
+    for one in result.per_class:
+        cells = [one.name, str(one.images), str(one.correct), f"{100 * one.correct / one.images:.1f}"]
+        rows.append(cells if others is None else [*cells, str(others[one.index])])
+    show(console, "accuracy by class", header, rows)
 
 
 def _percent(accuracy: Accuracy | None) -> str:
     return "" if accuracy is None else percent(accuracy.value)
 
 
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    if args.max_drop is not None and args.against is None:
-        raise ConfigError("--max-drop needs something to drop from", remedy="give --against OTHER")
+def _check(args: argparse.Namespace) -> None:
+    """Usage that argparse does not know to be wrong."""
+    for flag, value in (("--max-drop", args.max_drop), ("--min-ratio", args.min_ratio)):
+        if value is not None and args.against is None:
+            raise ConfigError(f"{flag} needs something to compare with", remedy="give --against OTHER")
     if args.data is None and args.config is None and not args.overrides:
         raise ConfigError("no images are given", remedy=f"give --data ({DATA_HELP}), --config or --set")
+    if args.save_predictions is not None and args.save_predictions.suffix != SUFFIX:
+        raise ConfigError(f"--save-predictions {args.save_predictions}: the file's name must end in {SUFFIX}")
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    _check(args)
     split = evaluation_split(args.data, load_config(args.config, args.overrides))
     settings = {"batch_size": args.batch, "threads": args.threads, "device": args.device, "trust": args.trust}
     progress = Terminal()
+    other: Predictions | None = None
+    if args.against is not None and args.against.suffix == SUFFIX:
+        other = load_predictions(args.against, split)  # refused before the engine runs
     this = predict(args.engine, split, **settings, progress=progress)
-    other = None if args.against is None else predict(args.against, split, **settings, progress=progress)
+    if args.against is not None and other is None:
+        other = predict(args.against, split, **settings, progress=progress)
     result = result_of(this, other, argv=sys.argv if argv is None else argv)
     console = Console(stderr=args.json == "-", highlight=False)
     if args.json is not None:
         emit(dump([result]), args.json)
-    _report(result, console)
+    _report(result, console, classes=args.per_class)
     for reason in result.verdict.reasons:
         console.print(f"INVALID: {reason}", markup=False, soft_wrap=True)
     if result.verdict.status == "INVALID":
         return INVALID
-    if args.max_drop is not None and result.paired is not None and -100 * result.paired.difference.lo > args.max_drop:
-        console.print(
-            f"REGRESSION: a drop of {-100 * result.paired.difference.lo:.2f} points is within the interval, "
-            f"{args.max_drop} are allowed",
-            soft_wrap=True,
-        )
-        return REGRESSION
-    return 0
+    if args.save_predictions is not None:
+        save_predictions(this, split, args.save_predictions)
+        console.print(f"written: {args.save_predictions}", markup=False, soft_wrap=True)
+    failures = [] if result.paired is None else Gates(args.max_drop, args.min_ratio).failures(result.paired)
+    for failure in failures:
+        console.print(f"REGRESSION: {failure}", markup=False, soft_wrap=True)
+    return REGRESSION if failures else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,27 +1,32 @@
 """``python -m benchmarks.latency --engine FILE [FILE ...]``: how long one inference takes, and how sure that is.
 
-Several engines are measured in one interleaved run and compared with the first.
+Several engines are measured in one interleaved run and compared with the first; one that crashes, hangs or is absent
+does not end it. With ``--baseline`` each is also compared with an earlier run, by the rules of ``benchmarks.compare``.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.schema import LatencyResult, dump
-from benchmarks.tables import emit, interval, show, speedup
+from benchmarks.compare import add_arguments, as_markdown, present
+from benchmarks.comparison import INVALID, compare, exit_code
+from benchmarks.schema import LatencyResult, dump, load_latency
+from benchmarks.tables import emit, interval, markdown, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import Settings, open_for
 from compress.cli import run_command
 from compress.engines.base import Array
+from compress.errors import BackendAbsent, ConfigError, PipelineError
 from compress.progress import Terminal
 
-INVALID = 4
 PRESETS = {
     "fast": Settings(warmup_s=0.2, duration_s=1.0, iterations=64, rounds=10, processes=1),
     "normal": Settings(),
@@ -49,6 +54,65 @@ def _row(result: LatencyResult) -> list[str]:
         f"{result.artifact.bytes / 1e6:.1f}",
         str(stats.n),
     ]
+
+
+def to_csv(results: Sequence[LatencyResult]) -> str:
+    """Results with a line an engine; a number that was not measured is an empty cell."""
+    lines = [_record(result) for result in results]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _record(result: LatencyResult) -> dict[str, object]:
+    stats = result.stats["latency_ms"]
+    intervals = {
+        "median_ms": stats.median,
+        "p90_ms": stats.p90,
+        "p95_ms": stats.p95,
+        "p99_ms": stats.p99,
+        "ratio": result.comparison and result.comparison.ratio,
+    }
+    return {
+        "engine": result.artifact.path,
+        "sha256": result.artifact.sha256,
+        "date": result.date,
+        "backend": result.backend.name,
+        "version": result.backend.version,
+        "provider": result.backend.actual,
+        "threads": result.modes["threads"],
+        "batch": result.scenario.batch,
+        **{
+            f"{name}{suffix}": bounds and getattr(bounds, field)
+            for name, bounds in intervals.items()
+            for suffix, field in (("", "value"), ("_lo", "lo"), ("_hi", "hi"))
+        },
+        "samples": stats.n,
+        "first_inference_ms": result.first_inference_ms,
+        "load_ms": result.load_ms,
+        "bytes": result.artifact.bytes,
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "throughput": result.throughput,
+        "verdict": result.verdict.status,
+    }
+
+
+def remarks(results: Sequence[LatencyResult]) -> list[str]:
+    """What makes a measurement invalid or doubtful, one line each."""
+    return [
+        f"{kind}: {Path(result.artifact.path).name}: {text}"
+        for result in results
+        for kind, texts in (("INVALID", result.verdict.reasons), ("warning", result.warnings))
+        for text in texts
+    ]
+
+
+def to_markdown(results: Sequence[LatencyResult]) -> str:
+    """The table and the remarks."""
+    bullets = "".join(f"- {remark}\n" for remark in remarks(results))
+    return f"{title(results[0])}\n\n{markdown(HEADER, rows(results))}\n\n{bullets}"
 
 
 def title(result: LatencyResult) -> str:
@@ -105,6 +169,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write the results as a JSON array; - is stdout"
     )
+    p.add_argument("--csv", metavar="FILE", help="write the results as CSV, a line an engine")
+    p.add_argument("--markdown", metavar="FILE", help="write the tables and remarks as Markdown")
+    p.add_argument("--baseline", type=Path, metavar="FILE", help="compare with an earlier run's --json")
+    add_arguments(p)
     return p
 
 
@@ -120,32 +188,75 @@ def _processors(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _images(data: str, engine: Path, settings: Settings) -> Array:
+def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
+    """Images as the first engine that opens takes them; where none does, ``measure`` will say why."""
     from benchmarks.images import evaluation_split, first_images, preprocess_of  # torch: only where images are used
 
-    with open_for(engine, settings) as opened:
-        return first_images(evaluation_split(data), preprocess_of(opened, engine))
+    for path in engines:
+        try:
+            engine = open_for(path, settings)
+        except PipelineError:
+            continue
+        with engine:
+            return first_images(evaluation_split(data), preprocess_of(engine, path))
+    return None
+
+
+def _tell(failures: Sequence[PipelineError]) -> int:
+    """Print why engines failed; 0 where none did, 5 where all that did are absent here, else 1."""
+    console = Console(stderr=True, highlight=False)
+    for failure in failures:
+        console.print(f"error: {failure}", markup=False, soft_wrap=True)
+    if all(isinstance(failure, BackendAbsent) for failure in failures):
+        return BackendAbsent.exit_code if failures else 0
+    return 1
 
 
 def _command(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
+    if args.fail_on and args.baseline is None:
+        raise ConfigError("--fail-on needs an earlier run to compare with", remedy="give --baseline FILE")
+    baseline = None if args.baseline is None else load_latency(args.baseline)
     settings = settings_of(args)
     if args.data is not None:
-        settings = dataclasses.replace(settings, images=_images(args.data, args.engine[0], settings))
-    results = measure(args.engine, settings, argv=sys.argv if argv is None else argv, progress=Terminal())
-    console = Console(stderr=args.json == "-", highlight=False)
+        settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
+    command = list(sys.argv if argv is None else argv)
+    failures: list[PipelineError] = []
+    results = measure(
+        args.engine,
+        settings,
+        argv=command,
+        on_failure=lambda _, error: failures.append(error),
+        progress=Terminal(),
+    )
+    if not results:
+        return _tell(failures)
+    console = Console(stderr="-" in (args.json, args.csv, args.markdown), highlight=False)
     if args.json is not None:
         emit(dump(results), args.json)
+    if args.csv is not None:
+        emit(to_csv(results), args.csv)
     show(console, title(results[0]), HEADER, rows(results))
-    for result in results:
-        for text in [*result.verdict.reasons, *result.warnings]:
-            kind = "INVALID" if text in result.verdict.reasons else "warning"
-            console.print(f"{kind}: {Path(result.artifact.path).name}: {text}", markup=False, soft_wrap=True)
-    return INVALID if any(result.verdict.status == "INVALID" for result in results) else 0
+    for remark in remarks(results):
+        console.print(remark, markup=False, soft_wrap=True)
+    failed = _tell(failures)
+    report = to_markdown(results)
+    regression = 0
+    if baseline is not None:
+        comparison = compare(baseline, results, args.fail_on, allow_different=args.allow_different, argv=command)
+        against = f"over {args.baseline}, a ratio below 1 is faster"
+        console.print()
+        present(console, comparison, against)
+        report += f"\n{as_markdown(comparison, against)}"
+        regression = exit_code(comparison)
+    if args.markdown is not None:
+        emit(report, args.markdown)
+    invalid = INVALID if any(result.verdict.status == "INVALID" for result in results) else 0
+    return failed or invalid or regression
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 4 the measurement is invalid, 5 backend absent."""
+    """Exit code: 0, 1 an engine failed, 2 usage, 3 regression, 4 a measurement is invalid, 5 backend absent."""
     return run_command(lambda: _command(argv))
 
 

@@ -28,7 +28,7 @@ from compress.prune.plan import WidthPlan
 from compress.prune.stage import FRONT, PLAN
 from compress.run import MANIFEST, read_json, write_atomic
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -37,7 +37,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.3,
     "svg.hashsalt": "resnet-compress",  # the same picture is the same bytes
 }
-_BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#707070"
+BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#707070"
 _MIXED = ("data", "axes fraction")  # coordinates
 _COLUMNS = 6  # of the small multiples
 _NAME = 16  # characters of a group's name that fit above its panel
@@ -52,7 +52,7 @@ _LOSS = "loss: divergence of the outputs"
 def svg(figure: Figure) -> str:
     """A figure as SVG: text as paths, so that it looks the same everywhere; no date."""
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
@@ -67,22 +67,22 @@ def front(record: Mapping[str, Any], plan: WidthPlan, *, alone: bool) -> Figure:
     what, symbol, unit = _COST[record["kind"]]
     cost, loss = np.array(record["cost"]) / unit, np.array(record["loss"])
     full, chosen = (value / unit for value in _ends(record["kind"], plan))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 4), layout="constrained")
         ax = figure.subplots()
         positive = loss > 0
-        ax.step(cost[positive], loss[positive], where="post", color=_BLUE)
+        ax.step(cost[positive], loss[positive], where="post", color=BLUE)
         ax.set_yscale("log")
-        ax.axvline(full, color=_GREY, linestyle=":")
-        ax.annotate("dense", (full, 1), (-4, -4), _MIXED, "offset points", color=_GREY, ha="right", va="top")
-        ax.axvline(chosen, color=_RED, linestyle="--", linewidth=1)
+        ax.axvline(full, color=GREY, linestyle=":")
+        ax.annotate("dense", (full, 1), (-4, -4), _MIXED, "offset points", color=GREY, ha="right", va="top")
+        ax.axvline(chosen, color=RED, linestyle="--", linewidth=1)
         text = f"chosen: {chosen:.4g} {symbol} ({chosen / full:.0%})"
         # The curve comes down at the right end only: below it there is room, on the wider side.
         side: Literal["left", "right"] = "right" if chosen > full / 2 else "left"
         place = (-4 if side == "right" else 4, 6)
-        ax.annotate(text, (chosen, 0), place, _MIXED, "offset points", color=_RED, ha=side)
+        ax.annotate(text, (chosen, 0), place, _MIXED, "offset points", color=RED, ha=side)
         if alone and (below := np.flatnonzero(cost <= chosen * (1 + 1e-6))).size:
-            ax.plot(chosen, loss[below[-1]], "o", color=_RED)
+            ax.plot(chosen, loss[below[-1]], "o", color=RED)
         ax.set(xlabel=f"{what} ({symbol})", ylabel=f"predicted {_LOSS}", title="The least loss at every budget")
         ax.set_xlim(0, full * 1.02)
     return figure
@@ -96,27 +96,30 @@ def _ends(kind: str, plan: WidthPlan) -> tuple[float, float]:
     return getattr(plan.before, kind), getattr(plan.after, kind)
 
 
-def losses(measured: Measured, plan: WidthPlan) -> Figure:
+def losses(measured: Measured, plan: WidthPlan, *, columns: int = _COLUMNS) -> Figure:
     """The loss of each group by the share of its channels that stay, one panel a group, with the plan's choice.
 
     All channels cost nothing, which a logarithmic axis does not show.
+
+    Args:
+        columns: of panels, at most.
     """
     plans = {group.name: group for group in plan.groups}  # in order of execution
     curves = {name: measured.curves[name] for name in sorted(measured.curves, key=[*plans, *measured.curves].index)}
-    columns = min(_COLUMNS, len(curves))
+    columns = min(columns, len(curves))
     rows = -(-len(curves) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(1.9 * columns + 0.6, 1.5 * rows + 0.9), layout="constrained")
         panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
         for ax, (name, curve) in zip(panels, curves.items(), strict=False):
             full = curve.units[-1]
             for units, style in ((range(curve.units[0], full), "-"), (curve.units[:-1], ".")):
-                ax.plot(100 * np.array(units) / full, curve.at(units), style, color=_BLUE, linewidth=1, markersize=4)
+                ax.plot(100 * np.array(units) / full, curve.at(units), style, color=BLUE, linewidth=1, markersize=4)
             title = _short(name)
             if (group := plans.get(name)) is not None and group.after < group.before:
                 title += f": {group.before} → {group.after}"
                 if 0 < (units_kept := len(group.kept)) < full:
-                    ax.plot(100 * units_kept / full, curve.at([units_kept]), "o", markersize=5, color=_RED)
+                    ax.plot(100 * units_kept / full, curve.at([units_kept]), "o", markersize=5, color=RED)
             ax.set_title(title, fontsize=8)
             ax.set(yscale="log", xlim=(0, 104), xticks=[0, 50, 100])
         for ax in panels[len(curves) - columns : len(curves)]:  # above an empty place there is no axis to share
@@ -143,10 +146,10 @@ def _short(name: str) -> str:
 def removals(measured: Measured, plan: WidthPlan) -> Figure:
     """The loss of taking out each block, with those that the plan takes out in red."""
     names = list(measured.removals)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 0.28 * len(names) + 1.1), layout="constrained")
         ax = figure.subplots()
-        colors = [_RED if name in plan.removed else _BLUE for name in names]
+        colors = [RED if name in plan.removed else BLUE for name in names]
         ax.barh(names, list(measured.removals.values()), color=colors, height=0.6)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
@@ -160,18 +163,18 @@ def pareto(record: Mapping[str, Any]) -> Figure:
     Args:
         record: of ``pareto.json``.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.subplots()
         for name, ms, top1 in ((row["name"], *_bounds(row)) for row in record["rows"]):
             dense = name.startswith("dense")
-            color = _GREY if dense else _BLUE
+            color = GREY if dense else BLUE
             errors = [_reach(ms), _reach(top1)]
             ax.errorbar(ms[0], top1[0], errors[1], errors[0], "s" if dense else "o", color=color, capsize=2)
             text = name if dense else name.removesuffix(" INT8")
             ax.annotate(text, (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
         points = sorted((ms[0], top1[0]) for row in record["rows"][1:] for ms, top1 in [_bounds(row)])
-        ax.plot(*zip(*points, strict=True), color=_BLUE, linewidth=1, alpha=0.5, zorder=0)
+        ax.plot(*zip(*points, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
         ax.set_xscale("log")
         _plain_ticks(ax)
         ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")
@@ -213,13 +216,10 @@ def draw(directory: Path) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     prune, measured = directory / "prune", directory / "pareto" / "pareto.json"
     if (prune / MANIFEST).exists():
-        plan, manifest = WidthPlan.from_json(read_json(prune / PLAN)), read_json(prune / MANIFEST)
-        settings = manifest["settings"]["prune"]
-        if (prune / FRONT).exists():
-            alone = sum(settings[kind] is not None for kind in ("latency", "macs", "params")) <= 1
-            found["front.svg"] = front(read_json(prune / FRONT), plan, alone=alone)
-        for folder in _losses(directory, manifest["parents"]):
-            curves = load_losses(folder)
+        plan = WidthPlan.from_json(read_json(prune / PLAN))
+        if (drawn := predicted_front(directory, plan)) is not None:
+            found["front.svg"] = drawn
+        if (curves := losses_of(directory)) is not None:
             found["losses.svg"] = losses(curves, plan)
             if curves.removals:
                 found["removals.svg"] = removals(curves, plan)
@@ -230,10 +230,22 @@ def draw(directory: Path) -> dict[str, Figure]:
     return found
 
 
-def _losses(directory: Path, parents: Mapping[str, str]) -> list[Path]:
-    """The folder of losses that the network was pruned by, in a list; the last round's."""
+def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
+    """``front`` of a run's files; None where pruning had no budget that gives one."""
+    path = directory / "prune" / FRONT
+    if not path.exists():
+        return None
+    settings = read_json(directory / "prune" / MANIFEST)["settings"]["prune"]
+    alone = sum(settings[kind] is not None for kind in ("latency", "macs", "params")) <= 1
+    return front(read_json(path), plan, alone=alone)
+
+
+def losses_of(directory: Path) -> Measured | None:
+    """The losses that a run's network was pruned by, the last round's; None where they are not there."""
+    parents = read_json(directory / "prune" / MANIFEST)["parents"]
     names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
-    return [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
+    folders = [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
+    return load_losses(folders[-1]) if folders else None
 
 
 def parser() -> argparse.ArgumentParser:

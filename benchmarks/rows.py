@@ -63,7 +63,7 @@ class Row:
             "params": self.metadata.params,
             "macs": self.metadata.macs,
             "bytes": self.latency.artifact.bytes,
-            "top1": self.accuracy.top1.value if self.accuracy else None,
+            "top1": self.accuracy.top1.value.value if self.accuracy else None,
             "latency_ms": self.latency.stats["latency_ms"].median.value,
             "gmacs_per_s": self.gmacs,
             "peak_gmacs_per_s": self.peak,

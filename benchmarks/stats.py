@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ Rounds = Sequence[Floats]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
+_CELLS = 1 << 20  # samples times resamples that are held in memory at once
 
 
 class Interval(NamedTuple):
@@ -42,7 +44,7 @@ def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFID
     """
     value = float(np.median(np.concatenate(rounds)))
     draws = _draws(len(rounds), seed)
-    return _percentile_interval(value, _medians(rounds, draws), len(rounds), confidence)
+    return _percentile_interval(value, _quantiles(rounds, draws, 0.5), len(rounds), confidence)
 
 
 def ratio_interval(rounds: Rounds, baseline: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
@@ -58,15 +60,60 @@ def ratio_interval(rounds: Rounds, baseline: Rounds, *, seed: int = 0, confidenc
         raise ValueError(f"{len(rounds)} rounds against {len(baseline)}: not paired")
     draws = _draws(len(rounds), seed)
     value = float(np.median(np.concatenate(rounds)) / np.median(np.concatenate(baseline)))
-    ratios = _medians(rounds, draws) / _medians(baseline, draws)
+    ratios = _quantiles(rounds, draws, 0.5) / _quantiles(baseline, draws, 0.5)
     return _percentile_interval(value, ratios, len(rounds), confidence)
+
+
+def unpaired_ratio_interval(
+    rounds: Rounds, baseline: Rounds, q: float = 0.5, *, seed: int = 0, confidence: float = CONFIDENCE
+) -> Interval:
+    """The ratio of the q-quantiles of two series of separate runs, with a two-sample bootstrap interval over rounds.
+
+    Nothing ties a round of one run to a round of the other, so each series is resampled on its own (Efron and
+    Tibshirani 1993, An Introduction to the Bootstrap, chapter 8). The interval holds what varied within the runs; that
+    the whole machine was slower during one of them it cannot know.
+
+    Args:
+        rounds, baseline: samples of each round; at least two rounds each, not necessarily as many.
+
+    >>> steady = [np.array([2.0, 3.0, 4.0])] * 5
+    >>> unpaired_ratio_interval([3 * samples for samples in steady], steady)
+    Interval(value=3.0, low=3.0, high=3.0)
+    """
+    value = quantile(np.concatenate(rounds), q) / quantile(np.concatenate(baseline), q)
+    ours, theirs = _draws(len(rounds), (seed, 0)), _draws(len(baseline), (seed, 1))
+    ratios = _quantiles(rounds, ours, q) / _quantiles(baseline, theirs, q)
+    return _percentile_interval(value, ratios, min(len(rounds), len(baseline)), confidence)
+
+
+def mann_whitney(rounds: Rounds, baseline: Rounds) -> float:
+    """Two-sided p of the Mann-Whitney U test on the medians of the rounds: is either series usually the slower one?
+
+    The test (Mann and Whitney 1947, Annals of Mathematical Statistics 18:50) wants independent observations. Samples of
+    one round are not: taken one by one they would call two runs of the same engine different. A round counts once.
+    """
+    ours, theirs = ([float(np.median(samples)) for samples in one] for one in (rounds, baseline))
+    if len({*ours, *theirs}) == 1:
+        return 1.0  # no order among them, so no evidence; the normal approximation would divide by zero
+    return float(stats.mannwhitneyu(ours, theirs).pvalue)
+
+
+def quantile(samples: Floats, q: float) -> float:
+    """The usual median; any other quantile is the inverse of the empirical distribution, a value that was measured.
+
+    >>> quantile(np.array([4.0, 1.0, 2.0, 3.0]), 0.5), quantile(np.array([4.0, 1.0, 2.0, 3.0]), 0.9)
+    (2.5, 4.0)
+    """
+    ordered = np.sort(samples)
+    low, high = _ranks(np.array(len(ordered)), q)
+    return float(ordered[low - 1] + ordered[high - 1]) / 2
 
 
 def quantile_interval(samples: Floats, q: float, *, confidence: float = CONFIDENCE) -> Interval | None:
     """The q-quantile with the interval between two order statistics (Hahn and Meeker 1991, section 5.2).
 
     The number of samples below the true quantile is binomial, whatever the distribution of independent samples is.
-    The quantile itself is the inverse of the empirical distribution: a value that was measured.
+    The quantile itself is that of ``quantile``.
 
     Returns:
         None where there are fewer than ``samples_needed(q)`` samples.
@@ -81,10 +128,10 @@ def quantile_interval(samples: Floats, q: float, *, confidence: float = CONFIDEN
     tail = (1 - confidence) / 2
     low = int(stats.binom.ppf(tail, n, q))  # 1-based ranks
     high = int(stats.binom.ppf(1 - tail, n, q)) + 1
-    rank = math.ceil(q * n)
-    return Interval(*(float(ordered[min(max(k, 1), n) - 1]) for k in (rank, low, high)))
+    return Interval(quantile(samples, q), *(float(ordered[min(max(k, 1), n) - 1]) for k in (low, high)))
 
 
+@cache
 def samples_needed(q: float) -> int:
     """The fewest samples from which the q-quantile may be told: 64 for p90, 130, 662 and 6636 for p95, p99 and p99.9.
 
@@ -169,25 +216,42 @@ def _correlation(both: int, only_first: int, only_second: int, neither: int) -> 
     return cross / math.sqrt(margins) if margins else 0.0
 
 
-def _draws(count: int, seed: int) -> NDArray[np.int64]:
+def _draws(count: int, seed: int | tuple[int, ...]) -> NDArray[np.int64]:
     if count < 2:
         raise ValueError("one round says nothing about the spread between rounds")
     return np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
 
 
-def _medians(rounds: Rounds, draws: NDArray[np.int64]) -> Floats:
-    """The median of each draw of rounds: by weights on the sorted pool, so that no pool is copied for every draw."""
+def _ranks(n: NDArray[np.int64], q: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ranks, from 1, of the ordered samples whose mean is the q-quantile, for each number of samples."""
+    if q == 0.5:
+        return (n + 1) // 2, n // 2 + 1
+    rank = np.ceil(q * n).astype(np.int64)
+    return rank, rank
+
+
+def _quantiles(rounds: Rounds, draws: NDArray[np.int64], q: float) -> Floats:
+    """The q-quantile of each draw of rounds: by weights on the sorted pool, so that no pool is copied for a draw."""
     pool = np.concatenate(rounds)
     owner = np.repeat(np.arange(len(rounds)), [len(samples) for samples in rounds])
     order = np.argsort(pool, kind="stable")
     pool, owner = pool[order], owner[order]
-    medians = np.empty(len(draws))
-    for i, draw in enumerate(draws):
-        below = np.cumsum(np.bincount(draw, minlength=len(rounds))[owner])
-        total = below[-1]
-        low, high = np.searchsorted(below, [(total + 1) // 2, total // 2 + 1])
-        medians[i] = (pool[low] + pool[high]) / 2
-    return medians
+    parts = np.array_split(draws, math.ceil(draws.shape[0] * len(pool) / _CELLS))
+    return np.concatenate([_weighted(pool, _counts(part, len(rounds))[:, owner], q) for part in parts])
+
+
+def _counts(draws: NDArray[np.int64], rounds: int) -> NDArray[np.int64]:
+    """How often each draw holds each round: (draws, rounds)."""
+    cells = draws + rounds * np.arange(len(draws))[:, None]
+    return np.bincount(cells.ravel(), minlength=len(draws) * rounds).reshape(len(draws), rounds)
+
+
+def _weighted(pool: Floats, weights: NDArray[np.int64], q: float) -> Floats:
+    """The q-quantile of the ordered ``pool`` under each row of weights."""
+    below = weights.cumsum(axis=1)
+    low, high = ((below < rank[:, None]).sum(axis=1) for rank in _ranks(below[:, -1], q))
+    found: Floats = (pool[low] + pool[high]) / 2
+    return found
 
 
 def _percentile_interval(value: float, estimates: Floats, count: int, confidence: float) -> Interval:

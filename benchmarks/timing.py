@@ -1,18 +1,19 @@
 """Measure the latency of engines: interleaved rounds between worker processes of which one is awake at a time.
 
 Several sessions alive in one process slow one another, and a process can be unlucky for its whole life; so every
-engine has processes of its own, they take turns in short rounds, and engines are compared round by round.
+engine has processes of its own, they take turns in short rounds, and engines are compared round by round. An engine
+that fails leaves the others to go on, where the caller says so.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -33,7 +34,10 @@ from benchmarks.schema import (
 from benchmarks.worker import Opened, Opener, Settings, Worker, open_for
 from compress.engines.base import engine_files
 from compress.engines.sidecar import engine_sha256, read_sidecar
+from compress.errors import PipelineError
 from compress.progress import SILENT, Progress
+
+OnFailure = Callable[[Path, PipelineError], None]
 
 # Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
 _DOUBTFUL, _UNUSABLE = 1.1, 1.5
@@ -49,6 +53,7 @@ class _Series:
     opened: Opened
     inner: int
     steady: bool
+    stop: Callable[[], None]
     rounds: list[list[int]] = field(default_factory=list)
     peak: int = 0
 
@@ -61,6 +66,10 @@ class _Series:
         return [np.asarray(samples) / 1e6 for samples in self.rounds]
 
 
+def _raise(_: Path, error: PipelineError) -> NoReturn:
+    raise error
+
+
 def measure(
     engines: Sequence[Path],
     settings: Settings = Settings(),  # noqa: B008 (immutable)
@@ -68,18 +77,21 @@ def measure(
     yardsticks: Sequence[Path] = (),
     opener: Opener = open_for,
     argv: Sequence[str] = (),
+    on_failure: OnFailure = _raise,
     progress: Progress = SILENT,
 ) -> list[LatencyResult]:
     """Time engines against one another.
 
     Args:
-        engines: files; from the second on, each is compared with the first.
+        engines: files; from the second on, each is compared with the first (of those that do not fail).
         yardsticks: more files, which take part in the same rounds for a twentieth of the time, on random inputs.
         opener: makes the engine in the worker; a module-level function, since it travels to another process.
         argv: the command line, for the record.
+        on_failure: told the file and the error of an engine that fails; it leaves the run and the others go on.
+            By default the error is raised.
 
     Returns:
-        one result an engine, in the order given, then one a yardstick.
+        one result an engine that did not fail, in the order given, then one a yardstick.
 
     Raises:
         EngineError: an engine cannot be opened, fails, crashes or hangs; the message names it.
@@ -87,13 +99,16 @@ def measure(
     """
     before = machine_state()
     with ExitStack() as stack:
+        run = _Run(settings, on_failure)
         files = [*((path, settings) for path in engines), *((path, _brief(settings)) for path in yardsticks)]
-        series = [_open(path, how, opener, stack) for path, how in progress.track(files, "opening engines")]
-        _sample(series, settings, progress)
-        for one in series:
-            one.peak = max(worker.finish() for worker in one.workers)
+        for path, how in progress.track(files, "opening engines"):
+            with run.may_lose(path):
+                run.series.append(one := _open(path, how, opener))
+                stack.callback(one.stop)
+        run.sample(progress)
+        run.finish()
     monitor = Monitor(before=before, after=machine_state())
-    return [_result(one, series, monitor, argv) for one in series]
+    return [_result(one, run, monitor, argv) for one in run.series]
 
 
 def artifact(path: Path) -> Artifact:
@@ -129,15 +144,17 @@ def summarize(rounds: stats.Rounds, *, seed: int = 0) -> Summary:
     )
 
 
-def _open(path: Path, settings: Settings, opener: Opener, stack: ExitStack) -> _Series:
+def _open(path: Path, settings: Settings, opener: Opener) -> _Series:
     """Open and warm up one engine after the other, so that none disturbs another's load and first inference."""
     workers, opened, warm = [], [], []
-    for _ in range(settings.processes):
-        worker = stack.enter_context(Worker(path, settings, opener))
-        workers.append(worker)
-        opened.append(worker.open())
-        warm.append(worker.warm_up(5 * settings.warmup_s))
-    return _Series(path, settings, workers, opened[0], max(w.inner for w in warm), all(w.steady for w in warm))
+    with ExitStack() as stack:
+        for _ in range(settings.processes):
+            worker = stack.enter_context(Worker(path, settings, opener))
+            workers.append(worker)
+            opened.append(worker.open())
+            warm.append(worker.warm_up(5 * settings.warmup_s))
+        inner, steady = max(w.inner for w in warm), all(w.steady for w in warm)
+        return _Series(path, settings, workers, opened[0], inner, steady, stop=stack.pop_all().close)
 
 
 def _brief(settings: Settings) -> Settings:
@@ -152,32 +169,59 @@ def _brief(settings: Settings) -> Settings:
     )
 
 
-def _sample(series: Sequence[_Series], settings: Settings, progress: Progress) -> None:
-    """Rounds until every engine has its seconds and its samples; the order within a round is shuffled."""
-    rng = np.random.default_rng(settings.seed)
-    seconds = settings.duration_s / settings.rounds
-    for index in progress.track(range(settings.rounds), "measuring"):
-        _round(series, index, rng)
-    for index in range(settings.rounds, int(settings.limit_s / seconds)):
-        if all(one.count >= one.settings.iterations for one in series) or _spent_s(series) >= settings.limit_s:
-            return
-        _round(series, index, rng)
+class _Run:
+    """The engines that take turns, and why others no longer do."""
+
+    def __init__(self, settings: Settings, on_failure: OnFailure) -> None:
+        self.series: list[_Series] = []
+        self.failed: dict[str, str] = {}
+        self._settings = settings
+        self._on_failure = on_failure
+
+    @contextmanager
+    def may_lose(self, path: Path, one: _Series | None = None) -> Iterator[None]:
+        """What ``path`` cannot do within takes it, and its ``one`` series, out of the run."""
+        try:
+            yield
+        except PipelineError as error:
+            self._on_failure(path, error)
+            self.failed[str(path)] = error.message
+            if one is not None:
+                one.stop()
+                self.series = [other for other in self.series if other is not one]
+
+    def sample(self, progress: Progress) -> None:
+        """Rounds until every engine has its seconds and its samples; the order within a round is shuffled."""
+        settings = self._settings
+        rng = np.random.default_rng(settings.seed)
+        seconds = settings.duration_s / settings.rounds
+        for index in progress.track(range(settings.rounds), "measuring"):
+            self._round(index, rng)
+        for index in range(settings.rounds, int(settings.limit_s / seconds)):
+            if all(one.count >= one.settings.iterations for one in self.series) or self._spent_s() >= settings.limit_s:
+                return
+            self._round(index, rng)
+
+    def finish(self) -> None:
+        """Close the engines, for their peak memory."""
+        for one in self.series:
+            with self.may_lose(one.path, one):
+                one.peak = max(worker.finish() for worker in one.workers)
+
+    def _round(self, index: int, rng: np.random.Generator) -> None:
+        turns = [self.series[position] for position in rng.permutation(len(self.series))]
+        for one in turns:
+            with self.may_lose(one.path, one):
+                worker = one.workers[index % len(one.workers)]
+                one.rounds.append(worker.sample(one.settings.duration_s / one.settings.rounds, one.inner))
+
+    def _spent_s(self) -> float:
+        """Seconds that the slowest engine's samples took."""
+        return max(one.inner * sum(sum(samples) for samples in one.rounds) for one in self.series) / 1e9
 
 
-def _round(series: Sequence[_Series], index: int, rng: np.random.Generator) -> None:
-    for position in rng.permutation(len(series)):
-        one = series[position]
-        worker = one.workers[index % len(one.workers)]
-        one.rounds.append(worker.sample(one.settings.duration_s / one.settings.rounds, one.inner))
-
-
-def _spent_s(series: Sequence[_Series]) -> float:
-    """Seconds that the slowest engine's samples took."""
-    return max(one.inner * sum(sum(samples) for samples in one.rounds) for one in series) / 1e9
-
-
-def _result(one: _Series, series: Sequence[_Series], monitor: Monitor, argv: Sequence[str]) -> LatencyResult:
-    settings = one.settings
+def _result(one: _Series, run: _Run, monitor: Monitor, argv: Sequence[str]) -> LatencyResult:
+    settings, series = one.settings, run.series
     summary = summarize(one.milliseconds, seed=settings.seed)
     flagged = int(stats.outliers(np.concatenate(one.milliseconds)).sum())
     opened = one.opened
@@ -202,6 +246,7 @@ def _result(one: _Series, series: Sequence[_Series], monitor: Monitor, argv: Seq
             processes=len(one.workers),
             rounds=len(one.rounds),
             interleaved_with=[str(other.path) for other in series if other is not one],
+            failed=run.failed,
         ),
         modes={"threads": settings.threads, **opened.modes},
         stats={"latency_ms": summary},

@@ -309,7 +309,7 @@ class Worker:
         try:
             self._pipe.send((method, arguments))
             if not self._pipe.poll(expected_s + self._timeout_s):
-                self._end()
+                self._process.kill()
                 raise EngineError(
                     f"{self.path} hangs: no answer to '{method}' within {expected_s + self._timeout_s:.0f} s",
                     remedy="give a slow engine more time with --timeout",

@@ -1,6 +1,7 @@
 """Engines that do what a test says: real implementations of the protocol, opened in the worker by name.
 
-The file's text is the script: ``sleep MS``, ``nan``, ``crash``, ``hang``, ``fail``, ``absent``.
+The file's text is the script: ``sleep MS``, ``nan``, ``crash``, ``hang``, ``fail``, ``absent``. ``crash N``, ``hang N``
+and ``fail N`` come after N runs of 1 ms.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ class Scripted:
 
     def __init__(self, script: str) -> None:
         self.word, _, self.argument = script.partition(" ")
+        self.patience = int(self.argument or 0) if self.word in ("crash", "hang", "fail") else 0
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self.word == "crash":
+        self.patience -= 1
+        if self.patience >= 0:
+            time.sleep(1e-3)
+        elif self.word == "crash":
             os._exit(7)
-        if self.word == "hang":
+        elif self.word == "hang":
             time.sleep(600)
-        if self.word == "fail":
+        elif self.word == "fail":
             raise EngineError("out of tensor cores")
-        if self.word == "sleep":
+        elif self.word == "sleep":
             time.sleep(float(self.argument) / 1e3)
         value = np.nan if self.word == "nan" else 0.0
         return {"logits": np.full((len(feeds["input"]), 2), value, np.float32)}

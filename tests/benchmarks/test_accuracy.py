@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import onnx
 import pytest
 from PIL import Image
 
-from benchmarks.accuracy import compare, main, predict, result_of
+from benchmarks.accuracy import Gates, compare, main, predict, result_of
 from benchmarks.images import evaluation_split
-from benchmarks.schema import json_schema
+from benchmarks.schema import PairedAccuracy, json_schema
 from calibration.datasets import load_data
 from compress.errors import DataError, EngineError
 
@@ -77,20 +78,91 @@ def test_command_line(float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys:
 
 def test_worse_model_fails_the_gate(edited, float_onnx: Path) -> None:  # type: ignore[no-untyped-def]
     worse = edited("worse", np.where(np.arange(10) == 3, 10.0, 0.0))
-    flags = ["--against", str(float_onnx), "--data", "digits", "--max-drop", "1.0"]
-    assert main(["--engine", str(worse), *flags]) == 3
+    flags = ["--against", str(float_onnx), "--data", "digits"]
+    assert main(["--engine", str(worse), *flags, "--max-drop", "1.0"]) == 3
+    assert main(["--engine", str(worse), *flags, "--min-ratio", "0.99"]) == 3
 
 
-def test_nan_outputs_are_invalid(edited) -> None:  # type: ignore[no-untyped-def]
-    assert main(["--engine", str(edited("nan", np.full(10, np.nan))), "--data", "digits"]) == 4
+@pytest.fixture(scope="module")
+def pair(float_onnx: Path, edited) -> PairedAccuracy:  # type: ignore[no-untyped-def]
+    """A network with a slightly other bias against the one that it was made from."""
+    other = predict(float_onnx, evaluation_split("digits"))
+    return compare(predict(edited("biased", np.where(np.arange(10) == 3, 0.3, 0.0)), evaluation_split("digits")), other)
 
 
-@pytest.mark.parametrize("flags", [["--max-drop", "1", "--data", "digits"], []])
+def test_gates_decide_on_the_bound_not_on_the_point(pair: PairedAccuracy) -> None:
+    assert pair.ratio is not None
+    drop, worst_drop = -100 * pair.difference.value, -100 * pair.difference.lo
+    between = (drop + worst_drop) / 2  # the drop that was measured is allowed, the one within the interval is not
+    assert drop < between
+    assert [text.split(" is ")[0] for text in Gates(max_drop=between).failures(pair)] == [
+        f"a drop of {worst_drop:.2f} points"
+    ]
+    assert not Gates(max_drop=worst_drop + 0.01).failures(pair)
+    between = (pair.ratio.value + pair.ratio.lo) / 2
+    assert pair.ratio.value > between
+    assert [text.split(" is ")[0] for text in Gates(min_ratio=between).failures(pair)] == [
+        f"a ratio of {pair.ratio.lo:.4f}"
+    ]
+    assert not Gates(min_ratio=pair.ratio.lo - 1e-4).failures(pair)
+    assert not Gates().failures(pair)
+
+
+def test_against_an_engine_that_is_never_right_there_is_no_ratio(float_onnx: Path) -> None:
+    split = evaluation_split("digits").subset(range(20), "eval")
+    this = predict(float_onnx, split)
+    wrong = dataclasses.replace(this, ranked=(this.labels[:, None] + np.arange(1, 6)) % 10)
+    paired = compare(this, wrong)
+    assert paired.ratio is None
+    assert Gates(min_ratio=0.99).failures(paired)
+
+
+def test_the_classes_add_up_to_the_whole(float_onnx: Path, pair: PairedAccuracy) -> None:
+    result = result_of(predict(float_onnx, evaluation_split("digits")))
+    assert [one.name for one in result.per_class] == list("0123456789")
+    assert sum(one.images for one in result.per_class) == result.images
+    assert sum(one.correct for one in result.per_class) == result.top1.correct
+    assert sum(one.correct for one in pair.per_class) == pair.top1.correct
+
+
+def test_kept_predictions_stand_in_for_the_engine(
+    float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, json_file = tmp_path / "fp32.npz", tmp_path / "accuracy.json"
+    assert main(["--engine", str(float_onnx), "--data", "digits", "--save-predictions", str(kept)]) == 0
+    flags = ["--data", "digits", "--against", str(kept), "--per-class", "--min-ratio", "0.95", "--json", str(json_file)]
+    assert main(["--engine", str(int8_onnx), *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "right there" in shown
+    found = json.loads(json_file.read_text())[0]
+    jsonschema.validate(found, json_schema())
+    split = evaluation_split("digits")
+    assert found["paired"] == compare(predict(int8_onnx, split), predict(float_onnx, split)).model_dump(mode="json")
+
+
+def test_nan_outputs_are_invalid_and_not_kept(edited, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    kept = tmp_path / "nan.npz"
+    flags = ["--data", "digits", "--save-predictions", str(kept)]
+    assert main(["--engine", str(edited("nan", np.full(10, np.nan))), *flags]) == 4
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max-drop", "1", "--data", "digits"],
+        ["--min-ratio", "0.99", "--data", "digits"],
+        ["--save-predictions", "kept.json", "--data", "digits"],
+        [],
+    ],
+)
 def test_usage_mistakes_exit_2(float_onnx: Path, flags: list[str]) -> None:
     assert main(["--engine", str(float_onnx), *flags]) == 2
 
 
-@pytest.mark.parametrize("flags", [["--batch", "0"], ["--threads", "-1"], ["--batch", "many"]])
+@pytest.mark.parametrize(
+    "flags", [["--batch", "0"], ["--threads", "-1"], ["--batch", "many"], ["--max-drop", "-1"], ["--min-ratio", "nan"]]
+)
 def test_numbers_that_cannot_be_exit_2(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--engine", "a.onnx", "--data", "digits", *flags])

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import jsonschema
+import onnxruntime
 import pytest
 
 from benchmarks.latency import main, parser, settings_of
@@ -38,18 +40,65 @@ def test_missing_engine_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert "no such engine file" in capsys.readouterr().err
 
 
+def test_fail_on_needs_a_baseline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--engine", "a.onnx", "--fail-on", "median:5%"]) == 2
+    assert "give --baseline FILE" in capsys.readouterr().err
+    (tmp_path / "old.json").write_text('[{"kind": "latency", "schema_version": 0}]')
+    assert main(["--engine", "a.onnx", "--baseline", str(tmp_path / "old.json")]) == 2
+    assert "schema version 0" in capsys.readouterr().err
+
+
 def test_two_engines_side_by_side(
     float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "result.json"
+    out, table, page = tmp_path / "result.json", tmp_path / "result.csv", tmp_path / "result.md"
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
     flags = ["--fast", "--duration", "0.2", "--batch", "2", "--data", "digits", "--json", str(out)]
-    assert main(["--engine", str(float_onnx), str(int8_onnx), *flags]) in (0, 4)  # 4: this machine is not quiet
-    table = capsys.readouterr().out
-    assert "tiny_fp32.onnx" in table
-    assert "tiny_int8.onnx" in table
+    files = ["--csv", str(table), "--markdown", str(page)]
+    engines = ["--engine", str(broken), str(float_onnx), str(int8_onnx)]
+    assert main([*engines, *flags, *files]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("error: ") == 1
+    assert "broken.onnx" in printed.err
+    for text in (printed.out, page.read_text()):
+        assert "| tiny_fp32.onnx |" in text
+        assert "| tiny_int8.onnx |" in text
     results = json.loads(out.read_text())
     for result in results:
         jsonschema.validate(result, json_schema())
+        assert list(result["scenario"]["failed"]) == [str(broken)]
     assert results[0]["scenario"]["shape"] == [2, 3, 64, 64]
     assert results[0]["scenario"]["inputs"] == "images"
     assert results[1]["comparison"]["baseline"] == str(float_onnx)
+    with table.open(newline="") as lines:
+        first, second = csv.DictReader(lines)
+    assert (first["engine"], first["batch"], first["ratio"]) == (str(float_onnx), "2", "")
+    assert float(second["ratio"]) == results[1]["comparison"]["ratio"]["value"]
+    assert float(second["median_ms_hi"]) == results[1]["stats"]["latency_ms"]["median"]["hi"]
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it is here")
+def test_absent_backend_exits_5(float_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--engine", str(float_onnx), "--device", "cuda"]) == 5
+    assert f"error: {float_onnx}: " in capsys.readouterr().err
+    assert main(["--engine", str(float_onnx), str(tmp_path / "gone.onnx"), "--device", "cuda"]) == 1
+
+
+def test_against_an_earlier_run(
+    float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch of 64 against one of 1: slower on any machine."""
+    earlier, page = tmp_path / "earlier.json", tmp_path / "now.md"
+    flags = ["--fast", "--duration", "0.1", "--engine", str(float_onnx)]
+    main([*flags, "--json", str(earlier)])
+    capsys.readouterr()
+    now = [*flags, "--batch", "64", "--baseline", str(earlier), "--fail-on", "median:50%", "--markdown", str(page)]
+    assert main(now) == 2
+    assert "batch: 1 against 64" in capsys.readouterr().err
+    assert not page.exists()
+    assert main([*now, "--allow-different"]) in (3, 4)  # 4: this machine is not quiet
+    for text in (capsys.readouterr().out, page.read_text()):
+        assert "different: tiny_fp32.onnx: batch: 1 against 64" in text
+        assert "median:50%" in text
+    assert main(["--engine", str(tmp_path / "gone.onnx"), "--baseline", str(earlier)]) == 1

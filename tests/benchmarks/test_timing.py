@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +15,7 @@ import benchmarks
 from benchmarks.schema import LatencyResult, json_schema
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
-from compress.errors import BackendAbsent, EngineError
+from compress.errors import BackendAbsent, EngineError, PipelineError
 
 QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=64, rounds=5, processes=1, timeout_s=30)
 
@@ -95,18 +96,46 @@ if __name__ == "__main__":
     [
         ("crash", r"broken\.script crashed its worker process \(exit code 7\)"),
         ("fail", r"broken\.script: out of tensor cores"),
-        ("hang", r"broken\.script hangs: no answer to 'open' within 2 s"),
     ],
 )
 def test_broken_engine_is_an_error_that_names_it(tmp_path: Path, script: str, message: str) -> None:
     paths = [engine(tmp_path, "good", "sleep 1"), engine(tmp_path, "broken", script)]
-    patience = 2.0 if script == "hang" else 30.0
     with pytest.raises(EngineError, match=message):
-        measure(
-            [paths[1]] if script == "hang" else paths,
-            Settings(**{**vars(QUICK), "timeout_s": patience}),
-            opener=open_scripted,
-        )
+        measure(paths, QUICK, opener=open_scripted)
+
+
+def test_the_others_go_on_without_an_engine_that_fails(tmp_path: Path) -> None:
+    """One fails when it is opened, two in the middle of the rounds."""
+    scripts = ["absent", "sleep 1", "crash 200", "sleep 2", "hang 200"]
+    paths = [engine(tmp_path, script.replace(" ", "_"), script) for script in scripts]
+    failures: dict[str, PipelineError] = {}
+    results = measure(
+        paths,
+        replace(QUICK, iterations=300, timeout_s=5),  # more than 200 runs, and fewer in the warm-up
+        opener=open_scripted,
+        on_failure=lambda path, error: failures.update({path.stem: error}),
+    )
+    assert [Path(result.artifact.path).stem for result in results] == ["sleep_1", "sleep_2"]
+    assert set(failures) == {"absent", "crash_200", "hang_200"}
+    assert isinstance(failures["absent"], BackendAbsent)
+    assert "crashed its worker" in str(failures["crash_200"])
+    assert "no answer to 'sample' within 5 s" in str(failures["hang_200"])
+    first, second = results
+    assert len(first.samples_ns) == len(second.samples_ns)
+    assert second.comparison is not None
+    assert second.comparison.baseline == first.artifact.path
+    assert first.scenario.interleaved_with == [second.artifact.path]
+    assert {Path(path).stem: why for path, why in first.scenario.failed.items()} == {
+        name: error.message for name, error in failures.items()
+    }
+
+
+def test_no_engine_left_is_no_result(tmp_path: Path) -> None:
+    failures: list[PipelineError] = []
+    paths = [engine(tmp_path, "absent", "absent"), engine(tmp_path, "fail_200", "fail 200")]
+    settings = replace(QUICK, iterations=300)
+    assert measure(paths, settings, opener=open_scripted, on_failure=lambda _, e: failures.append(e)) == []
+    assert ["buy some" in str(failures[0]), "out of tensor cores" in str(failures[1])] == [True, True]
 
 
 def test_absent_backend_keeps_its_exit_code_across_the_process(tmp_path: Path) -> None:

@@ -1,0 +1,220 @@
+"""Whether a run is slower than an earlier one: pairing, conditions, limits.
+
+The two runs are not interleaved, so their rounds are not paired (``stats.unpaired_ratio_interval``), and engines are
+compared only where all else that a latency depends on is the same.
+
+A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
+interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
+forty tries, and below the limit less often. Where the interval straddles the limit nothing is established: it passes,
+and that is said. What made the whole machine slower during one of the runs is in no interval: what the machine was
+doing comes with the result as warnings, and engines measured together in one run of ``benchmarks.latency`` share it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+from scipy.stats import gmean
+
+from benchmarks import stats
+from benchmarks.environment import concerns, tool
+from benchmarks.schema import EngineComparison, Gate, LatencyResult, Metric, RunComparison
+from benchmarks.timing import bounds
+from compress.errors import ConfigError
+
+REGRESSION, INVALID = 3, 4
+_QUANTILES: dict[Metric, float] = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_LIMIT = re.compile(rf"({'|'.join(get_args(Metric))}):(\d+(?:\.\d+)?)%")
+
+Couple = tuple[LatencyResult, LatencyResult]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much slower an engine may become: ``share`` of the baseline's ``metric``."""
+
+    metric: Metric
+    share: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}:{self.share * 100:g}%"
+
+
+def limit(text: str) -> Limit:
+    """Argument type: a metric and the slow-down that is allowed.
+
+    >>> limit("median:5%")
+    Limit(metric='median', share=0.05)
+    """
+    found = _LIMIT.fullmatch(text)
+    if found is None:
+        metrics = ", ".join(get_args(Metric))
+        raise argparse.ArgumentTypeError(f"'{text}' is not a limit such as median:5% (of {metrics})")
+    return Limit(cast(Metric, found[1]), float(found[2]) / 100)
+
+
+def compare(
+    baseline: Sequence[LatencyResult],
+    candidate: Sequence[LatencyResult],
+    limits: Sequence[Limit] = (),
+    *,
+    pairs: Sequence[tuple[str, str]] = (),
+    allow_different: bool = False,
+    argv: Sequence[str] = (),
+) -> RunComparison:
+    """Compare the engines of a run with those of an earlier run.
+
+    Args:
+        pairs: which engine of the baseline with which of the candidate, by file name or path; none: all that have the
+            same file name, or the only one of each.
+        allow_different: compare although the conditions differ; the result says which.
+
+    Raises:
+        ConfigError: nothing to pair, a name that is not there or not unique, different conditions, or too few samples
+            for the percentile of a limit.
+    """
+    couples = pair(baseline, candidate, pairs)
+    if not allow_different:
+        _refuse_differences(couples)
+    engines = [_compare(before, now, limits) for before, now in couples]
+    paired = [id(result) for couple in couples for result in couple]
+    return RunComparison(
+        tool=tool(),
+        argv=list(argv),
+        engines=engines,
+        unpaired=[one.artifact.path for one in (*baseline, *candidate) if id(one) not in paired],
+        geomean=float(gmean([one.ratio.value for one in engines])),
+        warnings=_machine(couples),
+    )
+
+
+def pair(
+    baseline: Sequence[LatencyResult], candidate: Sequence[LatencyResult], chosen: Sequence[tuple[str, str]] = ()
+) -> list[Couple]:
+    """Who is compared with whom; see ``compare``."""
+    if not chosen:
+        if len(baseline) == len(candidate) == 1:
+            return [(baseline[0], candidate[0])]
+        common = {_name(one): None for one in baseline if _name(one) in map(_name, candidate)}
+        chosen = [(name, name) for name in common]
+    if not chosen:
+        raise ConfigError(
+            f"no engine is in both: {', '.join(map(_name, baseline))} against {', '.join(map(_name, candidate))}",
+            remedy="choose two with --pair A B",
+        )
+    return [(_find(baseline, before, "baseline"), _find(candidate, now, "candidate")) for before, now in chosen]
+
+
+def conditions(result: LatencyResult) -> dict[str, str]:
+    """What a latency depends on besides the engine file: two results compare where all of it is the same."""
+    host, scenario, backend = result.host, result.scenario, result.backend
+    affinity = result.config.get("affinity")
+    return {
+        "processor": host.cpu,
+        "logical processors": str(host.cores),
+        "governor": result.monitor.before.governor or "not told",
+        "affinity": ",".join(map(str, affinity)) if affinity else "none",
+        "device": result.device,
+        "engine": f"{backend.name} {backend.version}",
+        "provider": backend.actual,
+        "batch": str(scenario.batch),
+        "input shape": "x".join(map(str, scenario.shape)),
+        "inputs": scenario.inputs,
+        **{name: str(value) for name, value in result.modes.items()},
+    }
+
+
+def exit_code(comparison: RunComparison) -> int:
+    """0, 3 where a regression is established, 4 where a measurement is INVALID: that comes first, it proves nothing."""
+    if any(one.invalid for one in comparison.engines):
+        return INVALID
+    decisions = [gate.decision for one in comparison.engines for gate in one.gates]
+    return REGRESSION if "REGRESSION" in decisions else 0
+
+
+def _name(result: LatencyResult) -> str:
+    return Path(result.artifact.path).name
+
+
+def _find(results: Sequence[LatencyResult], name: str, where: str) -> LatencyResult:
+    found = [one for one in results if name in (one.artifact.path, _name(one))]
+    if len(found) == 1:
+        return found[0]
+    paths = ", ".join(one.artifact.path for one in results)
+    raise ConfigError(
+        f"{len(found) or 'no'} engines of the {where} are called {name}: it has {paths}",
+        remedy="choose two by their paths with --pair A B",
+    )
+
+
+def _refuse_differences(couples: Sequence[Couple]) -> None:
+    found = {
+        f"{what}: {a} against {b}": None
+        for before, now in couples
+        for what, (a, b) in _differences(before, now).items()
+    }
+    if found:
+        raise ConfigError(
+            f"measured under different conditions: {'; '.join(found)}",
+            remedy="measure both alike, or compare them all the same with --allow-different",
+        )
+
+
+def _differences(baseline: LatencyResult, candidate: LatencyResult) -> dict[str, tuple[str, str]]:
+    before, now = conditions(baseline), conditions(candidate)
+    both = [(what, before.get(what, "none"), now.get(what, "none")) for what in {**before, **now}]
+    return {what: (a, b) for what, a, b in both if a != b}
+
+
+def _machine(couples: Sequence[Couple]) -> list[str]:
+    found = {
+        f"{which}: {text}": None
+        for couple in couples
+        for which, one in zip(("baseline", "candidate"), couple, strict=True)
+        for text in concerns(one.monitor.before, one.monitor.after, one.config.get("threads", 1))
+    }
+    return list(found)
+
+
+def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
+    before, now = _rounds(baseline), _rounds(candidate)
+    return EngineComparison(
+        baseline=baseline.artifact,
+        candidate=candidate.artifact,
+        baseline_ms=baseline.stats["latency_ms"].median,
+        candidate_ms=candidate.stats["latency_ms"].median,
+        ratio=bounds(stats.unpaired_ratio_interval(now, before)),
+        mann_whitney_p=stats.mann_whitney(now, before),
+        different=_differences(baseline, candidate),
+        invalid=[
+            f"{which}: {reason}"
+            for which, one in (("baseline", baseline), ("candidate", candidate))
+            if one.verdict.status == "INVALID"
+            for reason in one.verdict.reasons or ["no reason is given"]
+        ],
+        gates=[_gate(now, before, one) for one in limits],
+    )
+
+
+def _gate(rounds: stats.Rounds, baseline: stats.Rounds, limit: Limit) -> Gate:
+    q = _QUANTILES[limit.metric]
+    fewest = min(sum(map(len, rounds)), sum(map(len, baseline)))
+    if limit.metric != "median" and fewest < (needed := stats.samples_needed(q)):
+        raise ConfigError(
+            f"{fewest} samples are too few for {limit}: {needed} are needed",
+            remedy=f"measure both with --iterations {needed}, or more",
+        )
+    ratio = bounds(stats.unpaired_ratio_interval(rounds, baseline, q))
+    allowed = 1 + limit.share
+    decision = "REGRESSION" if ratio.lo > allowed else "UNDECIDED" if ratio.hi > allowed else "PASS"
+    return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=decision)
+
+
+def _rounds(result: LatencyResult) -> list[stats.Floats]:
+    return [np.asarray(samples) / 1e6 for samples in result.samples_ns]

@@ -1,0 +1,98 @@
+"""What stands on top of a report: whether it may be believed, and the sentence that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from benchmarks.reporting.record import Network, RunRecord
+from benchmarks.tables import points
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that matters, with what it is to be read with."""
+
+    name: str
+    value: str
+    note: str
+
+
+def headline(record: RunRecord) -> str:
+    """How many times faster, at what change of accuracy, how large: the sentence that matters."""
+    dense, result = record.networks[0], record.result
+    size = f"its file takes {megabytes(result)} MB instead of {megabytes(dense)} MB"
+    return f"The {result.name} network {_faster(result, dense)}{_change(result)}; {size}."
+
+
+def _faster(result: Network, dense: Network) -> str:
+    compared = result.latency.comparison
+    if compared is None:
+        return f"takes {result.ms:.3f} ms"
+    ratio = compared.ratio
+    return (
+        f"is {1 / ratio.value:.2f} times as fast as {dense.name} "
+        f"(95% interval {1 / ratio.hi:.2f} to {1 / ratio.lo:.2f})"
+    )
+
+
+def _change(result: Network) -> str:
+    accuracy = result.accuracy
+    if accuracy is None:
+        return ", and its accuracy was not measured"
+    if accuracy.paired is None:
+        return f", with a top-1 accuracy of {100 * accuracy.top1.value.value:.2f}%"
+    change = accuracy.paired.difference
+    low, high = 100 * change.lo, 100 * change.hi
+    found = f"{100 * change.value:+.2f} points (95% interval {low:+.2f} to {high:+.2f}; {accuracy.images} images)"
+    told = ", which these images do not tell from no change" if low <= 0 <= high else ""
+    return f", at a change of top-1 accuracy of {found}{told}"
+
+
+def megabytes(network: Network) -> str:
+    """Size of its file."""
+    return f"{network.latency.artifact.bytes / 1e6:.2f}"
+
+
+def figures(record: RunRecord) -> list[Figure]:
+    """The numbers of the headline, for who only glances."""
+    dense, result = record.networks[0], record.result
+    compared, accuracy = result.latency.comparison, result.accuracy
+    found = []
+    if compared is not None:
+        ratio = compared.ratio
+        note = f"{1 / ratio.hi:.2f} to {1 / ratio.lo:.2f}, against {dense.name}"
+        found.append(Figure("speed-up", f"{1 / ratio.value:.2f}×", note))
+    found.append(Figure("median latency", f"{result.ms:.3f} ms", f"{dense.name}: {dense.ms:.3f} ms"))
+    if accuracy is not None:
+        change = f"{points(accuracy.paired.difference)} points" if accuracy.paired else f"{accuracy.images} images"
+        found.append(Figure("top-1 accuracy", f"{100 * accuracy.top1.value.value:.2f}%", change))
+    found.append(Figure("file", f"{megabytes(result)} MB", f"{dense.name}: {megabytes(dense)} MB"))
+    return found
+
+
+def invalid(record: RunRecord) -> list[str]:
+    """Why a measurement must not be used; empty where all may."""
+    return _once(
+        f"{network.name}: {reason}"
+        for network in record.networks
+        for verdict in network.verdicts
+        if verdict.status == "INVALID"
+        for reason in verdict.reasons or ["no reason given"]
+    )
+
+
+def warnings(record: RunRecord) -> list[str]:
+    """What has changed since the measurement, and what the measurement itself warns of."""
+    said = [f"{network.name}: {text}" for network in record.networks for text in _said(network)]
+    return _once([*record.stale, *said])
+
+
+def _said(network: Network) -> Iterator[str]:
+    for result in (network.accuracy, network.latency):
+        if result is not None:
+            yield from result.warnings
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

@@ -1,0 +1,287 @@
+"""What the files of a run say, read and checked as a whole before a line of the report is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from benchmarks.outcome import PLAN, plan_of
+from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
+from compress.engines.sidecar import engine_sha256
+from compress.errors import PipelineError
+from compress.prune.latency_table import LatencyTable
+from compress.prune.plan import WidthPlan
+from compress.run import MANIFEST, Run, file_sha256, read_json
+
+STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")
+PARETO = "pareto"
+_WHOLE = "no layer in float"  # the end of its name; see ``benchmarks.summary.networks``
+
+
+@dataclass(frozen=True)
+class Network:
+    """A measured network: a row of ``summary.json`` or of ``pareto.json``.
+
+    Attributes:
+        accuracy: None for a backbone.
+        peak: GMAC/s that large convolutions reach in its precision; None where it was not measured.
+        predicted: ms by the latency table; only in ``pareto.json``.
+    """
+
+    name: str
+    params: int
+    macs: int
+    accuracy: AccuracyResult | None
+    latency: LatencyResult
+    peak: float | None = None
+    predicted: float | None = None
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Network:
+        accuracy, latency = row["accuracy"], LatencyResult.model_validate(row["latency"])
+        if not any(latency.samples_ns):
+            raise ValueError(f"{row['name']} has no samples")
+        return cls(
+            row["name"],
+            row["params"],
+            row["macs"],
+            None if accuracy is None else AccuracyResult.model_validate(accuracy),
+            latency,
+            row.get("peak_gmacs_per_s"),
+            row.get("predicted_ms"),
+        )
+
+    @property
+    def ms(self) -> float:
+        """Median latency."""
+        return self.latency.stats["latency_ms"].median.value
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Whether each of its measurements may be used."""
+        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
+
+    @property
+    def for_comparison(self) -> bool:
+        """It ships in another form, with layers in float, and shows what these cost."""
+        return self.name.endswith(_WHOLE)
+
+    @property
+    def valid(self) -> bool:
+        return all(verdict.status == "VALID" for verdict in self.verdicts)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a stage has written down of itself; see ``compress.run.Run.stage``."""
+
+    key: str
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]
+    versions: Mapping[str, str]
+    outputs: Mapping[str, str]
+    seconds: float
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
+        settings, parents, versions, outputs = (
+            dict(value[name]) for name in ("settings", "parents", "versions", "outputs")
+        )
+        return cls(str(value["key"]), settings, parents, versions, outputs, float(value["seconds"]))
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its files tell it; None and empty where there is no file.
+
+    Attributes:
+        title: what was measured on what.
+        networks: of ``summary.json``; the first is what the others are compared with.
+        front: ``pareto.json``; its rows are ``points``.
+        plan: by which the measured networks were pruned.
+        tried: the plans near the budget that ``prune`` has measured, from ``confirmed.json``.
+        table: the latency table that the plan was made with.
+        sensitivity: SQNR by layer, from ``sensitivity.json``.
+        manifests: ``stage.json`` by stage, in the order of the stages.
+        model: ``arch``, ``classes`` and ``preprocess`` of the baseline.
+        stale: what has changed since it was measured.
+    """
+
+    directory: Path
+    title: str
+    networks: tuple[Network, ...]
+    front: Mapping[str, Any] | None
+    points: tuple[Network, ...]
+    plan: WidthPlan | None
+    tried: tuple[Mapping[str, Any], ...]
+    table: LatencyTable | None
+    sensitivity: Mapping[str, Any] | None
+    manifests: Mapping[str, Manifest]
+    model: Mapping[str, Any]
+    stale: tuple[str, ...]
+
+    @property
+    def result(self) -> Network:
+        """What the run has come to: the fastest INT8 network that ships, a valid one where there is one."""
+        shipped = [n for n in self.networks[1:] if "INT8" in n.name and not n.for_comparison]
+        return min(shipped or self.networks[-1:], key=lambda n: (not n.valid, n.ms))
+
+    @property
+    def as_predicted(self) -> Network | None:
+        """The INT8 network that was measured where the latency table was, without layers in float; None if none was."""
+        if self.table is None or self.table.imported:
+            return None
+        place = self.table.place
+        wanted = (place.engine, place.batch, place.threads)
+        found = [
+            n
+            for n in self.networks
+            if "INT8" in n.name
+            and wanted == (n.latency.backend.name, n.latency.scenario.batch, n.latency.modes.get("threads"))
+        ]
+        return found[-1] if found else None
+
+
+def read_record(directory: Path) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        PipelineError: it is no run, was not measured, or one of its files is damaged.
+    """
+    if not directory.is_dir():
+        raise PipelineError(f"there is no folder {directory}", remedy="name a run's folder, such as runs/resnet18")
+    manifests = _manifests(directory)
+    summary = directory / "summary.json"
+    if not summary.exists():
+        if not manifests:
+            raise PipelineError(
+                f"{directory} is not a run: no stage has written into it",
+                remedy="`python -m compress all` makes a run, `make help` lists the steps",
+            )
+        raise PipelineError(
+            f"{directory} has no summary.json: nothing was measured",
+            remedy=f"python -m benchmarks.summary --run {directory} (with the --config and --set of the run)",
+        )
+    with understood(summary, f"python -m benchmarks.summary --run {directory}"):
+        record = read_json(summary)
+        title, networks = record["title"], tuple(Network.from_json(row) for row in record["rows"])
+        if not networks:
+            raise ValueError("no rows")
+    front, points = _front(directory)
+    with understood(directory / "prune" / PLAN, "python -m compress prune --force"):
+        plan = plan_of(Run(directory))
+    return RunRecord(
+        directory,
+        title,
+        networks,
+        front,
+        points,
+        plan,
+        _tried(directory) if plan else (),
+        _table(directory, manifests.get("prune")) if plan else None,
+        _sensitivity(directory),
+        manifests,
+        _model(directory / "baseline" / "model.json"),
+        tuple(_stale(directory, networks, plan)),
+    )
+
+
+@contextmanager
+def understood(path: Path, remedy: str) -> Iterator[None]:
+    """What is not in a file as it should be becomes an error that names the file.
+
+    Raises:
+        PipelineError: of any error that a wrong content gives.
+    """
+    try:
+        yield
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _damaged(path, f"{where}: {first['msg']}", remedy) from None
+    except KeyError as problem:
+        raise _damaged(path, f"{problem} is missing", remedy) from None
+    except (AttributeError, IndexError, TypeError, ValueError) as problem:
+        raise _damaged(path, str(problem), remedy) from None
+
+
+def _damaged(path: Path, why: str, remedy: str) -> PipelineError:
+    return PipelineError(f"{path} is damaged, or of another version: {why}", remedy=f"make it again: {remedy}")
+
+
+def _model(path: Path) -> Mapping[str, Any]:
+    """What a model card says of ``model.json``; empty where there is no file."""
+    if not path.exists():
+        return {}
+    with understood(path, "python -m compress baseline --force"):
+        record = read_json(path)
+        classes, preprocess = list(record["classes"]), dict(record["preprocess"])
+        return {"arch": str(record["arch"]), "classes": classes, "preprocess": preprocess}
+
+
+def _manifests(directory: Path) -> dict[str, Manifest]:
+    found = {}
+    for stage in STAGES:
+        path = directory / stage / MANIFEST
+        if path.exists():
+            with understood(path, f"python -m compress {stage} --force"):
+                found[stage] = Manifest.from_json(read_json(path))
+    return found
+
+
+def _front(directory: Path) -> tuple[Mapping[str, Any] | None, tuple[Network, ...]]:
+    """The run's own measured front, or that of the run which it is a point of."""
+    place = directory.resolve()
+    folder = place.parent if place.parent.name == PARETO else directory / PARETO
+    path = folder / "pareto.json"
+    if not path.exists():
+        return None, ()
+    with understood(path, "python -m benchmarks.pareto --config FILE"):
+        record = read_json(path)
+        return record, tuple(Network.from_json(row) for row in record["rows"])
+
+
+def _tried(directory: Path) -> tuple[Mapping[str, Any], ...]:
+    path = directory / "prune" / "confirmed.json"
+    if not path.exists():
+        return ()
+    with understood(path, "python -m compress prune --force"):
+        return tuple({key: float(one[key]) for key in ("predicted_ms", "ms")} for one in read_json(path)["tried"])
+
+
+def _table(directory: Path, manifest: Manifest | None) -> LatencyTable | None:
+    """The table that ``prune`` has read, known by its digest, wherever the run's folder was moved to."""
+    parents = {} if manifest is None else manifest.parents
+    places = [directory / "latency_table.json", *(Path(name) for name in parents if name.endswith(".json"))]
+    found = [path for path in places if path.is_file() and file_sha256(path) in parents.values()]
+    return LatencyTable.read(found[0]) if found else None
+
+
+def _sensitivity(directory: Path) -> Mapping[str, Any] | None:
+    path = directory / "sensitivity" / "sensitivity.json"
+    if not path.exists():
+        return None
+    with understood(path, f"python -m compress sensitivity --set run.dir={directory}"):
+        record = read_json(path)
+        keys = ("alone", "without", "output")
+        layers = [{"layer": str(one["layer"]), **{key: _db(one[key]) for key in keys}} for one in record["layers"]]
+        return {"whole": _db(record["whole"]), "layers": layers}
+
+
+def _db(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _stale(directory: Path, networks: tuple[Network, ...], plan: WidthPlan | None) -> Iterator[str]:
+    for network in networks:
+        measured = network.latency.artifact
+        path = directory.joinpath(*Path(measured.path).parts[-2:])  # the run may have been moved
+        if path.exists() and engine_sha256(path) != measured.sha256:
+            yield f"{network.name}: {path.parent.name}/{path.name} has changed since it was measured"
+    if plan is None and (directory / "prune" / PLAN).exists():
+        yield "prune has run since the export: its plan is not that of the measured networks, and is left out"

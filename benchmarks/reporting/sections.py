@@ -1,0 +1,286 @@
+"""What a report says of a run's results, part by part; what has no data is named with the command that makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks import plots
+from benchmarks.outcome import Section, widths
+from benchmarks.outcome import error as relative_error
+from benchmarks.outcome import predictions as predicted_table
+from benchmarks.peak import gmacs
+from benchmarks.reporting import charts
+from benchmarks.reporting.charts import Chart, Series, inline
+from benchmarks.reporting.headline import megabytes
+from benchmarks.reporting.record import PARETO, Network, RunRecord, understood
+from benchmarks.tables import interval, percent, points, speedup
+from compress.prune.latency import LatencyModel
+from compress.prune.latency_table import LatencyTable
+
+
+@dataclass(frozen=True)
+class Part:
+    """A chapter of the report.
+
+    Attributes:
+        text: what the reader is looking at, in a sentence or two.
+        tables: shown; those in ``details`` are folded away.
+    """
+
+    anchor: str
+    title: str
+    text: str
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Section, ...] = ()
+    details: tuple[Section, ...] = ()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a part would show, and the command after which it does."""
+
+    what: str
+    command: str
+
+
+def before_after(record: RunRecord) -> Part:
+    """Every measured network in one table."""
+    text = (
+        "All networks ran in one interleaved measurement; latency is the median of single inferences. "
+        "In brackets: 95% intervals. Dense is the network as it was trained, pruned the one with fewer channels; FP32 "
+        "computes in 32-bit floating point, INT8 in 8-bit integers. Top-1 is the share of images whose likeliest class "
+        "is the right one; its change is paired, image by image, in percentage points."
+    )
+    if any(network.for_comparison for network in record.networks):
+        text += (
+            " Layers that cost too much accuracy in INT8 were left in float; "
+            "the network without any shows what that costs in latency, and brings in accuracy."
+        )
+    return Part("before-after", "Before and after", text, tables=(comparison(record.networks),))
+
+
+def comparison(networks: Sequence[Network]) -> Section:
+    """Networks as the rows of a table."""
+    header = ["network", "top-1 %", "change, points", "latency ms", "speed-up", "file MB", "params M", "MACs M"]
+    return Section("", header, [_cells(network) for network in networks])
+
+
+def _cells(network: Network) -> list[str]:
+    accuracy, compared = network.accuracy, network.latency.comparison
+    return [
+        network.name if network.valid else f"{network.name} (INVALID)",
+        percent(accuracy.top1.value) if accuracy else "",
+        points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+        interval(network.latency.stats["latency_ms"].median, 3),
+        speedup(compared.ratio if compared else None),
+        megabytes(network),
+        f"{network.params / 1e6:.3f}",
+        f"{network.macs / 1e6:.1f}",
+    ]
+
+
+def front(record: RunRecord) -> Part | None:
+    """Measured networks at several budgets; else the front that pruning has predicted."""
+    if record.front is not None:
+        with understood(record.directory / PARETO / "pareto.json", "python -m benchmarks.pareto --config FILE"):
+            drawn = inline(plots.pareto(record.front), "pareto")
+        text = (
+            "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
+            "share of the dense INT8 network's latency. Up and left is better."
+        )
+        chart = Chart("Top-1 accuracy against median latency (logarithmic), with 95% intervals.", drawn)
+        return Part("front", "Accuracy against latency", text, (chart,), details=(comparison(record.points),))
+    if record.plan is None:
+        return None
+    with understood(record.directory / "prune" / "front.json", "python -m compress prune --force"):
+        figure = plots.predicted_front(record.directory, record.plan)
+    if figure is None:
+        return None
+    text = "What pruning predicts before fine-tuning: the least that a network loses at each budget. Not measured."
+    chart = Chart(
+        "The least loss of the outputs at every budget; red: the budget that was chosen.", inline(figure, "front")
+    )
+    return Part("front", "Predicted loss against budget", text, (chart,))
+
+
+def channels(record: RunRecord) -> Part | None:
+    """What pruning took out."""
+    if record.plan is None or (table := widths(record.plan)) is None:
+        return None
+    plan = record.plan
+    text = (
+        f"Pruning kept {plan.after.macs / plan.before.macs:.0%} of the multiply-accumulates "
+        f"and {plan.after.params / plan.before.params:.0%} of the parameters. "
+        "A group is a set of layers that must keep the same channels."
+    )
+    if plan.removed:
+        text += f" Removed as a whole: {', '.join(plan.removed)}."
+    chart = Chart(
+        "Channels of each group, from input to output: grey before, blue after.", inline(charts.widths(plan), "widths")
+    )
+    return Part("channels", "Channels before and after", text, (chart,), details=(replace(table, title=""),))
+
+
+def losses(record: RunRecord) -> Part | None:
+    """The measured loss of each group by its width, and of each block's removal."""
+    if record.plan is None:
+        return None
+    plan = record.plan
+    with understood(record.directory / "losses", "python -m compress prune --force"):
+        measured = plots.losses_of(record.directory)
+        if measured is None:
+            return None
+        wide = inline(plots.losses(measured, plan), "losses", width=None)
+        narrow = inline(plots.losses(measured, plan, columns=2), "losses-narrow", width=None)
+        drawn = [Chart("Loss (logarithmic) by the share of a group's channels that stay; red: the plan.", wide, narrow)]
+        if measured.removals:
+            caption = "Loss of removing a whole block; red: removed."
+            drawn.append(Chart(caption, inline(plots.removals(measured, plan), "removals")))
+    text = (
+        "How far the network's outputs move when one group alone is narrowed. "
+        "A flat curve means channels that can go; the plan takes them where they also cost time."
+    )
+    return Part("losses", "What each group's width costs", text, tuple(drawn))
+
+
+def quantization(record: RunRecord) -> Part | None:
+    """Signal-to-quantization-noise ratio of each layer."""
+    if record.sensitivity is None:
+        return None
+    layers, whole = record.sensitivity["layers"], record.sensitivity["whole"]
+    text = (
+        "Signal-to-quantization-noise ratio (SQNR): how much stronger a layer's signal is than the error that INT8 "
+        "adds. At 0 dB the error is as large as the signal, at 20 dB a tenth of it, at 40 dB a hundredth. "
+        "Layers are in order of execution."
+    )
+    chart = Chart("SQNR of each layer; dashed: the whole network.", inline(charts.sqnr(layers, whole), "sqnr"))
+    header = ["layer", "gained when left in float, dB", "only this layer in INT8, dB", "at its output, dB"]
+    rows = [
+        [one["layer"], _gain(one["without"], whole), _db(one["alone"]), _db(one["output"])]
+        for one in sorted(layers, key=lambda one: -_finite(one["without"]))
+    ]
+    return Part(
+        "sqnr",
+        "Quantization noise of each layer",
+        text,
+        (chart,),
+        details=(Section("By what leaving a layer in float gains", header, rows),),
+    )
+
+
+def _finite(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _db(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.2f}"
+
+
+def _gain(without: float | None, whole: float | None) -> str:
+    return "∞" if without is None or whole is None else f"{without - whole:+.2f}"
+
+
+def distributions(record: RunRecord) -> Part:
+    """How the latencies of each network are spread."""
+    results = {network.name: network.latency for network in record.networks}
+    text = "Every sample counts, none was dropped. Each panel has its own axis."
+    caption = "How many inferences (height) took how long; red: the median with its 95% interval."
+    chart = Chart(caption, inline(charts.latencies(results), "latency"))
+    return Part("latency", "How latency is spread", text, (chart,), details=(_tails(record), _costs(record)))
+
+
+def _tails(record: RunRecord) -> Section:
+    header = ["network", "samples", "outliers", "least ms", "median ms", "p90 ms", "p95 ms", "p99 ms"]
+    rows = []
+    for network in record.networks:
+        stats = network.latency.stats["latency_ms"]
+        tails = [interval(tail, 3) if tail else "too few samples" for tail in (stats.p90, stats.p95, stats.p99)]
+        counts = [str(stats.n), str(network.latency.outliers)]
+        rows.append([network.name, *counts, f"{stats.min:.3f}", interval(stats.median, 3), *tails])
+    return Section("Tails", header, rows)
+
+
+def _costs(record: RunRecord) -> Section:
+    header = ["network", "load ms", "first inference ms", "memory MB", "GMAC/s", "share of the machine's peak"]
+    rows = []
+    for network in record.networks:
+        result, done = network.latency, gmacs(network.macs, network.latency)
+        start = [f"{result.load_ms:.0f}", f"{result.first_inference_ms:.2f}", f"{result.peak_memory_bytes / 1e6:.0f}"]
+        rows.append([network.name, *start, f"{done:.1f}", f"{done / network.peak:.0%}" if network.peak else "unknown"])
+    return Section("Start, memory and share of the peak", header, rows)
+
+
+def prediction(record: RunRecord) -> Part | None:
+    """What the latency model said against what was measured."""
+    if record.plan is None or record.plan.latency is None:
+        return None
+    measured = record.as_predicted
+    median = measured.latency.stats["latency_ms"].median if measured else None
+    table = predicted_table(record.plan, median)
+    series = [*(_held_out(record.table) if record.table else [])]
+    if record.tried:
+        tried = [[one[key] for one in record.tried] for key in ("predicted_ms", "ms")]
+        series.append(Series("plans near the budget, while pruning", *tried))
+    drawn: tuple[Chart, ...] = ()
+    if series or median is not None:
+        figure = charts.predictions(series, None if median is None else (record.plan.latency[1], median))
+        drawn = (Chart("Measured against predicted; on the dotted line they are equal.", inline(figure, "predicted")),)
+    text = "Pruning chooses widths by a model of latency; here it is held against the clock."
+    if record.table is not None:
+        errors = LatencyModel(record.table).errors
+        if len(errors):
+            worst = abs(errors).max()
+            text += (
+                f" On {len(errors)} whole networks that the model had not seen, it was wrong by {worst:.1%} at most."
+            )
+    if measured is not None and median is not None:
+        off = relative_error(record.plan.latency[1], median.value)
+        text += f" The exported network takes {median.value:.3f} ms; the prediction was {_off(off)} that."
+    return Part("predicted", "Predicted and measured latency", text, drawn, (table,) if table else ())
+
+
+def _off(relative: float) -> str:
+    """
+    >>> _off(-0.072)
+    '7.2% below'
+    """
+    return f"{abs(relative):.1%} {'below' if relative < 0 else 'above'}"
+
+
+def _held_out(table: LatencyTable) -> list[Series]:
+    """Whole networks that the model was not fitted to; both as medians."""
+    model = LatencyModel(table)
+    held = [network for network in table.networks if network.held_out]
+    predicted = [model.network_ms(network.units, network.removed) for network in held]
+    return [Series("networks the model had not seen", predicted, [model.typical * n.ms for n in held])] if held else []
+
+
+_FRONT = Missing("accuracy against latency, measured", "python -m benchmarks.pareto --config FILE")
+_PRUNE = "python -m compress prune --config FILE"
+_TABLE = "python -m benchmarks.profile --config FILE, then prune with --set prune.latency=50%"
+_PARTS: tuple[tuple[Callable[[RunRecord], Part | None], Missing | None], ...] = (
+    (before_after, None),
+    (front, _FRONT),
+    (channels, Missing("channels before and after", _PRUNE)),
+    (losses, Missing("what each group's width costs", _PRUNE)),
+    (quantization, Missing("quantization noise of each layer", "python -m compress sensitivity --config FILE")),
+    (distributions, None),
+    (prediction, Missing("predicted and measured latency", _TABLE)),
+)
+
+
+def parts(record: RunRecord) -> tuple[list[Part], list[Missing]]:
+    """The parts for which there are data, in order of reading, and what is missing for the others.
+
+    Raises:
+        PipelineError: a file that a part is drawn from is damaged.
+    """
+    found = [(build(record), absent) for build, absent in _PARTS]
+    missing = [absent for part, absent in found if part is None and absent is not None]
+    if record.front is None and _FRONT not in missing:  # a predicted front stands in
+        missing.insert(0, _FRONT)
+    if record.result.accuracy is None and record.model.get("classes"):
+        missing.insert(0, Missing("accuracy", f"python -m benchmarks.summary --run {record.directory} --data IMAGES"))
+    return [part for part, _ in found if part is not None], missing

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import open_scripted
+
+from benchmarks.compare import main
+from benchmarks.comparison import Limit, compare, exit_code, limit
+from benchmarks.schema import LatencyResult, Monitor, Verdict, dump, json_schema, load_latency
+from benchmarks.timing import measure, summarize
+from benchmarks.worker import Settings
+from compress.errors import ConfigError
+
+Make = Callable[..., LatencyResult]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> LatencyResult:
+    path = tmp_path_factory.mktemp("scripts") / "net.script"
+    path.write_text("sleep 1")
+    quick = Settings(warmup_s=0, warmup_runs=1, duration_s=0.02, iterations=4, rounds=2, processes=1)
+    return measure([path], quick, opener=open_scripted)[0]
+
+
+@pytest.fixture(scope="module")
+def made(measured: LatencyResult) -> Make:
+    """A result with samples around ``ms`` instead of the measured ones, whose rounds share a disturbance."""
+
+    def make(ms: float, *, seed: int, name: str = "net.onnx", rounds: int = 20, samples: int = 15) -> LatencyResult:
+        rng = np.random.default_rng(seed)
+        times = [ms * np.exp(rng.normal(0, 0.01) + rng.normal(0, 0.01, samples)) for _ in range(rounds)]
+        return measured.model_copy(
+            update={
+                "artifact": measured.artifact.model_copy(update={"path": f"build/{name}"}),
+                "samples_ns": [[round(x * 1e6) for x in one] for one in times],
+                "stats": {"latency_ms": summarize(times)},
+                "verdict": Verdict(status="VALID"),  # whatever this machine was doing
+            }
+        )
+
+    return make
+
+
+def write(path: Path, *results: LatencyResult) -> str:
+    path.write_text(dump(results))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "decision", "code"), [(1.0, "PASS", 0), (1.05, "UNDECIDED", 0), (1.08, "REGRESSION", 3)]
+)
+def test_the_interval_decides(made: Make, slowdown: float, decision: str, code: int) -> None:
+    found = compare([made(2.0, seed=0)], [made(2.0 * slowdown, seed=1)], [limit("median:5%"), limit("p90:20%")])
+    (one,) = found.engines
+    assert [gate.decision for gate in one.gates] == [decision, "PASS"]
+    assert one.ratio == one.gates[0].ratio
+    assert one.ratio.lo < slowdown < one.ratio.hi
+    assert found.geomean == pytest.approx(one.ratio.value)
+    assert exit_code(found) == code
+
+
+def test_noise_fails_no_build_and_a_slower_engine_is_called_slower(made: Make) -> None:
+    """20 pairs of runs of one engine, then the same 20 with the second 5% slower, without any allowance."""
+
+    def code(ms: float, i: int) -> int:
+        before, now = made(1.0, seed=i, samples=5), made(ms, seed=100 + i, samples=5)
+        return exit_code(compare([before], [now], [limit("median:0%")]))
+
+    assert sum(code(1.0, i) == 3 for i in range(20)) <= 2  # one of forty is expected
+    assert all(code(1.05, i) == 3 for i in range(20))
+
+
+def test_engines_are_paired_by_name(made: Make) -> None:
+    before = [made(1.0, seed=0, name="a.onnx"), made(4.0, seed=1, name="b.onnx"), made(1.0, seed=2, name="old.onnx")]
+    now = [made(2.0, seed=3, name="b.onnx"), made(2.0, seed=4, name="a.onnx"), made(1.0, seed=5, name="new.onnx")]
+    found = compare(before, now)
+    assert [Path(one.candidate.path).name for one in found.engines] == ["a.onnx", "b.onnx"]
+    assert [one.ratio.value for one in found.engines] == pytest.approx([2.0, 0.5], rel=0.02)
+    assert found.geomean == pytest.approx(1.0, rel=0.02)
+    assert found.unpaired == ["build/old.onnx", "build/new.onnx"]
+
+
+def test_the_only_engines_and_chosen_ones_need_no_common_name(made: Make) -> None:
+    a, b, c = (made(1.0, seed=i, name=name) for i, name in enumerate(["a.onnx", "b.onnx", "c.onnx"]))
+    assert len(compare([a], [b]).engines) == 1
+    (chosen,) = compare([a, b], [c], pairs=[("build/b.onnx", "c.onnx")]).engines
+    assert (chosen.baseline.path, chosen.candidate.path) == ("build/b.onnx", "build/c.onnx")
+    with pytest.raises(ConfigError, match=r"no engine is in both: a\.onnx, b\.onnx against c\.onnx"):
+        compare([a, b], [c])
+    with pytest.raises(ConfigError, match=r"2 engines of the baseline are called a\.onnx"):
+        compare([a, a], [a])
+    with pytest.raises(ConfigError, match=r"no engines of the candidate are called gone\.onnx: it has build/c\.onnx"):
+        compare([a], [c], pairs=[("a.onnx", "gone.onnx")])
+
+
+@pytest.mark.parametrize(
+    ("field", "update", "named"),
+    [
+        ("modes", {"threads": 2}, "threads: 1 against 2"),
+        ("modes", {"spinning": "all"}, "spinning: none against all"),
+        ("scenario", {"batch": 8}, "batch: 1 against 8"),
+        ("host", {"cpu": "another"}, "against another"),
+        ("host", {"cores": 99}, "logical processors: .* against 99"),
+        ("backend", {"version": "2"}, "engine: scripted 1 against scripted 2"),
+        ("backend", {"actual": "gpu"}, "provider: script against gpu"),
+        ("config", {"affinity": (0, 1)}, "affinity: none against 0,1"),
+    ],
+)
+def test_other_conditions_are_refused_by_name(made: Make, field: str, update: dict[str, Any], named: str) -> None:
+    before = made(1.0, seed=0)
+    value = getattr(before, field)
+    changed = {**value, **update} if isinstance(value, dict) else value.model_copy(update=update)
+    now = before.model_copy(update={field: changed})
+    with pytest.raises(ConfigError, match=named) as caught:
+        compare([before], [now])
+    assert "--allow-different" in caught.value.remedy
+    assert len(compare([before], [now], allow_different=True).engines[0].different) == 1
+    assert compare([now], [now]).engines[0].different == {}
+
+
+@given(st.sampled_from(["median", "p90", "p95", "p99"]), st.decimals(0, 1000, places=2))
+def test_limits_say_what_they_were_given(metric: Any, percent: Any) -> None:
+    found = limit(f"{metric}:{percent}%")
+    assert found == Limit(metric, pytest.approx(float(percent) / 100))
+    assert limit(str(found)).share == pytest.approx(found.share, rel=1e-5)
+
+
+@pytest.mark.parametrize("text", ["median", "median:5", "mean:5%", "median:-5%", "median:nan%", "p90:5%%", ""])
+def test_other_limits_are_refused(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="not a limit such as median:5%"):
+        limit(text)
+
+
+def test_a_tail_of_too_few_samples_is_not_judged(made: Make) -> None:
+    few, many = made(1.0, seed=0, samples=3), made(1.0, seed=1)
+    for before, now in [(few, many), (many, few)]:
+        with pytest.raises(ConfigError, match="60 samples are too few for p90:5%: 64 are needed"):
+            compare([before], [now], [limit("p90:5%")])
+
+
+def test_the_command(made: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write(tmp_path / "a.json", made(1.0, seed=0), made(1.0, seed=1, name="gone.onnx"))
+    b = write(tmp_path / "b.json", made(1.2, seed=2))
+    out, page = tmp_path / "c.json", tmp_path / "c.md"
+    limits = ["--fail-on", "median:5%", "--fail-on", "p90:19%"]
+    assert main([*limits, a, b, "--json", str(out), "--markdown", str(page)]) == 3
+    printed = capsys.readouterr().out
+    for text in (printed, page.read_text()):
+        assert "| net.onnx |" in text
+        assert "REGRESSION: net.onnx: median ratio 1." in text
+        assert "UNDECIDED: net.onnx: p90 ratio 1." in text
+        assert "in one run only, not compared: build/gone.onnx" in text
+    (comparison,) = json.loads(out.read_text())
+    jsonschema.validate(comparison, json_schema())
+    assert main([a, b]) == 0
+    assert main([b, a, *limits]) == 0
+    capsys.readouterr()
+    assert main([a, b, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["kind"] == "comparison"
+
+
+def test_invalid_measurements_prove_nothing(made: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write(tmp_path / "good.json", made(1.0, seed=0))
+    verdict = Verdict(status="INVALID", reasons=["the outputs hold NaN"])
+    bad = write(tmp_path / "bad.json", made(2.0, seed=1).model_copy(update={"verdict": verdict}))
+    for files, which in [((good, bad), "candidate"), ((bad, good), "baseline")]:
+        assert main([*files, "--fail-on", "median:5%"]) == 4
+        printed = capsys.readouterr().out
+        assert f"INVALID: net.onnx: {which}: the outputs hold NaN" in printed
+        assert "REGRESSION" not in printed
+
+
+def test_a_busy_machine_is_told(made: Make) -> None:
+    quiet = made(1.0, seed=0)
+    quiet = quiet.model_copy(update={"monitor": _busy(quiet, 1.0)})
+    busy = quiet.model_copy(update={"monitor": _busy(quiet, 90.0)})
+    assert not [text for text in compare([quiet], [quiet]).warnings if "busy" in text]
+    assert "baseline: the machine was 90% busy before the measurement began" in compare([busy], [quiet]).warnings
+    assert "candidate: the machine was 90% busy before the measurement began" in compare([quiet], [busy]).warnings
+
+
+def _busy(result: LatencyResult, percent: float) -> Monitor:
+    before = result.monitor.before.model_copy(update={"busy_percent": percent})
+    return result.monitor.model_copy(update={"before": before})
+
+
+def test_results_survive_the_file(made: Make, tmp_path: Path) -> None:
+    results = [made(1.0, seed=0), made(2.0, seed=1, name="other.onnx")]
+    assert load_latency(Path(write(tmp_path / "a.json", *results))) == results
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda one: "nonsense", "holds no benchmark results"),
+        (lambda one: {"a": 1}, "holds no benchmark results"),
+        (lambda one: one | {"schema_version": 0}, "has schema version 0, this tool reads 1"),
+        (lambda one: {k: v for k, v in one.items() if k != "schema_version"}, "has schema version none"),
+        (lambda one: one | {"kind": "accuracy"}, "of kind 'accuracy', not 'latency'"),
+        (lambda one: one | {"samples_ns": [[1, 2]]}, "does not follow the schema: 0.samples_ns: List should have"),
+        (lambda one: one | {"samples_ns": [[1, 0], [1]]}, r"0\.samples_ns\.0\.1: Input should be greater than 0"),
+        (lambda one: one | {"extra": 1}, r"0\.extra: Extra inputs"),
+    ],
+)
+def test_other_files_are_refused(made: Make, tmp_path: Path, change: Callable[[Any], Any], message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([change(made(1.0, seed=0).model_dump(mode="json"))]))
+    with pytest.raises(ConfigError, match=message):
+        load_latency(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [(b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[]", "holds no"), (b"7", "holds no")]
+)
+def test_files_that_hold_nothing_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes, message: str
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text)
+    assert main([str(path), str(path)]) == 2
+    assert message in capsys.readouterr().err
+    assert main([str(tmp_path / "gone.json"), str(path)]) == 1
