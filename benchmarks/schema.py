@@ -222,7 +222,8 @@ class PairedAccuracy(Record):
     only_other: int
     difference: Bounds = Field(description="top-1 of this engine minus the other's, Newcombe's paired interval")
     ratio: Bounds | None = Field(
-        None, description="top-1 of this engine over the other's, the score interval of Nam and Blackwelder; null where that is zero"
+        None,
+        description="top-1 of this engine over the other's, Nam and Blackwelder's interval; null where that is zero",
     )
     mcnemar_p: float
     agreement: float = Field(description="share of the images on which both give the same class")
