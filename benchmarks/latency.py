@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.compare import add_arguments, as_markdown, present
 from benchmarks.comparison import INVALID, compare, exit_code
+from benchmarks.node_profile import check, export
 from benchmarks.schema import LatencyResult, dump, load_latency
 from benchmarks.tables import emit, interval, markdown, show, speedup
 from benchmarks.timing import measure
@@ -171,6 +172,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--csv", metavar="FILE", help="write the results as CSV, a line an engine")
     p.add_argument("--markdown", metavar="FILE", help="write the tables and remarks as Markdown")
+    p.add_argument(
+        "--export-profile", metavar="FILE", help="then profile the engine, and write the time per node as JSON"
+    )
     p.add_argument("--baseline", type=Path, metavar="FILE", help="compare with an earlier run's --json")
     add_arguments(p)
     return p
@@ -218,6 +222,8 @@ def _command(argv: Sequence[str] | None) -> int:
         raise ConfigError("--fail-on needs an earlier run to compare with", remedy="give --baseline FILE")
     baseline = None if args.baseline is None else load_latency(args.baseline)
     settings = settings_of(args)
+    if args.export_profile is not None:
+        check(args.engine, settings, args.export_profile)
     if args.data is not None:
         settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
     command = list(sys.argv if argv is None else argv)
@@ -231,7 +237,7 @@ def _command(argv: Sequence[str] | None) -> int:
     )
     if not results:
         return _tell(failures)
-    console = Console(stderr="-" in (args.json, args.csv, args.markdown), highlight=False)
+    console = Console(stderr="-" in (args.json, args.csv, args.markdown, args.export_profile), highlight=False)
     if args.json is not None:
         emit(dump(results), args.json)
     if args.csv is not None:
@@ -251,6 +257,8 @@ def _command(argv: Sequence[str] | None) -> int:
         regression = exit_code(comparison)
     if args.markdown is not None:
         emit(report, args.markdown)
+    if args.export_profile is not None:
+        export(args.engine[0], settings, results[0], args.export_profile, console)
     invalid = INVALID if any(result.verdict.status == "INVALID" for result in results) else 0
     return failed or invalid or regression
 

@@ -203,7 +203,7 @@ def _command(argv: Sequence[str] | None) -> int:
         if place is None:
             emit_kit(survey, config.target, args.emit_kit, effort, progress)
             return 0
-        if path.is_file() and LatencyTable.read(path).imported:
+        if _imported(path):
             raise ConfigError(
                 f"{path} was imported from a kit, and this would replace it by this machine's",
                 remedy="delete it, or name another file with --table; prune.table says which one is used",
@@ -213,6 +213,14 @@ def _command(argv: Sequence[str] | None) -> int:
     table.write(path)
     summarize(table, path, console)
     return 0
+
+
+def _imported(path: Path) -> bool:
+    """Whether there is a table of another machine's; one that cannot be read is in nobody's way."""
+    try:
+        return path.is_file() and LatencyTable.read(path).imported
+    except ConfigError:
+        return False
 
 
 def _key(survey: Survey, place: Place, effort: Effort) -> str:

@@ -36,15 +36,23 @@ _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
 
 class OnnxRuntimeEngine(Closing):
-    """An ONNX file opened in one session; see ``compress.engines.base.Engine``."""
+    """An ONNX file opened in one session; see ``compress.engines.base.Engine``.
+
+    Args:
+        profile: time every node, which slows the runs; what the profile's file is called begins with this path.
+    """
 
     name = "onnxruntime"
     max_batch: int | None = None
 
-    def __init__(self, path: Path, options: OpenOptions) -> None:
+    def __init__(self, path: Path, options: OpenOptions, profile: Path | None = None) -> None:
         require(options.device)
         self.requested = _PROVIDERS[options.device]
-        self._session, self.metadata, without = _open(path, _settings(options), self.requested)
+        settings = _settings(options)
+        if profile is not None:
+            settings.enable_profiling = True
+            settings.profile_file_prefix = str(profile)
+        self._session, self.metadata, without = _open(path, settings, self.requested)
         self.version: str = ort.__version__
         self.provider: str = self._session.get_providers()[0]
         if self.provider != self.requested:
@@ -68,6 +76,10 @@ class OnnxRuntimeEngine(Closing):
         except Exception as error:  # the runtime's exceptions have no public base class
             raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
+
+    def end_profiling(self) -> Path:
+        """The file with the times of all nodes in all runs so far: trace events as JSON."""
+        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         self._session = None  # the session holds the memory and the threads; there is no explicit release

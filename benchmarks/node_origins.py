@@ -1,0 +1,73 @@
+"""From a node of the graph that a runtime made back to the node of the exported file, and to the layer of the model."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from compress.engines.sidecar import read_sidecar
+from compress.run import file_sha256
+
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+_RENAMED = re.compile(r"(_nchwc|_token_\d+|/[^/]*)$")  # such as "node_conv2d/WithoutBiases"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """The exported graph, to find there what a runtime's node computes."""
+
+    names: Mapping[str, onnx.NodeProto]
+    producers: Mapping[str, onnx.NodeProto]
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto) -> Origins:
+        names = {node.name: node for node in graph.node if node.name}
+        return cls(names, {output: node for node in graph.node for output in node.output if output})
+
+    def find(self, name: str, op: str) -> onnx.NodeProto | None:
+        """The node of the file; None where the runtime added its node.
+
+        Runtimes name a node after one of the file or after its output, with an ending for what they did to it. A
+        convolution that took in what follows may have the name of that; it is traced back to the convolution.
+        """
+        node = self._named(name)
+        kind = next((kind for kind in _WEIGHTED if kind in op), None)
+        seen = node
+        while kind is not None and seen is not None and seen.op_type != kind:
+            seen = self.producers.get(seen.input[0]) if seen.input else None
+        return seen or node
+
+    def _named(self, name: str) -> onnx.NodeProto | None:
+        while True:
+            found = self.names.get(name) or self.producers.get(name)
+            shorter = _RENAMED.sub("", name)
+            if found is not None or shorter == name:
+                return found
+            name = shorter
+
+
+def layer_of(node: onnx.NodeProto) -> str | None:
+    """The module whose forward made a node, as PyTorch's exporter notes it; None where nothing is noted.
+
+    >>> layer_of(onnx.helper.make_node("Relu", ["x"], ["y"])) is None
+    True
+    """
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), None)
+    names = ast.literal_eval(scopes) if scopes else []
+    return str(names[-2]) if len(names) > 1 else None
+
+
+def exported_file(path: Path) -> Path | None:
+    """The exported file that an engine is or was built from, where that very file is still there."""
+    if path.suffix == ".onnx":
+        return path
+    sidecar = read_sidecar(path)
+    if sidecar is None:
+        return None
+    places = [folder / sidecar.parent for folder in (path.parent, path.parent.parent / "export")]
+    return next((file for file in places if file.is_file() and file_sha256(file) == sidecar.parent_sha256), None)
