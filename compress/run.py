@@ -76,7 +76,7 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise PipelineError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise PipelineError(f"{path} is not JSON: {error}", remedy="delete it and run the stage again") from None
+        raise PipelineError(f"{path} is not JSON: {error}", remedy="delete it, and run again what made it") from None
 
 
 class Run:
