@@ -50,8 +50,9 @@ def test_inputs_that_are_always_zero_or_copies_do_no_harm() -> None:
     ids=str,
 )
 def test_every_kind_of_layer_comes_closer_to_its_float_output(layer: nn.Conv2d | nn.Linear) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(8, 4, 12, 12, generator=generator) if isinstance(layer, nn.Conv2d) else torch.rand(99, 4)
+    torch.manual_seed(0)
+    layer.reset_parameters()
+    x = torch.rand(8, 4, 12, 12) if isinstance(layer, nn.Conv2d) else torch.rand(99, 4)
     scale = layer.weight.detach().flatten(1).abs().amax(1) / 15
     rounded = round_layer(layer, scale, x, torch.Generator().manual_seed(0))
     assert on_grid(rounded, scale)
