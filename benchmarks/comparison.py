@@ -177,9 +177,19 @@ def _machine(couples: Sequence[Couple]) -> list[str]:
         f"{which}: {text}": None
         for couple in couples
         for which, one in zip(("baseline", "candidate"), couple, strict=True)
-        for text in concerns(one.monitor.before, one.monitor.after, one.config.get("threads", 1))
+        for text in _doubts(one)
     }
     return list(found)
+
+
+def _doubts(one: LatencyResult) -> list[str]:
+    """What a difference between two runs of the same engine may come from."""
+    found = concerns(one.monitor.before, one.monitor.after, one.config.get("threads", 1))
+    if one.scenario.processes == 1:
+        found.append(
+            "one worker process: how processes of one engine differ is in no interval; measure with --processes 3"
+        )
+    return found
 
 
 def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:

@@ -188,6 +188,13 @@ def test_a_busy_machine_is_told(made: Make) -> None:
     assert "candidate: the machine was 90% busy before the measurement began" in compare([quiet], [busy]).warnings
 
 
+def test_a_single_worker_process_is_told(made: Make) -> None:
+    one = made(1.0, seed=0)
+    several = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 3})})
+    assert any(text.startswith("baseline: one worker process") for text in compare([one], [several]).warnings)
+    assert not any("one worker process" in text for text in compare([several], [several]).warnings)
+
+
 def _busy(result: LatencyResult, percent: float) -> Monitor:
     before = result.monitor.before.model_copy(update={"busy_percent": percent})
     return result.monitor.model_copy(update={"before": before})
