@@ -1,8 +1,7 @@
-"""From a node of the graph that a runtime made back to the node of the exported file, and to the layer of the model."""
+"""From a node of the graph that a runtime made back to the node of the exported file."""
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,17 +48,6 @@ class Origins:
             if found is not None or shorter == name:
                 return found
             name = shorter
-
-
-def layer_of(node: onnx.NodeProto) -> str | None:
-    """The module whose forward made a node, as PyTorch's exporter notes it; None where nothing is noted.
-
-    >>> layer_of(onnx.helper.make_node("Relu", ["x"], ["y"])) is None
-    True
-    """
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), None)
-    names = ast.literal_eval(scopes) if scopes else []
-    return str(names[-2]) if len(names) > 1 else None
 
 
 def exported_file(path: Path) -> Path | None:

@@ -16,12 +16,13 @@ import onnx
 from pydantic import Field
 from rich.console import Console
 
-from benchmarks.node_origins import Origins, exported_file, layer_of
+from benchmarks.node_origins import Origins, exported_file
 from benchmarks.node_timing import Timed, time_nodes
 from benchmarks.schema import Bounds, Common, LatencyResult, Record
 from benchmarks.tables import emit, show
 from benchmarks.worker import Settings
 from compress.errors import ConfigError, EngineError
+from compress.export.qdq import module_of
 
 _TOP = 15
 _TIMER_COST = 1.1  # sum over the nodes, over the latency without profiling, from which it is told
@@ -75,7 +76,7 @@ def mapped(nodes: Sequence[Timed], origins: Origins) -> list[NodeRecord]:
                 name=node.name,
                 op=node.op,
                 node=None if origin is None else origin.name or origin.output[0],
-                layer=None if origin is None else layer_of(origin),
+                layer=None if origin is None else module_of(origin),
                 us=node.us,
                 share=node.us / total if total else 0.0,
             )

@@ -16,6 +16,7 @@ from compress.engines.sidecar import engine_sha256
 from compress.errors import PipelineError
 from compress.prune.latency_table import LatencyTable
 from compress.prune.plan import WidthPlan
+from compress.prune.stage import CONFIRMED, TABLE
 from compress.run import MANIFEST, Run, file_sha256, read_json
 
 STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")
@@ -247,7 +248,7 @@ def _front(directory: Path) -> tuple[Mapping[str, Any] | None, tuple[Network, ..
 
 
 def _tried(directory: Path) -> tuple[Mapping[str, Any], ...]:
-    path = directory / "prune" / "confirmed.json"
+    path = directory / "prune" / CONFIRMED
     if not path.exists():
         return ()
     with understood(path, "python -m compress prune --force"):
@@ -257,7 +258,7 @@ def _tried(directory: Path) -> tuple[Mapping[str, Any], ...]:
 def _table(directory: Path, manifest: Manifest | None) -> LatencyTable | None:
     """The table that ``prune`` has read, known by its digest, wherever the run's folder was moved to."""
     parents = {} if manifest is None else manifest.parents
-    places = [directory / "latency_table.json", *(Path(name) for name in parents if name.endswith(".json"))]
+    places = [directory / TABLE, *(Path(name) for name in parents if name.endswith(".json"))]
     found = [path for path in places if path.is_file() and file_sha256(path) in parents.values()]
     return LatencyTable.read(found[0]) if found else None
 

@@ -18,6 +18,7 @@ from benchmarks.reporting.record import PARETO, Network, RunRecord, understood
 from benchmarks.tables import interval, percent, points, speedup
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import LatencyTable
+from compress.prune.stage import FRONT
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def front(record: RunRecord) -> Part | None:
         return Part("front", "Accuracy against latency", text, (chart,), details=(comparison(record.points),))
     if record.plan is None:
         return None
-    with understood(record.directory / "prune" / "front.json", "python -m compress prune --force"):
+    with understood(record.directory / "prune" / FRONT, "python -m compress prune --force"):
         figure = plots.predicted_front(record.directory, record.plan)
     if figure is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,17 @@ LAYERS = {"Conv": "Conv2d", "ConvTranspose": "ConvTranspose2d", "Gemm": "Linear"
 CLAMPS = ("Relu", "Clip")
 # They copy or choose values, so Q/DQ commute with them and engines move Q/DQ across.
 MOVES = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Gather", "Identity")
+
+
+def module_of(node: NodeProto) -> str | None:
+    """The module whose forward made a node, as PyTorch's exporter notes it; None where nothing is noted.
+
+    >>> module_of(onnx.helper.make_node("Relu", ["x"], ["y"])) is None
+    True
+    """
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), None)
+    names = ast.literal_eval(scopes) if scopes else []
+    return str(names[-2]) if len(names) > 1 else None
 
 
 @dataclass(frozen=True)

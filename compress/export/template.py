@@ -6,7 +6,6 @@ dense network is exported once; what is timed then has the lowering of the shipp
 
 from __future__ import annotations
 
-import ast
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from compress.errors import ModelError
 from compress.export.half import to_half
 from compress.export.lower import lower
 from compress.export.onnx import INPUT, export_onnx
-from compress.export.qdq import DQ, MOVES, Q
+from compress.export.qdq import DQ, MOVES, Q, module_of
 from compress.prune.trace import trace
 from compress.quantize.calibrate import calibrate
 from compress.targets import profile
@@ -186,7 +185,7 @@ def _taken_apart(model: onnx.ModelProto, shape: tuple[int, ...], tensors: Mappin
             if name in held:  # each use gets its own copy, so that it can be cut for itself
                 node.input[position] = own = f"{name}/{index}.{position}"
                 constants[own] = held[name]
-        if layer := _layer(node):
+        if layer := module_of(node):
             layers[node.output[0]] = layer
         del node.metadata_props[:]
         if node.op_type == "Reshape" and (sizes := constants.get(node.input[1])) is not None and len(sizes) == 2:
@@ -196,13 +195,6 @@ def _taken_apart(model: onnx.ModelProto, shape: tuple[int, ...], tensors: Mappin
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     template = Template(tuple(model.graph.node), constants, {INPUT: shape}, outputs, tensors, layers, opset)
     return template.pruned()
-
-
-def _layer(node: NodeProto) -> str:
-    """The module whose forward made a node, as the exporter notes it; empty where it notes none."""
-    scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "")
-    names = ast.literal_eval(scopes) if scopes else []
-    return str(names[-2]) if len(names) > 1 else ""
 
 
 def _infer(template: Template) -> dict[str, tuple[int, ...]]:

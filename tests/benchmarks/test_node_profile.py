@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_resnet import TinyResNet
 
 from benchmarks.latency import main
-from benchmarks.node_origins import Origins, exported_file, layer_of
+from benchmarks.node_origins import Origins, exported_file
 from benchmarks.node_profile import NodeProfile, NodeRecord, by_layer, check, layer_rows, mapped, node_rows
 from benchmarks.node_timing import Timed, mean_since, medians, runs_of
 from benchmarks.worker import Settings
@@ -26,6 +26,7 @@ from compress.engines.base import build_engine
 from compress.engines.metadata import Metadata
 from compress.errors import ConfigError, EngineError
 from compress.export.onnx import export_onnx
+from compress.export.qdq import module_of
 
 METADATA = Metadata("tiny", "fp32", Preprocess(size=8), ("a", "b", "c"), 1, 1, "", "0.1.0")
 FAST = ["--fast", "--duration", "0.05", "--iterations", "5", "--warmup", "0.01"]
@@ -182,7 +183,7 @@ def test_names_that_runtimes_make_lead_back_to_the_file() -> None:
     ]:
         found = origins.find(name, op)
         assert found is not None
-        assert layer_of(found) == layer
+        assert module_of(found) == layer
     for name in ("Transpose_token_70", "_token_1", "x_abcd_acdb_node_conv/WithoutBiases"):
         assert origins.find(name, "Transpose") is None
 
