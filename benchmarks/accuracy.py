@@ -28,9 +28,8 @@ from benchmarks.images import DATA_HELP, evaluation_split
 from benchmarks.latency import count
 from benchmarks.paired import paired_ratio
 from benchmarks.predictions import SUFFIX, TOP, Predictions, load_predictions, predict, save_predictions
-from benchmarks.schema import Accuracy, AccuracyResult, ClassAccuracy, PairedAccuracy, Verdict, dump
+from benchmarks.schema import Accuracy, AccuracyResult, Bounds, ClassAccuracy, PairedAccuracy, Verdict, dump
 from benchmarks.tables import emit, interval, percent, points, show
-from benchmarks.timing import bounds
 from compress.cli import run_command
 from compress.config import load_config
 from compress.errors import ConfigError
@@ -82,8 +81,8 @@ def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
         per_class=per_class(other),
         only_this=only_this,
         only_other=only_other,
-        difference=bounds(stats.paired_difference(both, only_this, only_other, neither)),
-        ratio=bounds(paired_ratio(both, only_this, only_other)) if theirs.any() else None,
+        difference=Bounds.of(stats.paired_difference(both, only_this, only_other, neither)),
+        ratio=Bounds.of(paired_ratio(both, only_this, only_other)) if theirs.any() else None,
         mcnemar_p=stats.mcnemar(only_this, only_other),
         agreement=float((this.ranked[:, 0] == other.ranked[:, 0]).mean()),
     )
@@ -125,7 +124,7 @@ def result_of(this: Predictions, other: Predictions | None = None, *, argv: Sequ
 
 def _share(right: NDArray[np.bool_]) -> Accuracy:
     count = int(right.sum())
-    return Accuracy(correct=count, value=bounds(stats.wilson(count, len(right))))
+    return Accuracy(correct=count, value=Bounds.of(stats.wilson(count, len(right))))
 
 
 def parser() -> argparse.ArgumentParser:

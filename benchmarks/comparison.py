@@ -1,6 +1,6 @@
 """Whether a run is slower than an earlier one: pairing, conditions, limits.
 
-The two runs are not interleaved, so their rounds are not paired (``stats.unpaired_ratio_interval``), and engines are
+The two runs are not interleaved, so their processes are not paired (``stats.unpaired_ratio_interval``), and engines are
 compared only where all else that a latency depends on is the same.
 
 A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
@@ -17,20 +17,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
 
-import numpy as np
 from scipy.stats import gmean
 
 from benchmarks import stats
-from benchmarks.environment import concerns, tool
-from benchmarks.schema import EngineComparison, Gate, LatencyResult, Metric, RunComparison
-from benchmarks.timing import bounds
+from benchmarks.environment import concerns, shared, tool
+from benchmarks.schema import Bounds, EngineComparison, Gate, LatencyResult, RunComparison
+from benchmarks.worker import FEWEST
 from compress.errors import ConfigError
 
 REGRESSION, INVALID = 3, 4
-_QUANTILES: dict[Metric, float] = {"median": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
-_LIMIT = re.compile(rf"({'|'.join(get_args(Metric))}):(\d+(?:\.\d+)?)%")
+_LIMIT = re.compile(r"(median|p\d\d(?:\.\d+)?):(\d+(?:\.\d+)?)%")
 
 Couple = tuple[LatencyResult, LatencyResult]
 
@@ -39,8 +36,16 @@ Couple = tuple[LatencyResult, LatencyResult]
 class Limit:
     """How much slower an engine may become: ``share`` of the baseline's ``metric``."""
 
-    metric: Metric
+    metric: str
     share: float
+
+    @property
+    def quantile(self) -> float:
+        """
+        >>> limit("p99.9:10%").quantile
+        0.999
+        """
+        return 0.5 if self.metric == "median" else round(float(self.metric[1:]) / 100, 9)
 
     def __str__(self) -> str:
         return f"{self.metric}:{self.share * 100:g}%"
@@ -54,9 +59,8 @@ def limit(text: str) -> Limit:
     """
     found = _LIMIT.fullmatch(text)
     if found is None:
-        metrics = ", ".join(get_args(Metric))
-        raise argparse.ArgumentTypeError(f"'{text}' is not a limit such as median:5% (of {metrics})")
-    return Limit(cast(Metric, found[1]), float(found[2]) / 100)
+        raise argparse.ArgumentTypeError(f"'{text}' is not a limit such as median:5% or p90:10%")
+    return Limit(found[1], float(found[2]) / 100)
 
 
 def compare(
@@ -121,6 +125,7 @@ def conditions(result: LatencyResult) -> dict[str, str]:
         "governor": result.monitor.before.governor or "not told",
         "affinity": ",".join(map(str, affinity)) if affinity else "none",
         "device": result.device,
+        **({"GPUs": "; ".join(host.gpus)} if result.device == "cuda" or backend.name == "tensorrt" else {}),
         "engine": f"{backend.name} {backend.version}",
         "provider": backend.actual,
         "batch": str(scenario.batch),
@@ -184,22 +189,24 @@ def _machine(couples: Sequence[Couple]) -> list[str]:
 
 def _doubts(one: LatencyResult) -> list[str]:
     """What a difference between two runs of the same engine may come from."""
-    found = concerns(one.monitor.before, one.monitor.after, one.config.get("threads", 1))
+    config = one.config
+    found = concerns(one.monitor.before, one.monitor.after, config.get("threads", 1), config.get("affinity"))
+    found += shared(one.contention)
     if one.scenario.processes == 1:
-        found.append(
-            "one worker process: how processes of one engine differ is in no interval; measure with --processes 3"
-        )
+        found.append("one worker process: how processes of one engine differ is in no interval; measure with several")
+    elif one.scenario.processes < FEWEST:
+        found.append(f"{one.scenario.processes} worker processes are too few for 95% intervals; measure with {FEWEST}")
     return found
 
 
 def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
-    before, now = _rounds(baseline), _rounds(candidate)
+    before, now = baseline.blocks, candidate.blocks
     return EngineComparison(
         baseline=baseline.artifact,
         candidate=candidate.artifact,
         baseline_ms=baseline.stats["latency_ms"].median,
         candidate_ms=candidate.stats["latency_ms"].median,
-        ratio=bounds(stats.unpaired_ratio_interval(now, before)),
+        ratio=Bounds.of(stats.unpaired_ratio_interval(now, before)),
         mann_whitney_p=stats.mann_whitney(now, before),
         different=_differences(baseline, candidate),
         invalid=[
@@ -213,18 +220,14 @@ def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence
 
 
 def _gate(rounds: stats.Rounds, baseline: stats.Rounds, limit: Limit) -> Gate:
-    q = _QUANTILES[limit.metric]
+    q = limit.quantile
     fewest = min(sum(map(len, rounds)), sum(map(len, baseline)))
     if limit.metric != "median" and fewest < (needed := stats.samples_needed(q)):
         raise ConfigError(
             f"{fewest} samples are too few for {limit}: {needed} are needed",
             remedy=f"measure both with --iterations {needed}, or more",
         )
-    ratio = bounds(stats.unpaired_ratio_interval(rounds, baseline, q))
+    ratio = Bounds.of(stats.unpaired_ratio_interval(rounds, baseline, q))
     allowed = 1 + limit.share
     decision = "REGRESSION" if ratio.lo > allowed else "UNDECIDED" if ratio.hi > allowed else "PASS"
     return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=decision)
-
-
-def _rounds(result: LatencyResult) -> list[stats.Floats]:
-    return [np.asarray(samples) / 1e6 for samples in result.samples_ns]

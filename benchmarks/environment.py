@@ -6,18 +6,23 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-from benchmarks.schema import Host, MachineState, Tool
+from benchmarks.gpu import gpu_names, gpu_states
+from benchmarks.schema import Contention, Host, MachineState, Tool
 from compress import __version__
 
 T = TypeVar("T")
 _LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
-_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_WAITED, _OTHERS = 0.02, 0.1  # shares, of the time and of the processors
+_PROCESSORS = Path("/sys/devices/system/cpu")
+_GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
+_THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
 
 
 def host() -> Host:
@@ -28,6 +33,7 @@ def host() -> Host:
         memory_bytes=psutil.virtual_memory().total,
         system=platform.platform(),
         python=platform.python_version(),
+        gpus=gpu_names(),
         libraries={name: version for name in _LIBRARIES if (version := _version(name)) is not None},
     )
 
@@ -43,6 +49,8 @@ def machine_state(watch_s: float = 0.2) -> MachineState:
         frequency_mhz=frequency.current if frequency else None,
         temperature_c=_told(_hottest),
         affinity=_told(lambda: sorted(os.sched_getaffinity(0))),
+        throttled=_throttled(),
+        gpus=gpu_states(),
     )
 
 
@@ -56,10 +64,12 @@ def tool() -> Tool:
     return Tool(version=__version__, git_sha=found.stdout.strip() if found else None)
 
 
-def concerns(before: MachineState, after: MachineState, threads: int) -> list[str]:
+def concerns(
+    before: MachineState, after: MachineState, threads: int, affinity: Sequence[int] | None = None
+) -> list[str]:
     """What about the machine makes a timing less trustworthy, in words."""
     found = []
-    cores = len(before.affinity) if before.affinity else os.cpu_count() or 1
+    cores = len(affinity or before.affinity or range(os.cpu_count() or 1))
     if before.busy_percent is not None and before.busy_percent > 25:
         found.append(f"the machine was {before.busy_percent:.0f}% busy before the measurement began")
     if threads > cores:
@@ -73,6 +83,27 @@ def concerns(before: MachineState, after: MachineState, threads: int) -> list[st
     return found
 
 
+def throttled(before: MachineState, after: MachineState, *, on_gpu: bool) -> list[str]:
+    """Why what was measured was slowed down by heat or power, in words; such a measurement is of no use."""
+    if on_gpu:
+        pairs = zip(before.gpus, after.gpus, strict=False)
+        lost = [None if a.slowed_ms is None or b.slowed_ms is None else b.slowed_ms - a.slowed_ms for a, b in pairs]
+        return [f"GPU {i} was slowed down by heat or power for {ms:.0f} ms" for i, ms in enumerate(lost) if ms]
+    if before.throttled is None or after.throttled is None or after.throttled <= before.throttled:
+        return []
+    return [f"processor cores throttled {after.throttled - before.throttled} times"]
+
+
+def shared(contention: Contention) -> list[str]:
+    """What other programs took of the machine, in words, where it was enough to slow a measurement."""
+    found = []
+    if contention.waited is not None and contention.waited > _WAITED:
+        found.append(f"had no processor for {contention.waited:.1%} of the time in which it could have run")
+    if contention.others > _OTHERS * (os.cpu_count() or 1):
+        found.append(f"other programs kept {contention.others:.1f} processors busy meanwhile")
+    return found
+
+
 def _cpu_model() -> str:
     lines = _told(lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()) or []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -82,6 +113,12 @@ def _cpu_model() -> str:
 def _hottest() -> float | None:
     sensors = psutil.sensors_temperatures()
     return max((reading.current for readings in sensors.values() for reading in readings), default=None)
+
+
+def _throttled() -> int | None:
+    """Summed over the cores' counters, which only some systems keep."""
+    counts = [_told(partial(file.read_text, encoding="ascii")) for file in _PROCESSORS.glob(_THROTTLE_COUNT)]
+    return sum(int(count) for count in counts if count) if counts else None
 
 
 def _version(name: str) -> str | None:

@@ -12,6 +12,7 @@ import dataclasses
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -19,23 +20,26 @@ from rich.console import Console
 from benchmarks.compare import add_arguments, as_markdown, present
 from benchmarks.comparison import INVALID, compare, exit_code
 from benchmarks.node_profile import check, export
+from benchmarks.peak import ENGINE, yardsticks
 from benchmarks.schema import LatencyResult, dump, load_latency
+from benchmarks.stats import samples_needed
 from benchmarks.tables import emit, interval, markdown, show, speedup
 from benchmarks.timing import measure
-from benchmarks.worker import Settings, open_for
+from benchmarks.worker import FEWEST, Settings, open_for
 from compress.cli import run_command
-from compress.engines.base import Array
+from compress.engines.base import BACKENDS, Array
 from compress.errors import BackendAbsent, ConfigError, PipelineError
 from compress.progress import Terminal
 
 PRESETS = {
-    "fast": Settings(warmup_s=0.2, duration_s=1.0, iterations=64, rounds=10, processes=1),
+    "fast": Settings(warmup_s=0.1, duration_s=1.0, iterations=64, limit_s=20.0, processes=6),
     "normal": Settings(),
-    "rigorous": Settings(warmup_s=1.0, duration_s=30.0, iterations=1000, limit_s=300.0, rounds=60, processes=4),
+    "rigorous": Settings(warmup_s=0.5, duration_s=30.0, iterations=1000, limit_s=300.0, processes=20),
 }
 
 
-HEADER = ["engine", "median ms", "p90 ms", "speed-up", "first ms", "load ms", "MB", "samples"]
+ENGINES_HELP = "engine files (.onnx, .xml, .plan), or a stage's model.safetensors, which PyTorch runs"
+HEADER = ["engine", "median ms", "p90 ms", "speed-up", "load ms", "first ms", "file MB", "peak MB", "GMAC/s", "of peak"]
 
 
 def rows(results: Sequence[LatencyResult]) -> list[list[str]]:
@@ -44,16 +48,20 @@ def rows(results: Sequence[LatencyResult]) -> list[list[str]]:
 
 
 def _row(result: LatencyResult) -> list[str]:
-    stats = result.stats["latency_ms"]
+    stats, work = result.stats["latency_ms"], result.work
+    p90 = stats.percentiles["p90"]
+    peak = work and work.peak_gmacs_per_s
     return [
         Path(result.artifact.path).name,
         interval(stats.median),
-        interval(stats.p90) if stats.p90 else "too few",
+        interval(p90) if p90 else "too few",
         speedup(result.comparison.ratio if result.comparison else None),
-        f"{result.first_inference_ms:.1f}",
         f"{result.load_ms:.0f}",
+        f"{result.first_inference_ms:.1f}",
         f"{result.artifact.bytes / 1e6:.1f}",
-        str(stats.n),
+        f"{result.peak_memory_bytes / 1e6:.0f}",
+        f"{work.gmacs_per_s:.1f}" if work else "",
+        f"{work.gmacs_per_s / peak:.0%}" if work and peak else "",
     ]
 
 
@@ -71,9 +79,7 @@ def _record(result: LatencyResult) -> dict[str, object]:
     stats = result.stats["latency_ms"]
     intervals = {
         "median_ms": stats.median,
-        "p90_ms": stats.p90,
-        "p95_ms": stats.p95,
-        "p99_ms": stats.p99,
+        **{f"{name}_ms": bounds for name, bounds in stats.percentiles.items()},
         "ratio": result.comparison and result.comparison.ratio,
     }
     return {
@@ -96,6 +102,8 @@ def _record(result: LatencyResult) -> dict[str, object]:
         "bytes": result.artifact.bytes,
         "peak_memory_bytes": result.peak_memory_bytes,
         "throughput": result.throughput,
+        "gmacs_per_s": result.work and result.work.gmacs_per_s,
+        "peak_gmacs_per_s": result.work and result.work.peak_gmacs_per_s,
         "verdict": result.verdict.status,
     }
 
@@ -149,24 +157,28 @@ def _from(least: int, text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
-    p.add_argument(
-        "--engine", nargs="+", type=Path, required=True, metavar="FILE", help="engine files (.onnx, .xml, .plan)"
-    )
+    p.add_argument("--engine", nargs="+", type=Path, required=True, metavar="FILE", help=ENGINES_HELP)
     p.add_argument("--batch", type=count, help="batch size (1)")
     p.add_argument("--threads", type=count, help="intra-op threads (1)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: the runtime's own")
     p.add_argument("--warmup", dest="warmup_s", type=positive, metavar="S", help="seconds of warm-up, at least")
     p.add_argument("--duration", dest="duration_s", type=positive, metavar="S", help="seconds an engine, at least")
     p.add_argument("--iterations", type=count, metavar="N", help="samples an engine, at least")
-    p.add_argument("--processes", type=count, help="worker processes an engine")
+    p.add_argument("--processes", type=count, help="worker processes an engine, one after the other (10)")
+    p.add_argument(
+        "--precision", type=_share, metavar="P%", help="enough once every median is known to within this: 0.5%%"
+    )
+    p.add_argument(
+        "--percentile", type=_percent, nargs="+", metavar="P", help="tell these too: 99.9 (90, 95, 99 always)"
+    )
     p.add_argument("--affinity", type=_processors, metavar="0,1", help="processors to bind the workers to")
     p.add_argument("--timeout", dest="timeout_s", type=positive, metavar="S", help="patience with a silent worker")
     p.add_argument("--seed", type=seed, help="of inputs and order (0)")
     p.add_argument("--data", help="run on real images: digits, cifar10:FOLDER, or an image folder")
     p.add_argument("--trust", action="store_true", default=None, help="open a plan whose sidecar does not vouch for it")
     effort = p.add_mutually_exclusive_group()
-    effort.add_argument("--fast", dest="preset", action="store_const", const="fast", help="1 s an engine")
-    effort.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="30 s, 4 processes")
+    effort.add_argument("--fast", dest="preset", action="store_const", const="fast", help="1 s in 6 processes")
+    effort.add_argument("--rigorous", dest="preset", action="store_const", const="rigorous", help="30 s in 20")
     p.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="write the results as a JSON array; - is stdout"
     )
@@ -175,6 +187,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--export-profile", metavar="FILE", help="then profile the engine, and write the time per node as JSON"
     )
+    p.add_argument("--strict", action="store_true", help="a warning is as bad as an INVALID measurement: exit 4")
     p.add_argument("--baseline", type=Path, metavar="FILE", help="compare with an earlier run's --json")
     add_arguments(p)
     return p
@@ -185,7 +198,28 @@ def settings_of(args: argparse.Namespace) -> Settings:
     names = {field.name for field in dataclasses.fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     settings = dataclasses.replace(PRESETS[args.preset or "normal"], **given)
+    if settings.precision and settings.processes <= FEWEST:
+        raise ConfigError(
+            f"--precision may save processes beyond the {FEWEST}th, and there are {settings.processes}",
+            remedy="give more with --processes",
+        )
+    if settings.percentile:
+        needed = max(samples_needed(percent / 100) for percent in settings.percentile)
+        settings = dataclasses.replace(
+            settings, percentile=tuple(settings.percentile), iterations=max(settings.iterations, needed)
+        )
     return dataclasses.replace(settings, limit_s=max(settings.limit_s, settings.duration_s))
+
+
+def _share(text: str) -> float:
+    return positive(text.removesuffix("%")) / 100
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not 50 < value <= 99.99:
+        raise argparse.ArgumentTypeError(f"{text} is not between 50 and 99.99")
+    return value
 
 
 def _processors(text: str) -> tuple[int, ...]:
@@ -228,13 +262,16 @@ def _command(argv: Sequence[str] | None) -> int:
         settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
     command = list(sys.argv if argv is None else argv)
     failures: list[PipelineError] = []
-    results = measure(
-        args.engine,
-        settings,
-        argv=command,
-        on_failure=lambda _, error: failures.append(error),
-        progress=Terminal(),
-    )
+    peak = settings.device != "cuda" and any(path.suffix == BACKENDS[ENGINE].suffix for path in args.engine)
+    with yardsticks() if peak else nullcontext(()) as known:
+        results = measure(
+            args.engine,
+            settings,
+            yardsticks=known,
+            argv=command,
+            on_failure=lambda _, error: failures.append(error),
+            progress=Terminal(),
+        )
     if not results:
         return _tell(failures)
     console = Console(stderr="-" in (args.json, args.csv, args.markdown, args.export_profile), highlight=False)
@@ -259,7 +296,8 @@ def _command(argv: Sequence[str] | None) -> int:
         emit(report, args.markdown)
     if args.export_profile is not None:
         export(args.engine[0], settings, results[0], args.export_profile, console)
-    invalid = INVALID if any(result.verdict.status == "INVALID" for result in results) else 0
+    doubtful = any(result.verdict.status == "INVALID" or (args.strict and result.warnings) for result in results)
+    invalid = INVALID if doubtful else 0
     return failed or invalid or regression
 
 

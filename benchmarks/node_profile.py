@@ -10,15 +10,13 @@ import os
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import onnx
-from pydantic import Field
 from rich.console import Console
 
 from benchmarks.node_origins import Origins, exported_file
 from benchmarks.node_timing import Timed, time_nodes
-from benchmarks.schema import Bounds, Common, LatencyResult, Record
+from benchmarks.schema import Bounds, Common, LatencyResult, LayerRecord, NodeProfile, NodeRecord
 from benchmarks.tables import emit, show
 from benchmarks.worker import Settings
 from compress.errors import ConfigError, EngineError
@@ -28,41 +26,6 @@ _TOP = 15
 _TIMER_COST = 1.1  # sum over the nodes, over the latency without profiling, from which it is told
 _DISTURBED = 0.8
 _SUFFIXES = (".onnx", ".xml")
-
-
-class NodeRecord(Record):
-    """A node of the graph that the runtime made."""
-
-    name: str = Field(description="the runtime's")
-    op: str = Field(description="operator of the runtime")
-    node: str | None = Field(description="node of the exported file that it computes; null where the runtime added it")
-    layer: str | None = Field(
-        description="layer of the model that made that node; empty: the model itself; null: not told"
-    )
-    us: float
-    share: float = Field(description="of the sum over all nodes")
-
-
-class LayerRecord(Record):
-    """The nodes of one layer."""
-
-    layer: str | None = Field(description="as in a node; null: the nodes without one")
-    nodes: int
-    us: float = Field(description="sum over the nodes")
-    share: float
-
-
-class NodeProfile(Common):
-    """A profile, and the measurement that it follows: all fields of ``Common`` are the measurement's."""
-
-    kind: Literal["node-profile"] = "node-profile"
-    runs: int = Field(description="profiled runs, after the warm-up")
-    statistic: Literal["median", "mean"] = Field(description="what the time of a node is, over the runs")
-    latency_ms: Bounds = Field(description="median of the measurement, without profiling")
-    profiled_ms: float = Field(description="median of the profiled runs, from outside")
-    nodes_ms: float = Field(description="sum over the nodes of a run, by the same statistic")
-    nodes: list[NodeRecord] = Field(description="in the order of the runtime")
-    layers: list[LayerRecord] = Field(description="longest first; none where the file names no layers")
 
 
 def mapped(nodes: Sequence[Timed], origins: Origins) -> list[NodeRecord]:

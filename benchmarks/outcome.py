@@ -99,7 +99,9 @@ def _as_predicted(rows: Sequence[Row]) -> Bounds | None:
 
 def _utilization(rows: Sequence[Row]) -> Section | None:
     cells = [
-        [row.name, f"{row.gmacs:.1f}", f"{row.peak:.1f}", f"{row.gmacs / row.peak:.0%}"] for row in rows if row.peak
+        [row.name, f"{work.gmacs_per_s:.1f}", f"{peak:.1f}", f"{work.gmacs_per_s / peak:.0%}"]
+        for row in rows
+        if (work := row.latency.work) and (peak := work.peak_gmacs_per_s)
     ]
     title = "Share of the machine's peak (large 3x3 convolutions in the same precision, engine and run)"
     return Section(title, ["network", "GMAC/s", "peak GMAC/s", "share"], cells) if cells else None

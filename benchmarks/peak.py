@@ -6,7 +6,9 @@ The peak is measured in the same interleaved run as the engine, so that both hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.schema import LatencyResult
+from compress.targets import default_target, profile
 
 Precision = Literal["fp32", "int8"]
 
@@ -39,12 +41,19 @@ class Yardstick:
     macs: int
 
 
-def write_yardsticks(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[Yardstick, ...]:
-    """Write the files, INT8 and FP32.
+@contextmanager
+def yardsticks(target: str | None = None) -> Iterator[tuple[Yardstick, ...]]:
+    """The files, INT8 and FP32, for as long as the block lasts.
 
     Args:
-        activations: integers that the target's kernels take.
+        target: whose kernels' integers they use; None: the default of the engine.
     """
+    activations = profile(target or default_target(ENGINE)).activations
+    with tempfile.TemporaryDirectory() as folder:
+        yield _write(Path(folder), activations)
+
+
+def _write(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[Yardstick, ...]:
     found = []
     for precision, shapes in SHAPES.items():
         for channels, side in shapes:
@@ -55,16 +64,16 @@ def write_yardsticks(folder: Path, activations: Literal["uint8", "int8"]) -> tup
     return tuple(found)
 
 
-def gmacs(macs: int, result: LatencyResult) -> float:
-    """Giga-multiply-accumulates per second of a network with ``macs`` an image."""
-    return macs * result.scenario.batch / result.stats["latency_ms"].median.value / 1e6
+def gmacs(macs: int, batch: int, ms: float) -> float:
+    """Giga-multiply-accumulates per second: ``macs`` an image, ``ms`` a batch."""
+    return macs * batch / ms / 1e6
 
 
-def peaks(yardsticks: Sequence[Yardstick], results: Iterable[LatencyResult]) -> Mapping[str, float]:
-    """GMAC/s by precision: of the fastest yardstick of each."""
+def peaks(yardsticks: Iterable[Yardstick], medians_ms: Iterable[float]) -> Mapping[str, float]:
+    """GMAC/s by precision: of the fastest yardstick of each, one image at a time."""
     found: dict[str, float] = {}
-    for one, result in zip(yardsticks, results, strict=True):
-        found[one.precision] = max(found.get(one.precision, 0.0), gmacs(one.macs, result))
+    for one, ms in zip(yardsticks, medians_ms, strict=True):
+        found[one.precision] = max(found.get(one.precision, 0.0), gmacs(one.macs, 1, ms))
     return found
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from benchmarks.artifact import artifact
 from benchmarks.images import preprocess_of
 from benchmarks.schema import Artifact, BackendInfo
-from benchmarks.timing import artifact
 from calibration.datasets import Split, check_classes
 from calibration.loader import batches
 from calibration.transforms import eval_transform

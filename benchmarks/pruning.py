@@ -29,7 +29,7 @@ from benchmarks.pruning_nets import identity, int8_engine, macs_share
 from benchmarks.pruning_peer import RECORD, Pruner, Rough, finalists
 from benchmarks.schema import Bounds, LatencyResult
 from benchmarks.tables import interval, markdown, percent, points, show
-from benchmarks.timing import bounds, measure
+from benchmarks.timing import measure
 from calibration.sampler import calibration_sample
 from calibration.split import Split
 from compress import targets
@@ -110,11 +110,11 @@ def difference(first: Right, second: Right) -> Bounds:
     """
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
     found = stats.paired_difference(both, int((first & ~second).sum()), int((~first & second).sum()), neither)
-    return bounds(found)
+    return Bounds.of(found)
 
 
 def _top1(right: Right) -> str:
-    return percent(bounds(stats.wilson(int(right.sum()), len(right))))
+    return percent(Bounds.of(stats.wilson(int(right.sum()), len(right))))
 
 
 def best_within(rows: Sequence[Row], budget: float) -> list[str]:

@@ -26,7 +26,7 @@ from compress.models.shapes import describe
 from compress.quantize.calibrate import Calibrated, calibrate
 
 _ROUGH_IMAGES = 8
-_TIMED = Settings(duration_s=3.0, rounds=30)  # two processes each, by default: one can be unlucky
+_TIMED = Settings(duration_s=3.0, processes=6)
 _SLACK, _TRIES, _PROBES = 0.02, 10, 5
 _MACS_PER_LATENCY = 1.25  # saved, to begin with: not all of the latency goes with the MACs
 

@@ -28,7 +28,6 @@ from benchmarks.images import evaluation_split
 from benchmarks.predictions import Predictions, load_predictions, predict, save_predictions
 from benchmarks.schema import Bounds
 from benchmarks.tables import show
-from benchmarks.timing import bounds
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config
@@ -129,7 +128,7 @@ def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bou
     found = {name: _changed(one, before.get(name, one)) for name, one in now.judged.items()}
     found["INT8 minus dense top-1"] = compare(now.int8, now.dense).difference
     same = now.int8.ranked[:, 0] == now.pruned.ranked[:, 0]
-    found["INT8 answers as before quantization"] = bounds(stats.wilson(int(same.sum()), len(same)))
+    found["INT8 answers as before quantization"] = Bounds.of(stats.wilson(int(same.sum()), len(same)))
     return found
 
 

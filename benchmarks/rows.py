@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.peak import gmacs
 from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
 from benchmarks.tables import interval, percent, points, speedup
 from compress.engines.base import open_engine
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
-from compress.targets import profile
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
@@ -24,14 +21,12 @@ class Row:
 
     Attributes:
         accuracy: None for a backbone.
-        peak: GMAC/s that large convolutions reach in its precision; None where its engine's was not measured.
     """
 
     name: str
     metadata: Metadata
     accuracy: AccuracyResult | None
     latency: LatencyResult
-    peak: float | None = None
 
     def cells(self) -> list[str]:
         paired, compared = self.accuracy and self.accuracy.paired, self.latency.comparison
@@ -47,11 +42,6 @@ class Row:
         ]
 
     @property
-    def gmacs(self) -> float:
-        """Giga-multiply-accumulates per second."""
-        return gmacs(self.metadata.macs, self.latency)
-
-    @property
     def verdicts(self) -> list[Verdict]:
         """Whether each of its measurements may be used."""
         return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
@@ -65,36 +55,22 @@ class Row:
             "bytes": self.latency.artifact.bytes,
             "top1": self.accuracy.top1.value.value if self.accuracy else None,
             "latency_ms": self.latency.stats["latency_ms"].median.value,
-            "gmacs_per_s": self.gmacs,
-            "peak_gmacs_per_s": self.peak,
             "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
             "latency": self.latency.model_dump(mode="json"),
         }
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:
-    """Warnings and reasons of every result, and what was measured in another engine than its own; each once."""
+    """Warnings and reasons of every result, each once."""
     said = [
         f"{row.name}: {text}"
         for row in rows
         for text in [
-            *_elsewhere(row.metadata.target, row.latency.backend.name),
             *(reason for verdict in row.verdicts for reason in verdict.reasons),
             *row.latency.warnings,
         ]
     ]
     return list(dict.fromkeys(said))
-
-
-def _elsewhere(target: str, engine: str) -> Iterator[str]:
-    """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
-    if not target:
-        return
-    made_for, machine = profile(target), platform.machine()
-    if engine not in made_for.engines:
-        yield f"made for {made_for.engines[0]}, measured in {engine}: its latency here is not that of the target"
-    elif made_for.machines and machine not in made_for.machines:
-        yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
 
 
 def metadata_of(path: Path) -> Metadata:

@@ -1,4 +1,4 @@
-"""The shape of a result file, version 1: one truth, from which the shipped JSON Schema is written.
+"""The shape of a result file, version 2: one truth, from which the shipped JSON Schema is written.
 
 ``python -m benchmarks.schema`` prints the schema; ``benchmarks/result.schema.json`` is its output, and a test holds
 the two together. What this version does not measure is null, never made up.
@@ -12,11 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from benchmarks.stats import Interval, blocks
 from compress.errors import ConfigError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Record(BaseModel):
@@ -29,6 +32,10 @@ class Bounds(Record):
     value: float
     lo: float
     hi: float
+
+    @classmethod
+    def of(cls, interval: Interval) -> Bounds:
+        return cls(value=interval.value, lo=interval.low, hi=interval.high)
 
 
 class Artifact(Record):
@@ -61,7 +68,17 @@ class Host(Record):
     memory_bytes: int
     system: str
     python: str
+    gpus: list[str] = Field(description="model and driver")
     libraries: dict[str, str]
+
+
+class GpuState(Record):
+    """What a GPU was doing; null where it does not say."""
+
+    temperature_c: float | None
+    clock_mhz: float | None
+    slowed_ms: float | None = Field(description="for how long heat or power have slowed it since its driver was loaded")
+    processes: int | None = Field(description="that compute on it while nothing is measured")
 
 
 class MachineState(Record):
@@ -74,6 +91,8 @@ class MachineState(Record):
     frequency_mhz: float | None
     temperature_c: float | None
     affinity: list[int] | None
+    throttled: int | None = Field(description="how often processor cores have throttled since the system started")
+    gpus: list[GpuState]
 
 
 class Monitor(Record):
@@ -89,9 +108,9 @@ class Scenario(Record):
     shape: list[int]
     inputs: str = Field(description="where the input pool came from")
     pool: int = Field(description="different inputs, used in turn")
-    inner: int = Field(description="inferences a sample: a sample lasts at least 1 ms")
-    processes: int = Field(description="worker processes; round i ran in process i modulo this")
-    rounds: int
+    inner: int = Field(description="inferences a sample, so that it lasts about 1 ms; percentiles are of such means")
+    processes: PositiveInt = Field(description="worker processes, one after the other")
+    rounds: int = Field(description="turns of this engine, as many in each process")
     interleaved_with: list[str]
     failed: dict[str, str] = Field(
         default_factory=dict, description="engines that left the interleaving, and why: a crash, a hang, an error"
@@ -99,7 +118,7 @@ class Scenario(Record):
 
 
 class Summary(Record):
-    """Statistics of one metric; a percentile is null where the samples are too few for it."""
+    """Statistics of one metric."""
 
     n: int
     min: float
@@ -108,9 +127,7 @@ class Summary(Record):
     stdev: float
     cv: float
     mad: float
-    p90: Bounds | None
-    p95: Bounds | None
-    p99: Bounds | None
+    percentiles: dict[str, Bounds | None] = Field(description="p90, p95, p99 ...; null where the samples are too few")
 
 
 class Verdict(Record):
@@ -126,7 +143,7 @@ class Comparison(Record):
 
 
 class Common(Record):
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run_id: str
     date: str = Field(description="ISO 8601, UTC")
     tool: Tool
@@ -140,13 +157,34 @@ class Common(Record):
     verdict: Verdict
 
 
+class Contention(Record):
+    """What other programs took of the machine while this engine was being timed."""
+
+    waited: float | None = Field(
+        description="of the time in which its threads could have run, the share in which they had no processor; null "
+        "where the system does not count it"
+    )
+    others: float = Field(description="processors that everything else kept busy, on the average")
+
+
+class Work(Record):
+    """Arithmetic of the network, as its file tells."""
+
+    macs: int = Field(description="multiply-accumulates of one image")
+    precision: str
+    gmacs_per_s: float
+    peak_gmacs_per_s: float | None = Field(
+        description="what large convolutions of the same precision reached in the same engine and run; null: not known"
+    )
+
+
 class LatencyResult(Common):
     kind: Literal["latency"] = "latency"
     device: str
     scenario: Scenario
     stats: dict[Literal["latency_ms"], Summary] = Field(min_length=1)
-    load_ms: float = Field(description="opening the engine, in a fresh process")
-    first_inference_ms: float
+    load_ms: float = Field(description="opening the engine, in a fresh process; median of the processes")
+    first_inference_ms: float = Field(description="median of the processes")
     peak_memory_bytes: int = Field(description="resident memory of the worker process at its highest")
     throughput: float = Field(description="inputs a second at the median latency")
     outliers: int = Field(description="samples beyond ten robust standard deviations; flagged, never dropped")
@@ -154,16 +192,26 @@ class LatencyResult(Common):
         min_length=2, description="nanoseconds an inference, one list a round"
     )
     monitor: Monitor
+    contention: Contention
+    work: Work | None = Field(description="null for a file that does not tell it")
     comparison: Comparison | None
 
+    @model_validator(mode="after")
+    def _dealt_out(self) -> LatencyResult:
+        if len(self.samples_ns) % self.scenario.processes:
+            raise ValueError(f"{len(self.samples_ns)} rounds are not those of {self.scenario.processes} processes")
+        return self
 
-Metric = Literal["median", "p90", "p95", "p99"]
+    @property
+    def blocks(self) -> list[NDArray[np.float64]]:
+        """Milliseconds an inference, by what is independent of one another: see ``benchmarks.stats.blocks``."""
+        return blocks([np.asarray(samples) / 1e6 for samples in self.samples_ns], self.scenario.processes)
 
 
 class Gate(Record):
     """A limit on how much slower an engine may become, and what the interval says of it."""
 
-    metric: Metric
+    metric: str = Field(description="median, or a percentile such as p90")
     limit: float = Field(description="share by which it may be slower: 0.05 is 5%")
     ratio: Bounds
     decision: Literal["PASS", "UNDECIDED", "REGRESSION"] = Field(
@@ -179,7 +227,7 @@ class EngineComparison(Record):
     baseline_ms: Bounds = Field(description="median latency")
     candidate_ms: Bounds
     ratio: Bounds = Field(description="median latency of the candidate over the baseline's; below 1 is faster")
-    mann_whitney_p: float = Field(description="two-sided, on the medians of the rounds")
+    mann_whitney_p: float = Field(description="two-sided, on the medians of the processes")
     different: dict[str, tuple[str, str]] = Field(description="conditions that were not the same: baseline, candidate")
     invalid: list[str] = Field(description="why a measurement is INVALID")
     gates: list[Gate]
@@ -188,7 +236,7 @@ class EngineComparison(Record):
 class RunComparison(Record):
     """One run of the harness against an earlier one; their rounds are not interleaved."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     kind: Literal["comparison"] = "comparison"
     tool: Tool
     argv: list[str]
@@ -238,7 +286,42 @@ class AccuracyResult(Common):
     paired: PairedAccuracy | None
 
 
-AnyResult = Annotated[LatencyResult | AccuracyResult | RunComparison, Field(discriminator="kind")]
+class NodeRecord(Record):
+    """A node of the graph that the runtime made."""
+
+    name: str = Field(description="the runtime's")
+    op: str = Field(description="operator of the runtime")
+    node: str | None = Field(description="node of the exported file that it computes; null where the runtime added it")
+    layer: str | None = Field(
+        description="layer of the model that made that node; empty: the model itself; null: not told"
+    )
+    us: float
+    share: float = Field(description="of the sum over all nodes")
+
+
+class LayerRecord(Record):
+    """The nodes of one layer."""
+
+    layer: str | None = Field(description="as in a node; null: the nodes without one")
+    nodes: int
+    us: float = Field(description="sum over the nodes")
+    share: float
+
+
+class NodeProfile(Common):
+    """A profile, and the measurement that it follows: all fields of ``Common`` are the measurement's."""
+
+    kind: Literal["node-profile"] = "node-profile"
+    runs: int = Field(description="profiled runs, after the warm-up")
+    statistic: Literal["median", "mean"] = Field(description="what the time of a node is, over the runs")
+    latency_ms: Bounds = Field(description="median of the measurement, without profiling")
+    profiled_ms: float = Field(description="median of the profiled runs, from outside")
+    nodes_ms: float = Field(description="sum over the nodes of a run, by the same statistic")
+    nodes: list[NodeRecord] = Field(description="in the order of the runtime")
+    layers: list[LayerRecord] = Field(description="longest first; none where the file names no layers")
+
+
+AnyResult = Annotated[LatencyResult | AccuracyResult | RunComparison | NodeProfile, Field(discriminator="kind")]
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The statistics of timings and of paired accuracies; every function names its method.
 
-Timings come in rounds: samples within a round share what the machine was doing, so intervals resample whole rounds.
+Samples of one worker process share where its memory lies and what the machine was doing, so intervals resample whole
+processes; with one process only, its rounds. The functions call either a round.
 """
 
 from __future__ import annotations
@@ -29,9 +30,37 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def precision(self) -> float:
+        """How far the interval reaches from the estimate, as a share of it."""
+        return max(self.high - self.value, self.value - self.low) / self.value
+
+
+def blocks(rounds: Rounds, processes: int) -> list[Floats]:
+    """What is resampled: all samples of a process; the rounds where there was but one.
+
+    Args:
+        rounds: samples of each round, those of a process beside one another, as many rounds in each.
+
+    Raises:
+        ValueError: the rounds cannot be dealt out to so many processes.
+
+    >>> [block.tolist() for block in blocks([np.array([i]) for i in range(6)], 3)]
+    [[0, 1], [2, 3], [4, 5]]
+    """
+    if processes == 1:
+        return list(rounds)
+    turns, rest = divmod(len(rounds), processes)
+    if rest or not turns:
+        raise ValueError(f"{len(rounds)} rounds are not those of {processes} processes")
+    return [np.concatenate(rounds[start : start + turns]) for start in range(0, len(rounds), turns)]
+
 
 def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """The median of all samples, with a percentile bootstrap interval over whole rounds.
+
+    It cannot reach beyond the rounds' own medians: of n rounds, it holds the truth in 1 - 2^(1 - n) of all runs at
+    most, that is 94% of five and 97% of six.
 
     Resampling blocks keeps the dependence within a block (Künsch 1989, Annals of Statistics 17:1217); here a block is
     a round (the cluster bootstrap of Davison and Hinkley 1997, section 3.8).
@@ -50,7 +79,7 @@ def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFID
 def ratio_interval(rounds: Rounds, baseline: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """The ratio of the medians of two interleaved series, with a bootstrap interval over paired rounds.
 
-    Round i of both series ran one right after the other, so the same rounds are drawn for both and what they share
+    Round i of both series ran at the same time, in turns, so the same rounds are drawn for both and what they share
     (a busy neighbour, a lower clock) cancels.
 
     Raises:
@@ -109,26 +138,24 @@ def quantile(samples: Floats, q: float) -> float:
     return float(ordered[low - 1] + ordered[high - 1]) / 2
 
 
-def quantile_interval(samples: Floats, q: float, *, confidence: float = CONFIDENCE) -> Interval | None:
-    """The q-quantile with the interval between two order statistics (Hahn and Meeker 1991, section 5.2).
+def quantile_interval(rounds: Rounds, q: float, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval | None:
+    """The q-quantile of all samples, with the interval of ``median_interval``.
 
-    The number of samples below the true quantile is binomial, whatever the distribution of independent samples is.
-    The quantile itself is that of ``quantile``.
+    The usual interval between two order statistics (Hahn and Meeker 1991, section 5.2) wants independent samples. With
+    processes that differ by 2%, and by 1% within, it held the truth in one of seven runs where it promised nineteen
+    of twenty.
 
     Returns:
         None where there are fewer than ``samples_needed(q)`` samples.
 
-    >>> quantile_interval(np.arange(1.0, 101.0), 0.9)
-    Interval(value=90.0, low=84.0, high=96.0)
+    >>> quantile_interval([np.arange(1.0, 101.0)] * 6, 0.9)
+    Interval(value=90.0, low=90.0, high=90.0)
     """
-    n = len(samples)
-    if n < samples_needed(q):
+    samples = np.concatenate(rounds)
+    if len(samples) < samples_needed(q):
         return None
-    ordered = np.sort(samples)
-    tail = (1 - confidence) / 2
-    low = int(stats.binom.ppf(tail, n, q))  # 1-based ranks
-    high = int(stats.binom.ppf(1 - tail, n, q)) + 1
-    return Interval(quantile(samples, q), *(float(ordered[min(max(k, 1), n) - 1]) for k in (low, high)))
+    estimates = _quantiles(rounds, _draws(len(rounds), seed), q)
+    return _percentile_interval(quantile(samples, q), estimates, len(rounds), confidence)
 
 
 @cache
@@ -141,10 +168,11 @@ def samples_needed(q: float) -> int:
     >>> [samples_needed(q) for q in (0.9, 0.95, 0.99)]
     [64, 130, 662]
     """
-    n = math.ceil(1 / (1 - q))
-    while stats.binom.cdf(1, n, 1 - q) > 0.01:
-        n += 1
-    return n
+    low, high = 1, math.ceil(10 / (1 - q))
+    while high - low > 1:
+        n = (low + high) // 2
+        low, high = (low, n) if stats.binom.cdf(1, n, 1 - q) <= 0.01 else (n, high)
+    return high
 
 
 def mad(samples: Floats) -> float:

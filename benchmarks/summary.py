@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from benchmarks.accuracy import predict, result_of
 from benchmarks.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
 from benchmarks.outcome import plan_of, sections
-from benchmarks.peak import ENGINE, peaks, write_yardsticks
+from benchmarks.peak import yardsticks
 from benchmarks.rows import HEADER, Row, metadata_of, remarks
 from benchmarks.schema import AccuracyResult
 from benchmarks.tables import markdown, show
@@ -37,7 +36,6 @@ from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress, Terminal
 from compress.run import MANIFEST, Run, file_sha256, read_json, write_atomic, write_json
-from compress.targets import profile
 
 
 def networks(run: Run) -> dict[str, Path]:
@@ -84,14 +82,11 @@ def summarize(run: Run, split: Split | None, settings: Settings, *, progress: Pr
         images = first_images(split, metadata["dense FP32"].preprocess)
         settings = dataclasses.replace(settings, images=images)
     int8 = next(m for m in metadata.values() if m.precision == "int8")
-    with tempfile.TemporaryDirectory() as folder:
-        yardsticks = write_yardsticks(Path(folder), profile(int8.target).activations if int8.target else "uint8")
-        paths = [one.path for one in yardsticks]
-        results = measure(list(files.values()), settings, yardsticks=paths, progress=progress)
-    peak = peaks(yardsticks, results[len(files) :])
+    with yardsticks(int8.target or None) as known:
+        results = measure(list(files.values()), settings, yardsticks=known, progress=progress)
     return [
-        Row(name, found, accuracy, latency, peak[found.precision] if latency.backend.name == ENGINE else None)
-        for (name, found), accuracy, latency in zip(metadata.items(), accuracies, results, strict=False)
+        Row(name, found, accuracy, latency)
+        for (name, found), accuracy, latency in zip(metadata.items(), accuracies, results, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""One engine in one process of its own: opened, warmed up and timed there, asleep between its rounds.
+"""One engine in one process of its own: opened, warmed up and timed there, asleep between its turns.
 
 The loops take a clock, so that a test can run them without one; everything else here is the plumbing between the
 process that decides (``Worker``) and the one that runs (``_Bench``).
@@ -25,6 +25,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from benchmarks.contention import Watched, watch
 from compress.engines.base import Array, Engine, TensorSpec, open_engine
 from compress.errors import EngineError, PipelineError
 
@@ -32,10 +33,11 @@ Clock = Callable[[], int]
 Run = Callable[[], object]
 T = TypeVar("T")
 
+FEWEST = 6  # processes with which an interval can keep its level: see ``benchmarks.stats.median_interval``
 _POOL, _POOL_BYTES = 8, 256 << 20
 _SAMPLE_NS = 1_000_000
 _STEADY = 0.05
-_WAKE_RUNS = 2
+_CHECK_NS = 1_000_000_000  # for looking at the outputs of the pool; a slow engine has to do with fewer
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,11 @@ class Settings:
         warmup_s, warmup_runs: at least this long and this often before anything counts.
         duration_s: seconds of samples an engine, at least.
         iterations: samples an engine, at least.
-        limit_s: seconds of samples after which an engine that is too slow for ``iterations`` is let go.
-        rounds: parts that the duration is cut into; the engines take turns in each.
-        processes: worker processes an engine; the rounds go round them.
+        limit_s: seconds of samples an engine, at most, where it is too slow for ``iterations``.
+        processes: worker processes an engine, one after the other; each has its part of the seconds and samples.
+        turns: that an engine takes in the life of a process; the engines go round.
+        precision: six processes or more are enough once every median is known to within this share; 0: all of them.
+        percentile: of the latency, to be told besides 90, 95 and 99.
         seed: of the inputs and of the order within a round.
         affinity: processors that the workers are bound to; none leaves it to the system.
         images: (K, C, H, W), the pool of inputs; none: random normal.
@@ -60,13 +64,15 @@ class Settings:
     batch: int = 1
     threads: int = 1
     device: str | None = None
-    warmup_s: float = 0.5
+    warmup_s: float = 0.2
     warmup_runs: int = 10
     duration_s: float = 5.0
     iterations: int = 200
     limit_s: float = 60.0
-    rounds: int = 20
-    processes: int = 2
+    processes: int = 10
+    turns: int = 4
+    precision: float = 0.0
+    percentile: tuple[float, ...] = ()
     seed: int = 0
     affinity: tuple[int, ...] | None = None
     images: Array | None = field(default=None, repr=False, compare=False)
@@ -84,7 +90,7 @@ def open_for(path: Path, settings: Settings) -> Engine:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a worker says of the engine that it opened."""
+    """What a worker says of the engine that it opened; work, precision and target where the file tells them."""
 
     name: str
     version: str
@@ -96,6 +102,9 @@ class Opened:
     load_ns: int
     first_ns: int
     finite: bool
+    macs: int | None
+    precision: str | None
+    target: str
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,39 @@ class WarmedUp:
     steady: bool
 
 
-def time_samples(run: Run, clock: Clock, *, seconds: float, inner: int) -> list[int]:
-    """Call ``run`` for ``seconds``, at least once.
+@dataclass(frozen=True)
+class Turn:
+    """How long an engine is timed before the next one's turn.
+
+    Attributes:
+        seconds, least: of samples, and samples; both are reached, but ``limit_s`` seconds are not exceeded by more than
+            a sample.
+    """
+
+    seconds: float
+    least: int = 1
+    limit_s: float = math.inf
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """One of all turns of all processes."""
+        turns = settings.processes * settings.turns
+        return cls(settings.duration_s / turns, math.ceil(settings.iterations / turns), settings.limit_s / turns)
+
+
+_WAKE = Turn(0.0, least=2, limit_s=0.1)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What a turn has given: nanoseconds an inference, one value a sample; and what the machine did meanwhile."""
+
+    samples: list[int]
+    watched: Watched
+
+
+def time_samples(run: Run, clock: Clock, *, turn: Turn, inner: int) -> list[int]:
+    """Call ``run`` again and again for a turn, at least once.
 
     Args:
         inner: calls a sample.
@@ -114,31 +154,30 @@ def time_samples(run: Run, clock: Clock, *, seconds: float, inner: int) -> list[
         nanoseconds a call, one value a sample.
     """
     samples = []
-    end = clock() + round(seconds * 1e9)
+    begin = clock()
     while True:
         start = clock()
         for _ in range(inner):
             run()
         stop = clock()
         samples.append((stop - start) // inner)
-        if stop >= end:
+        spent = (stop - begin) / 1e9
+        if (spent >= turn.seconds and len(samples) >= turn.least) or spent >= turn.limit_s:
             return samples
 
 
-def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int) -> WarmedUp:
+def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int, limit_s: float = math.inf) -> WarmedUp:
     """Call ``run`` for at least ``seconds`` and ``runs`` calls, then on until it is steady.
 
-    Steady: the medians of two windows in a row, each ``seconds`` long, differ by at most 5%; three more are tried.
+    Steady: the medians of two windows in a row, each ``seconds`` long, differ by at most 5%; three more are tried. What
+    takes longer than ``limit_s`` for ``runs`` calls gets fewer.
 
     Returns:
         how many calls make a sample of at least 1 ms, and whether it became steady.
     """
-    samples = time_samples(run, clock, seconds=seconds, inner=1)
-    while len(samples) < runs:
-        samples += time_samples(run, clock, seconds=0, inner=1)
-    before, steady = statistics.median(samples), False
+    before, steady = statistics.median(time_samples(run, clock, turn=Turn(seconds, runs, limit_s), inner=1)), False
     for _ in range(4):
-        now = statistics.median(time_samples(run, clock, seconds=seconds, inner=1))
+        now = statistics.median(time_samples(run, clock, turn=Turn(seconds), inner=1))
         steady = abs(now - before) <= _STEADY * before
         before = now
         if steady:
@@ -207,7 +246,9 @@ class _Bench:
         start = time.perf_counter_ns()
         outputs = [self._run()]
         first_ns = time.perf_counter_ns() - start
-        outputs += [self._run() for _ in self._pool[1:]]
+        for _ in self._pool[1:]:
+            if time.perf_counter_ns() - start < _CHECK_NS:
+                outputs.append(self._run())
         engine = self._engine
         return Opened(
             name=engine.name,
@@ -220,16 +261,26 @@ class _Bench:
             load_ns=self._load_ns,
             first_ns=first_ns,
             finite=all(bool(np.isfinite(array).all()) for output in outputs for array in output.values()),
+            macs=engine.metadata.macs if engine.metadata else None,
+            precision=engine.metadata.precision if engine.metadata else None,
+            target=engine.metadata.target if engine.metadata else "",
         )
 
     def warm_up(self) -> WarmedUp:
         settings = self._settings
-        return warm_up(self._run, time.perf_counter_ns, seconds=settings.warmup_s, runs=settings.warmup_runs)
+        return warm_up(
+            self._run,
+            time.perf_counter_ns,
+            seconds=settings.warmup_s,
+            runs=settings.warmup_runs,
+            limit_s=max(settings.warmup_s, settings.limit_s / settings.processes),
+        )
 
-    def sample(self, seconds: float, inner: int) -> list[int]:
-        for _ in range(_WAKE_RUNS):  # the caches are another engine's after its round
-            self._run()
-        return time_samples(self._run, time.perf_counter_ns, seconds=seconds, inner=inner)
+    def sample(self, turn: Turn, inner: int) -> Sampled:
+        time_samples(self._run, time.perf_counter_ns, turn=_WAKE, inner=1)  # the caches are another engine's by now
+        with watch() as watched:
+            samples = time_samples(self._run, time.perf_counter_ns, turn=turn, inner=inner)
+        return Sampled(samples, watched())
 
     def finish(self) -> int:
         self._engine.close()
@@ -281,6 +332,8 @@ class Worker:
     """
 
     def __init__(self, path: Path, settings: Settings, opener: Opener = open_for) -> None:
+        if opener.__module__ == "__main__":
+            raise ValueError("the opener must be importable from a module: the worker has another main program")
         self.path = path
         self._timeout_s = settings.timeout_s
         context = multiprocessing.get_context("spawn")
@@ -296,9 +349,9 @@ class Worker:
     def warm_up(self, expected_s: float) -> WarmedUp:
         return self._ask(WarmedUp, "warm_up", expected_s=expected_s)
 
-    def sample(self, seconds: float, inner: int) -> list[int]:
-        """Time for ``seconds``; nanoseconds an inference."""
-        return self._ask(list, "sample", seconds, inner, expected_s=seconds)
+    def sample(self, turn: Turn, inner: int) -> Sampled:
+        """Time the engine for a turn."""
+        return self._ask(Sampled, "sample", turn, inner, expected_s=max(turn.seconds, turn.limit_s))
 
     def finish(self) -> int:
         """Close the engine; the worker's peak memory in bytes."""

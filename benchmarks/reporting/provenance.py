@@ -22,8 +22,8 @@ def measurement(record: RunRecord) -> Part:
     first = record.networks[0].latency
     text = (
         f"Measured on {first.date[:10]} with resnet-compress {first.tool.version}: "
-        f"{first.scenario.processes} worker process(es) a network, {first.scenario.rounds} rounds, "
-        "the networks in turn within each round. Intervals are bootstrapped over whole rounds."
+        f"{first.scenario.processes} worker process(es) a network, one after the other, the networks taking turns, "
+        f"{first.scenario.rounds} each. Intervals are bootstrapped over whole processes."
     )
     tables = (
         Section("Machine", ["property", "value"], _machine(first)),

@@ -30,7 +30,6 @@ class Network:
 
     Attributes:
         accuracy: None for a backbone.
-        peak: GMAC/s that large convolutions reach in its precision; None where it was not measured.
         predicted: ms by the latency table; only in ``pareto.json``.
     """
 
@@ -39,7 +38,6 @@ class Network:
     macs: int
     accuracy: AccuracyResult | None
     latency: LatencyResult
-    peak: float | None = None
     predicted: float | None = None
 
     @classmethod
@@ -53,7 +51,6 @@ class Network:
             row["macs"],
             None if accuracy is None else AccuracyResult.model_validate(accuracy),
             latency,
-            row.get("peak_gmacs_per_s"),
             row.get("predicted_ms"),
         )
 

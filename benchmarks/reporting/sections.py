@@ -10,7 +10,6 @@ from benchmarks import plots
 from benchmarks.outcome import Section, widths
 from benchmarks.outcome import error as relative_error
 from benchmarks.outcome import predictions as predicted_table
-from benchmarks.peak import gmacs
 from benchmarks.reporting import charts
 from benchmarks.reporting.charts import Chart, Series, inline
 from benchmarks.reporting.headline import megabytes
@@ -19,6 +18,8 @@ from benchmarks.tables import interval, percent, points, speedup
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import LatencyTable
 from compress.prune.stage import FRONT
+
+_TAILS = ("p90", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -193,11 +194,11 @@ def distributions(record: RunRecord) -> Part:
 
 
 def _tails(record: RunRecord) -> Section:
-    header = ["network", "samples", "outliers", "least ms", "median ms", "p90 ms", "p95 ms", "p99 ms"]
+    header = ["network", "samples", "outliers", "least ms", "median ms", *(f"{name} ms" for name in _TAILS)]
     rows = []
     for network in record.networks:
         stats = network.latency.stats["latency_ms"]
-        tails = [interval(tail, 3) if tail else "too few samples" for tail in (stats.p90, stats.p95, stats.p99)]
+        tails = [interval(tail, 3) if tail else "too few samples" for tail in map(stats.percentiles.get, _TAILS)]
         counts = [str(stats.n), str(network.latency.outliers)]
         rows.append([network.name, *counts, f"{stats.min:.3f}", interval(stats.median, 3), *tails])
     return Section("Tails", header, rows)
@@ -207,9 +208,11 @@ def _costs(record: RunRecord) -> Section:
     header = ["network", "load ms", "first inference ms", "memory MB", "GMAC/s", "share of the machine's peak"]
     rows = []
     for network in record.networks:
-        result, done = network.latency, gmacs(network.macs, network.latency)
+        result, work = network.latency, network.latency.work
+        reached = work and work.peak_gmacs_per_s and work.gmacs_per_s / work.peak_gmacs_per_s
         start = [f"{result.load_ms:.0f}", f"{result.first_inference_ms:.2f}", f"{result.peak_memory_bytes / 1e6:.0f}"]
-        rows.append([network.name, *start, f"{done:.1f}", f"{done / network.peak:.0%}" if network.peak else "unknown"])
+        speed = [f"{work.gmacs_per_s:.1f}" if work else "unknown", f"{reached:.0%}" if reached else "unknown"]
+        rows.append([network.name, *start, *speed])
     return Section("Start, memory and share of the peak", header, rows)
 
 

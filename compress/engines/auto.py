@@ -113,8 +113,7 @@ def measure(built: Mapping[str, Path], target: TargetConfig, progress: Progress 
         EngineError: the harness failed; the message is its own.
     """
     progress.note(f"measuring {', '.join(built)}")
-    # Two processes an engine: one alone can be unlucky for its whole life.
-    arguments = ["--fast", "--processes", "2", *conditions(target), "--engine", *map(str, built.values())]
+    arguments = ["--fast", *conditions(target), "--engine", *map(str, built.values())]
     answer = ask("the engines", "benchmarks.latency", arguments, accepted=(0, _INVALID))
     measured = [_measured(name, one) for name, one in zip(built, answer, strict=True)]
     for line in table(measured):

@@ -130,14 +130,18 @@ class Closing:
         self.close()
 
 
-class BackendModule(Protocol):
-    """What a backend's module provides."""
+class Opener(Protocol):
+    """What the module of anything that runs provides."""
 
     def require(self, device: str) -> None:
         """Raise BackendAbsent, saying what is missing and how to get it, where this backend cannot run."""
         ...
 
     def open_engine(self, path: Path, options: OpenOptions) -> Engine: ...
+
+
+class BackendModule(Opener, Protocol):
+    """What a backend's module provides."""
 
     def build(self, onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path: ...
 
@@ -162,6 +166,10 @@ BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend(".plan", "compress.engines.tensorrt"),
 }
 
+# A stage's own network, which PyTorch runs: opened like an engine, but nothing is built.
+CHECKPOINT, _CHECKPOINTS = ".safetensors", "compress.engines.checkpoint"
+_WEIGHTS_ALONE = (".pth", ".pt", ".th", ".tar")
+
 
 def backend(name: str) -> BackendModule:
     """The module of a backend.
@@ -178,6 +186,7 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
     """Open an engine file; its suffix says which runtime.
 
     Args:
+        path: an engine file, or the ``model.safetensors`` that a stage has saved.
         threads: intra-op threads (CPU engines).
         device: ``cpu`` or ``cuda``; none: the device that the runtime is at home on.
         trust: load a compiled engine although its sidecar is missing or does not match.
@@ -186,15 +195,22 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
         EngineError: no such file, an unknown suffix, or a file that the runtime cannot load.
         BackendAbsent: the runtime or its device is not on this machine.
     """
-    name = next((name for name, known in BACKENDS.items() if known.suffix == path.suffix), None)
-    if name is None:
-        known = ", ".join(f"{backend.suffix} ({name})" for name, backend in BACKENDS.items())
+    opened_by = {known.suffix: known.module for known in BACKENDS.values()} | {CHECKPOINT: _CHECKPOINTS}
+    if path.suffix in _WEIGHTS_ALONE:
+        raise EngineError(
+            f"{path} holds weights, and does not say of which network",
+            remedy="load it with `python -m compress baseline --set model.arch=NAME --set model.weights=FILE`, "
+            f"then give runs/NAME/baseline/model{CHECKPOINT}",
+        )
+    if path.suffix not in opened_by:
+        known = ", ".join(f"{suffix} ({module.rpartition('.')[2]})" for suffix, module in opened_by.items())
         raise EngineError(f"cannot tell the engine of '{path}' by its suffix", remedy=f"known: {known}")
     for file in engine_files(path):
         if not file.is_file():
             raise EngineError(f"no such engine file: {file}", remedy="make it with `python -m compress build`")
-    device = device or ("cuda" if name == "tensorrt" else "cpu")
-    return backend(name).open_engine(path, OpenOptions(threads, device, trust))
+    device = device or ("cuda" if path.suffix == BACKENDS["tensorrt"].suffix else "cpu")
+    module = cast(Opener, importlib.import_module(opened_by[path.suffix]))
+    return module.open_engine(path, OpenOptions(threads, device, trust))
 
 
 def engine_files(path: Path) -> tuple[Path, ...]:

@@ -21,6 +21,7 @@ from compress.models.shapes import describe, reshape
 from compress.run import read_json, write_atomic, write_json
 
 FORMAT = 1
+TENSORS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def save_model(model: Model, folder: Path) -> None:
     names = [first for first, *_ in own_names(model.net)]
     # Copies, because safetensors refuses tensors that share memory.
     state = {name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in names}
-    write_atomic(folder / "model.safetensors", save(state))
+    write_atomic(folder / TENSORS, save(state))
     record = {
         "format": FORMAT,
         "arch": model.arch,
@@ -81,7 +82,7 @@ def load_model(folder: Path) -> Model:
         raise CheckpointError(f"{folder / 'model.json'} has format {record.get('format')}, this version reads {FORMAT}")
     net = build(record["arch"], len(record["classes"]) or None, record["args"])
     reshape(net, record["layers"])
-    path = folder / "model.safetensors"
+    path = folder / TENSORS
     try:
         net.load_state_dict(under_all_names(net, load_file(path)))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,8 +62,7 @@ def measured_losses(config: Config, run: Run, network: Path, structure: Structur
     def work(out: Path, scratch: Path) -> None:
         model = load_model(network)
         sample = pruning_images(config, model, run.progress)
-        judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
-        images = Images(sample[judges:] or sample, sample[:judges])
+        images = solve_and_judge(sample)
         scores = None
         if config.prune.importance != "obs":
             scores = channel_scores(config, model, structure.coupling, run.progress)
@@ -109,6 +108,12 @@ def pruning_images(config: Config, model: Model, progress: Progress) -> list[Ten
     # Some batches even of few images: one in four judges, one in five is held out.
     loader = batches(sample, eval_transform(model.preprocess), min(_BATCH, -(-len(sample) // 8)))
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
+
+
+def solve_and_judge(sample: Sequence[Tensor]) -> Images:
+    """Batches to solve weights on, and others to measure the loss on; of a single batch both."""
+    judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
+    return Images(sample[judges:] or sample, sample[:judges])
 
 
 def channel_scores(config: Config, model: Model, coupling: Coupling, progress: Progress) -> Scores:

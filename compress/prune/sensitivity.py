@@ -11,6 +11,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ from compress.prune.reconstruct import ROWS, repair
 from compress.prune.structure import Structure
 from compress.prune.walk import Values
 
-Divergence = Callable[[Any, Any], float]
+See = Callable[[int, fx.Node, tuple[Any, ...], Any], None]
+
+_SLICE = 8  # images whose gradients are in memory at once
 
 
 @dataclass(frozen=True)
@@ -107,18 +110,15 @@ class Sensitivity:
         self._walk = structure.walk()
         self._places = {p.layer: p for p in structure.affines}
         self._importance = output_importance(net, self._places.values(), images.judge, classifier=classifier)
-        self._values: list[list[Values]] = [self._walk.start(images.judge)]
-        for step in range(len(self._walk)):
-            self._values.append([self._walk.run(step, net, values) for values in self._values[-1]])
-        self._reference = [next(iter(values.values())) for values in self._values[-1]]
+        ends = (self._walk.finish(0, net, values) for values in self._walk.start(images.judge))
+        self._reference = list(ends)
         self._logits = classifier and are_logits(self._reference[0])
 
     def curves(self, widths: Mapping[str, Sequence[int]]) -> Iterator[tuple[str, Curve]]:
         """Of the groups named, at the widths asked for, one after the other."""
         changed = copy.deepcopy(self._net)
-        for group, path, moments in self._paths(widths):
+        for group, path, moments, judged in self._paths(widths):
             places = self._readers(group)
-            first = min((self._walk.step_calling(slot.layer) for slot in group.readers), default=len(self._walk))
             seen = {place.layer: (moments[place.layer].mean, self._covariance(place, moments)) for place in places}
             points = {group.units: 0.0}
             for width, weights in path.weights.items():
@@ -127,7 +127,7 @@ class Sensitivity:
                 gate = torch.zeros(group.units)
                 gate[list(path.order[:width])] = 1
                 with gated(changed, self._structure.coupling, {group.name: gate}):  # readers without a map as well
-                    points[width] = self._loss(first, changed)
+                    points[width] = self._loss(self._first(group), changed, judged)
             for place in places:
                 for name in filter(None, (place.layer, place.norm)):
                     changed.get_submodule(name).load_state_dict(self._net.get_submodule(name).state_dict())
@@ -141,7 +141,7 @@ class Sensitivity:
         for segment in self._structure.segments:
             if segment.removable:
                 ahead[max(0, self._walk.step_of(segment.result) - 1)].append(segment)
-        values = self._walk.start(self._images.solve)
+        values, judged = self._walk.start(self._images.solve), self._walk.start(self._images.judge)
         found = {}
         for step in self._progress.track(range(max(ahead, default=-1) + 1), "removing blocks"):
             for segment in ahead[step]:
@@ -149,16 +149,18 @@ class Sensitivity:
                 removed, images = [segment.name], self._images.solve
                 net = repair(self._net, self._structure, {}, removed, images, steps=near, values=values)
                 with bypassed(net, [segment]):
-                    found[segment.name] = self._loss(step, net)
-            values = [self._walk.run(step, self._net, batch) for batch in values]
+                    found[segment.name] = self._loss(step, net, judged)
+            for batches in (values, judged):
+                self._advance(step, batches)
         return found
 
-    def _loss(self, first: int, net: nn.Module) -> float:
+    def _loss(self, first: int, net: nn.Module, judged: Sequence[Values]) -> float:
+        """Of a network that is changed from a step on; ``judged`` are the values before that step."""
         if first == len(self._walk):
             return 0.0
         total = sum(
             divergence(reference, self._walk.finish(first, net, values), logits=self._logits)
-            for reference, values in zip(self._reference, self._values[first], strict=True)
+            for reference, values in zip(self._reference, judged, strict=True)
         )
         return total / sum(map(len, self._images.judge))
 
@@ -176,37 +178,58 @@ class Sensitivity:
     def _readers(self, group: Group) -> list[Affine]:
         return [self._places[slot.layer] for slot in group.readers if slot.layer in self._places]
 
-    def _paths(self, widths: Mapping[str, Sequence[int]]) -> Iterator[tuple[Group, Path, Mapping[str, Moments]]]:
-        """Group by group, as soon as the walk has passed all of its readers."""
+    def _first(self, group: Group) -> int:
+        """The step of the first layer that reads a group; past the last where none does."""
+        return min((self._walk.step_calling(slot.layer) for slot in group.readers), default=len(self._walk))
+
+    def _seen(self, group: Group, moments: Mapping[str, Moments]) -> bool:
+        """Whether the walk has passed all readers of a group whose weights are solved anew."""
+        return all(place.layer in moments for place in self._readers(group))
+
+    def _advance(self, step: int, batches: list[Values], see: See | None = None) -> None:
+        """Run a step on each batch, in place: what one held before is let go before the next one runs."""
+        for index, values in enumerate(batches):
+            batches[index] = self._walk.run(step, self._net, values, see and partial(see, index))
+
+    def _paths(
+        self, widths: Mapping[str, Sequence[int]]
+    ) -> Iterator[tuple[Group, Path, Mapping[str, Moments], Sequence[Values]]]:
+        """Group by group, as soon as the walk has passed all of its readers; and what the judges are there at first.
+
+        Memory holds the values of the judges at the first reader of each group that waits, not at every step.
+        """
         sampler = Sampler(ROWS, sum(map(len, self._images.solve)))
         moments: dict[str, Moments] = {}
-        values = self._walk.start(self._images.solve)
+        values, judged = self._walk.start(self._images.solve), self._walk.start(self._images.judge)
+        kept: dict[int, list[Values]] = {len(self._walk): []}
         waiting = [group for group in self._structure.coupling if group.name in widths]
         for step in self._progress.track(range(len(self._walk)), "measuring widths"):
             places = [p for p in self._places.values() if self._walk.step_of(p.node) == step]
             here = {p.node: (p.layer, Moments()) for p in places}
             moments.update(here.values())
-            following = []
-            for index, batch in enumerate(values):
 
-                def see(
-                    node: fx.Node,
-                    args: tuple[Any, ...],
-                    value: Any,
-                    index: int = index,
-                    into: Mapping[str, tuple[str, Moments]] = here,
-                ) -> None:
-                    if node.name in into:
-                        layer, its_moments = into[node.name]
-                        its_moments.add(sampler.inputs(self._net.get_submodule(layer), args[0], value, index))
+            def see(
+                index: int,
+                node: fx.Node,
+                args: tuple[Any, ...],
+                value: Any,
+                into: Mapping[str, tuple[str, Moments]] = here,
+            ) -> None:
+                if node.name in into:
+                    layer, its_moments = into[node.name]
+                    its_moments.add(sampler.inputs(self._net.get_submodule(layer), args[0], value, index))
 
-                following.append(self._walk.run(step, self._net, batch, see))
-            values = following
-            for group in [g for g in waiting if all(p.layer in moments for p in self._readers(g))]:
+            if any(self._first(group) == step for group in waiting):
+                kept[step] = list(judged)
+            self._advance(step, values, see)
+            self._advance(step, judged)
+            for group in [g for g in waiting if self._first(g) in kept and self._seen(g, moments)]:
                 waiting.remove(group)
-                yield group, self._path(group, widths[group.name], moments), moments
+                yield group, self._path(group, widths[group.name], moments), moments, kept[self._first(group)]
             needed = {p.layer for group in waiting for p in self._readers(group)}
             moments = {layer: those for layer, those in moments.items() if layer in needed}
+            still = {self._first(group) for group in waiting}
+            kept = {at: those for at, those in kept.items() if at in still or at == len(self._walk)}
 
     def _path(self, group: Group, widths: Collection[int], moments: Mapping[str, Moments]) -> Path:
         below = [width for width in widths if width < group.units]
@@ -247,7 +270,7 @@ def output_importance(
         handles.append(net.get_submodule(place.norm or place.layer).register_forward_hook(add_zero))
     sums: dict[str, Tensor] = {}
     count = 0
-    for x in images:
+    for x in (batch[start : start + _SLICE] for batch in images for start in range(0, len(batch), _SLICE)):
         with torch.enable_grad():
             output = net(x)
             if classifier and are_logits(output):

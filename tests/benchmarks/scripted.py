@@ -1,7 +1,7 @@
 """Engines that do what a test says: real implementations of the protocol, opened in the worker by name.
 
-The file's text is the script: ``sleep MS``, ``nan``, ``crash``, ``hang``, ``fail``, ``absent``. ``crash N``, ``hang N``
-and ``fail N`` come after N runs of 1 ms.
+The file's text is the script: ``sleep MS``, ``spin MS`` (busy, with metadata), ``nan``, ``crash``, ``hang``,
+``fail``, ``absent``. ``crash N``, ``hang N`` and ``fail N`` come after N runs of 1 ms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Self
 import numpy as np
 
 from benchmarks.worker import Settings
+from calibration.preprocess import Preprocess
 from compress.engines.base import Array, TensorSpec
+from compress.engines.metadata import Metadata
 from compress.errors import BackendAbsent, EngineError
 
 
@@ -25,12 +27,14 @@ class Scripted:
     requested = provider = "script"
     inputs = (TensorSpec("input", (None, 3), np.dtype("float32")),)
     outputs = (TensorSpec("logits", (None, 2), np.dtype("float32")),)
-    metadata = None
+    metadata: Metadata | None = None
     modes: Mapping[str, str | int | bool] = {"scripted": True}
     max_batch = None
 
     def __init__(self, script: str) -> None:
         self.word, _, self.argument = script.partition(" ")
+        if self.word == "spin":
+            self.metadata = Metadata("net", "int8", Preprocess(1), ("a", "b"), 5_000_000, 7, "", "1")
         self.patience = int(self.argument or 0) if self.word in ("crash", "hang", "fail") else 0
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -45,6 +49,10 @@ class Scripted:
             raise EngineError("out of tensor cores")
         elif self.word == "sleep":
             time.sleep(float(self.argument) / 1e3)
+        elif self.word == "spin":
+            end = time.perf_counter() + float(self.argument) / 1e3
+            while time.perf_counter() < end:
+                pass
         value = np.nan if self.word == "nan" else 0.0
         return {"logits": np.full((len(feeds["input"]), 2), value, np.float32)}
 

@@ -15,8 +15,9 @@ from scripted import open_scripted
 
 from benchmarks.compare import main
 from benchmarks.comparison import Limit, compare, exit_code, limit
-from benchmarks.schema import LatencyResult, Monitor, Verdict, dump, json_schema, load_latency
-from benchmarks.timing import measure, summarize
+from benchmarks.latency_result import summarize
+from benchmarks.schema import Contention, LatencyResult, Monitor, Verdict, dump, json_schema, load_latency
+from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from compress.errors import ConfigError
 
@@ -27,7 +28,7 @@ Make = Callable[..., LatencyResult]
 def measured(tmp_path_factory: pytest.TempPathFactory) -> LatencyResult:
     path = tmp_path_factory.mktemp("scripts") / "net.script"
     path.write_text("sleep 1")
-    quick = Settings(warmup_s=0, warmup_runs=1, duration_s=0.02, iterations=4, rounds=2, processes=1)
+    quick = Settings(warmup_s=0, warmup_runs=1, duration_s=0.02, iterations=4, turns=2, processes=1)
     return measure([path], quick, opener=open_scripted)[0]
 
 
@@ -44,6 +45,7 @@ def made(measured: LatencyResult) -> Make:
                 "samples_ns": [[round(x * 1e6) for x in one] for one in times],
                 "stats": {"latency_ms": summarize(times)},
                 "verdict": Verdict(status="VALID"),  # whatever this machine was doing
+                "contention": Contention(waited=0.0, others=0.0),
             }
         )
 
@@ -127,7 +129,7 @@ def test_other_conditions_are_refused_by_name(made: Make, field: str, update: di
     assert compare([now], [now]).engines[0].different == {}
 
 
-@given(st.sampled_from(["median", "p90", "p95", "p99"]), st.decimals(0, 1000, places=2))
+@given(st.sampled_from(["median", "p90", "p95", "p99.9"]), st.decimals(0, 1000, places=2))
 def test_limits_say_what_they_were_given(metric: Any, percent: Any) -> None:
     found = limit(f"{metric}:{percent}%")
     assert found == Limit(metric, pytest.approx(float(percent) / 100))
@@ -190,9 +192,36 @@ def test_a_busy_machine_is_told(made: Make) -> None:
 
 def test_a_single_worker_process_is_told(made: Make) -> None:
     one = made(1.0, seed=0)
-    several = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 3})})
+    several = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 10})})
     assert any(text.startswith("baseline: one worker process") for text in compare([one], [several]).warnings)
-    assert not any("one worker process" in text for text in compare([several], [several]).warnings)
+    assert not any("worker process" in text for text in compare([several], [several]).warnings)
+    few = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 4})})
+    assert (
+        "candidate: 4 worker processes are too few for 95% intervals; measure with 6" in compare([one], [few]).warnings
+    )
+
+
+def test_whole_processes_are_compared(made: Make) -> None:
+    """Twenty rounds a run, those of ten processes: the interval is wider where the processes differ more."""
+    rng = np.random.default_rng(0)
+
+    def run(spread: float, seed: int) -> LatencyResult:
+        one = made(1.0, seed=seed)
+        lives = np.exp(rng.normal(0, spread, 10)).repeat(2)
+        samples = [[round(x * life) for x in each] for each, life in zip(one.samples_ns, lives, strict=True)]
+        scenario = one.scenario.model_copy(update={"processes": 10})
+        return one.model_copy(update={"samples_ns": samples, "scenario": scenario})
+
+    alike, unlike = (compare([run(s, 0)], [run(s, 1)]).engines[0].ratio for s in (0.0, 0.05))
+    assert unlike.hi - unlike.lo > 2 * (alike.hi - alike.lo)
+
+
+def test_a_file_whose_rounds_are_not_those_of_its_processes_is_refused(made: Make, tmp_path: Path) -> None:
+    one = made(1.0, seed=0)
+    path = tmp_path / "a.json"
+    write(path, one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 3})}))
+    with pytest.raises(ConfigError, match="20 rounds are not those of 3 processes"):
+        load_latency(path)
 
 
 def _busy(result: LatencyResult, percent: float) -> Monitor:
@@ -210,7 +239,7 @@ def test_results_survive_the_file(made: Make, tmp_path: Path) -> None:
     [
         (lambda one: "nonsense", "holds no benchmark results"),
         (lambda one: {"a": 1}, "holds no benchmark results"),
-        (lambda one: one | {"schema_version": 0}, "has schema version 0, this tool reads 1"),
+        (lambda one: one | {"schema_version": 0}, "has schema version 0, this tool reads 2"),
         (lambda one: {k: v for k, v in one.items() if k != "schema_version"}, "has schema version none"),
         (lambda one: one | {"kind": "accuracy"}, "of kind 'accuracy', not 'latency'"),
         (lambda one: one | {"samples_ns": [[1, 2]]}, "does not follow the schema: 0.samples_ns: List should have"),

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from benchmarks.environment import concerns, host, machine_state
-from benchmarks.schema import MachineState
+import os
+
+import pytest
+
+from benchmarks.environment import concerns, host, machine_state, shared, throttled
+from benchmarks.schema import Contention, GpuState, MachineState
 
 QUIET = MachineState(
     load_1min=0.1,
@@ -11,6 +15,8 @@ QUIET = MachineState(
     frequency_mhz=3000.0,
     temperature_c=50.0,
     affinity=[0, 1],
+    throttled=3,
+    gpus=[],
 )
 
 
@@ -32,8 +38,33 @@ def test_each_concern_is_told() -> None:
     assert "'powersave'" in concerns(QUIET, saving, 1)[0]
     assert "3000 to 1500 MHz" in concerns(QUIET, slow, 1)[0]
     assert "4 threads on 2 processors" in concerns(QUIET, QUIET, 4)[0]
+    assert "2 threads on 1 processors" in concerns(QUIET, QUIET, 2, affinity=(1,))[0]
 
 
 def test_what_the_machine_does_not_say_is_null() -> None:
     silent = QUIET.model_copy(update={"governor": None, "frequency_mhz": None, "affinity": None, "busy_percent": None})
     assert concerns(silent, silent, 1) == []
+
+
+def test_heat_is_told() -> None:
+    hot = QUIET.model_copy(update={"throttled": 5})
+    assert throttled(QUIET, QUIET, on_gpu=False) == []
+    assert throttled(QUIET, hot, on_gpu=False) == ["processor cores throttled 2 times"]
+    assert throttled(QUIET.model_copy(update={"throttled": None}), hot, on_gpu=False) == []
+    cool, slowed, silent = (
+        QUIET.model_copy(update={"gpus": [GpuState(temperature_c=90, clock_mhz=500, slowed_ms=ms, processes=1)]})
+        for ms in (7.0, 19.0, None)
+    )
+    assert throttled(cool, slowed, on_gpu=True) == ["GPU 0 was slowed down by heat or power for 12 ms"]
+    assert throttled(cool, slowed, on_gpu=False) == throttled(cool, cool, on_gpu=True) == []
+    assert throttled(cool, silent, on_gpu=True) == []
+
+
+def test_other_programs_are_told_where_they_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert shared(Contention(waited=0.01, others=0.1)) == []
+    assert shared(Contention(waited=None, others=0.0)) == []
+    assert shared(Contention(waited=0.034, others=1.21)) == [
+        "had no processor for 3.4% of the time in which it could have run",
+        "other programs kept 1.2 processors busy meanwhile",
+    ]

@@ -15,12 +15,20 @@ from benchmarks.schema import json_schema
 
 def test_presets_and_overrides() -> None:
     settings = settings_of(parser().parse_args(["--engine", "a.onnx", "--fast", "--duration", "3", "--threads", "2"]))
-    assert (settings.duration_s, settings.threads, settings.processes) == (3.0, 2, 1)
-    assert settings_of(parser().parse_args(["--engine", "a.onnx", "--rigorous"])).processes == 4
+    assert (settings.duration_s, settings.threads, settings.processes) == (3.0, 2, 6)
+    assert settings_of(parser().parse_args(["--engine", "a.onnx", "--rigorous"])).processes == 20
 
 
 @pytest.mark.parametrize(
-    "flags", [["--batch", "0"], ["--duration", "-1"], ["--seed", "-1"], ["--fast", "--rigorous"], ["--affinity", "x"]]
+    "flags",
+    [
+        ["--batch", "0"],
+        ["--duration", "-1"],
+        ["--seed", "-1"],
+        ["--fast", "--rigorous"],
+        ["--affinity", "x"],
+        ["--percentile", "100"],
+    ],
 )
 def test_usage_mistakes_exit_2(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -33,6 +41,14 @@ def test_usage_mistakes_of_the_peer_exit_2(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         peer(["ort_minmax", "--fp32", "a.onnx", "--data", "digits", "--out", "b.onnx", *flags])
     assert caught.value.code == 2
+
+
+def test_percentiles_get_the_samples_that_they_need(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--engine", "a.onnx", "--percentile", "99.9"]
+    assert settings_of(parser().parse_args(asked)).iterations == 6636
+    assert settings_of(parser().parse_args([*asked, "--iterations", "9000"])).iterations == 9000
+    assert main(["--engine", "a.onnx", "--fast", "--precision", "1%"]) == 2
+    assert "give more with --processes" in capsys.readouterr().err
 
 
 def test_missing_engine_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from compress.prune.latency_table import Row as TableRow
 from compress.prune.plan import GroupPlan, WidthPlan
 from compress.run import Run, read_json, tree_sha256, write_json
 
-QUICK = Settings(warmup_s=0.05, duration_s=0.1, iterations=30, rounds=5, processes=1)
+QUICK = Settings(warmup_s=0.05, duration_s=0.1, iterations=30, turns=5, processes=1)
 GROUPS = (
     GroupPlan("conv1", "inner", 8, 6, tuple(range(6))),
     GroupPlan("layer1.1.conv1", "inner", 8, 0, ()),

@@ -9,10 +9,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from benchmarks.artifact import artifact
 from benchmarks.rows import remarks
 from benchmarks.summary import main, networks, summarize
 from benchmarks.tables import markdown
-from benchmarks.timing import artifact
 from benchmarks.worker import Settings
 from compress.config import Config
 from compress.engines.base import open_engine
@@ -54,8 +54,9 @@ def test_summary_of_a_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| pruned INT8" in text
     assert "Share of the machine's peak" in text
     for row in record["rows"]:
-        assert row["gmacs_per_s"] == pytest.approx(row["macs"] / row["latency_ms"] / 1e6)
-        assert row["peak_gmacs_per_s"] > 0
+        work = row["latency"]["work"]
+        assert work["gmacs_per_s"] == pytest.approx(row["macs"] / row["latency_ms"] / 1e6)
+        assert work["peak_gmacs_per_s"] > 0
     assert record["plan"] is None
     assert "| pruned INT8" in capsys.readouterr().out
 
@@ -89,7 +90,7 @@ def test_the_file_without_float_layers_is_measured_too(run: Run) -> None:
 
 
 def test_times_that_are_not_the_targets_are_told(run: Run) -> None:
-    settings = Settings(warmup_s=0, duration_s=0.1, iterations=8, rounds=2, processes=1)
+    settings = Settings(warmup_s=0, duration_s=0.1, iterations=8, turns=2, processes=1)
     row = summarize(run, None, settings)[-1]
     foreign = "ort-arm" if platform.machine() in profile("ort-x86").machines else "ort-x86"
     for target, said in (("tensorrt", "made for tensorrt, measured in onnxruntime"), (foreign, "measured on")):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.worker import Settings, inner_calls, input_pool, time_samples, warm_up
+from benchmarks.worker import Settings, Turn, inner_calls, input_pool, time_samples, warm_up
 from compress.engines.base import TensorSpec
 from compress.errors import EngineError
 
@@ -30,17 +30,25 @@ class Clock:
 
 def test_samples_until_the_time_is_up() -> None:
     clock = Clock(10)
-    assert time_samples(clock.run, clock, seconds=0.1, inner=1) == [10 * MS] * 10
+    assert time_samples(clock.run, clock, turn=Turn(0.1), inner=1) == [10 * MS] * 10
 
 
 def test_at_least_one_sample() -> None:
     clock = Clock(50)
-    assert time_samples(clock.run, clock, seconds=0, inner=1) == [50 * MS]
+    assert time_samples(clock.run, clock, turn=Turn(0), inner=1) == [50 * MS]
+
+
+def test_a_turn_ends_when_it_has_its_time_and_its_samples_or_the_limit() -> None:
+    clock = Clock(10)
+    assert len(time_samples(clock.run, clock, turn=Turn(0.05, least=20), inner=1)) == 20
+    assert len(time_samples(clock.run, clock, turn=Turn(0.05, least=20, limit_s=0.1), inner=1)) == 10
+    settings = Settings(duration_s=8, iterations=100, limit_s=16, processes=4, turns=2)
+    assert Turn.of(settings) == Turn(1.0, 13, 2.0)
 
 
 def test_a_sample_is_the_mean_of_its_inner_calls() -> None:
     clock = Clock(1, 3, 2, 2)
-    assert time_samples(clock.run, clock, seconds=0.008, inner=2) == [2 * MS, 2 * MS]
+    assert time_samples(clock.run, clock, turn=Turn(0.008), inner=2) == [2 * MS, 2 * MS]
 
 
 @pytest.mark.parametrize(("call_ms", "calls"), [(10, 1), (1, 1), (0.4, 3), (0.001, 1000), (0, MS)])

@@ -102,6 +102,20 @@ def test_candidates_leave_out_what_a_wider_one_beats(model: LatencyModel) -> Non
     assert all(a < b for a, b in itertools.pairwise(inner))
 
 
+def test_a_narrower_width_that_is_slower_is_predicted_so_and_no_candidate(table: LatencyTable) -> None:
+    """As ONNX Runtime has it in a ResNet-56: below 16 channels a slower kernel takes over."""
+
+    def slower(row: Row) -> Row:
+        odd = row.kind.startswith("layer1") and any(units % 8 for units in row.units)
+        return replace(row, ms=3 * row.ms) if odd else row
+
+    model = LatencyModel(replace(table, rows=tuple(map(slower, table.rows)), networks=()))
+    member = next(m for m in table.segments if m.name == "layer1.1")
+    narrow, wide = model.segment_ms("layer1.1", {member.groups[0]: np.array([12, 16])})
+    assert narrow > 1.5 * wide
+    assert not {4, 12} & set(model.candidates(member.groups[0]))
+
+
 def test_a_removed_segment_costs_nothing(model: LatencyModel) -> None:
     full = model.network_ms({})
     without = model.network_ms({}, ["layer2.1"])

@@ -1,0 +1,84 @@
+"""What other programs took of the machine while an engine was timed: what no interval of its samples can know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_IDLE = ("idle", "iowait", "guest", "guest_nice")  # Linux counts a guest's time in user's as well
+_TASKS = Path("/proc/self/task")
+
+Times = Mapping[str, tuple[int, int]]
+"""By thread: nanoseconds on a processor, and nanoseconds ready to run without one."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Sums over the time in which an engine was timed, in seconds.
+
+    Attributes:
+        wall: how long that was.
+        ran, waited: how long threads of the engine's process were on a processor, and how long they were ready to run
+            and had none, added up; both 0 where the system does not count it (Linux's ``schedstat`` does).
+        others: processor time of everything else on the machine, and what a hypervisor gave to other machines; in
+            ticks of the system's clock, so that only sums over a second or more mean anything.
+    """
+
+    wall: float
+    ran: float
+    waited: float
+    others: float
+
+    @classmethod
+    def sum(cls, parts: Iterable[Watched]) -> Watched:
+        columns = zip(*((part.wall, part.ran, part.waited, part.others) for part in parts), strict=True)
+        return cls(*map(sum, columns))
+
+    @property
+    def share_waited(self) -> float | None:
+        """Of the time in which the threads could have run, that in which they had no processor."""
+        return self.waited / (self.ran + self.waited) if self.ran else None
+
+    @property
+    def processors_of_others(self) -> float:
+        """Processors that something else kept busy, on the average."""
+        return max(self.others, 0.0) / self.wall
+
+
+@contextmanager
+def watch() -> Iterator[Callable[[], Watched]]:
+    """What this process had to share from here to the end of the block: ask for it after the block.
+
+    >>> with watch() as watched:
+    ...     _ = sum(range(100_000))
+    >>> watched().wall > 0
+    True
+    """
+    found = list[Watched]()
+    wall, busy, tasks = time.perf_counter(), _others(), _tasks()
+    yield lambda: found[0]
+    later = _tasks()
+    pairs = [(tasks.get(task, (0, 0)), times) for task, times in later.items()]  # one that ended meanwhile is left out
+    ran, waited = (sum(after[i] - before[i] for before, after in pairs) / 1e9 for i in (0, 1))
+    found.append(Watched(time.perf_counter() - wall, ran, waited, _others() - busy))
+
+
+def _others() -> float:
+    times = psutil.cpu_times()._asdict()
+    return float(sum(seconds for name, seconds in times.items() if name not in _IDLE)) - time.process_time()
+
+
+def _tasks() -> Times:
+    found = {}
+    for task in _TASKS.iterdir() if _TASKS.exists() else ():
+        try:
+            ran, waited, _ = (task / "schedstat").read_text(encoding="ascii").split()
+        except OSError:  # the thread has ended, or the system does not count
+            continue
+        found[task.name] = int(ran), int(waited)
+    return found

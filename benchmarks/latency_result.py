@@ -1,0 +1,206 @@
+"""What was measured of an engine as a result that can be kept: statistics, warnings, and whether it may be used."""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from benchmarks import stats
+from benchmarks.artifact import artifact
+from benchmarks.environment import concerns, host, shared, throttled, tool
+from benchmarks.peak import ENGINE, gmacs
+from benchmarks.schema import (
+    BackendInfo,
+    Bounds,
+    Comparison,
+    Contention,
+    LatencyResult,
+    Monitor,
+    Scenario,
+    Summary,
+    Verdict,
+    Work,
+)
+from benchmarks.series import Series
+from benchmarks.worker import FEWEST, Settings
+from compress.targets import profile
+
+# Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
+_DOUBTFUL, _UNUSABLE = 1.1, 1.5
+_DISAGREE = 1.05  # medians of an engine's processes, 90% quantile over 10%
+_STARVED = 0.1
+_PERCENTILES = (90.0, 95.0, 99.0)
+
+
+def summarize(rounds: stats.Rounds, processes: int = 1, *, percentiles: Iterable[float] = (), seed: int = 0) -> Summary:
+    """Statistics of a metric measured in rounds (at least two).
+
+    Args:
+        rounds, processes: as ``stats.blocks`` takes them.
+        percentiles: besides 90, 95 and 99.
+    """
+    samples = np.concatenate(rounds)
+    mean, stdev = float(samples.mean()), float(samples.std(ddof=1))
+    asked = sorted({*_PERCENTILES, *percentiles})
+    blocks = stats.blocks(rounds, processes)
+    tails = {f"p{percent:g}": stats.quantile_interval(blocks, percent / 100, seed=seed) for percent in asked}
+    return Summary(
+        n=len(samples),
+        min=float(samples.min()),
+        mean=mean,
+        median=Bounds.of(stats.median_interval(blocks, seed=seed)),
+        stdev=stdev,
+        cv=stdev / mean,
+        mad=stats.mad(samples),
+        percentiles={name: None if found is None else Bounds.of(found) for name, found in tails.items()},
+    )
+
+
+def result_of(
+    one: Series,
+    series: Sequence[Series],
+    failed: Mapping[str, str],
+    monitor: Monitor,
+    peaks: Mapping[str, float],
+    argv: Sequence[str],
+) -> LatencyResult:
+    """The result of one engine.
+
+    Args:
+        series: of all engines of the run; the first is what the others are compared with.
+        failed: why other engines left the run, by file.
+        peaks: GMAC/s that the machine reaches, by precision.
+    """
+    settings, opened = one.settings, one.opened
+    summary = summarize(one.rounds_ms, len(one.lives), percentiles=settings.percentile, seed=settings.seed)
+    flagged = int(stats.outliers(np.concatenate(one.rounds_ms)).sum())
+    contention = Contention(waited=one.watched.share_waited, others=one.watched.processors_of_others)
+    return LatencyResult(
+        run_id=uuid.uuid4().hex,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        tool=tool(),
+        argv=list(argv),
+        config=_plain(settings),
+        artifact=artifact(one.path),
+        backend=BackendInfo(
+            name=opened.name, version=opened.version, requested=opened.requested, actual=opened.provider
+        ),
+        host=host(),
+        device=settings.device or "default",
+        scenario=Scenario(
+            batch=settings.batch,
+            shape=list(opened.shape),
+            inputs="random normal" if settings.images is None else "images",
+            pool=opened.pool,
+            inner=one.inner,
+            processes=len(one.lives),
+            rounds=len(one.turns),
+            interleaved_with=[str(other.path) for other in series if other is not one],
+            failed=dict(failed),
+        ),
+        modes={"threads": settings.threads, **opened.modes},
+        stats={"latency_ms": summary},
+        load_ms=one.load_ms,
+        first_inference_ms=one.first_ms,
+        peak_memory_bytes=max(life.peak for life in one.lives),
+        throughput=settings.batch / summary.median.value * 1e3,
+        outliers=flagged,
+        samples_ns=[turn.samples for turn in one.turns],
+        monitor=monitor,
+        contention=contention,
+        work=_work(one, summary.median.value, peaks),
+        warnings=[
+            *concerns(monitor.before, monitor.after, settings.threads, settings.affinity),
+            *shared(contention),
+            *_elsewhere(opened.target, opened.name),
+            *_warnings(one, summary, flagged),
+        ],
+        verdict=_verdict(one, contention, monitor),
+        comparison=None if one is series[0] else _comparison(one, series[0]),
+    )
+
+
+def _work(one: Series, median_ms: float, peaks: Mapping[str, float]) -> Work | None:
+    opened = one.opened
+    if opened.macs is None or opened.precision is None:
+        return None
+    return Work(
+        macs=opened.macs,
+        precision=opened.precision,
+        gmacs_per_s=gmacs(opened.macs, one.settings.batch, median_ms),
+        peak_gmacs_per_s=peaks.get(opened.precision) if opened.name == ENGINE else None,
+    )
+
+
+def _comparison(one: Series, baseline: Series) -> Comparison:
+    ratio = stats.ratio_interval(one.blocks_ms, baseline.blocks_ms, seed=one.settings.seed)
+    return Comparison(baseline=str(baseline.path), ratio=Bounds.of(ratio))
+
+
+def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
+    reasons = []
+    if not all(life.opened.finite for life in one.lives):
+        reasons.append("the outputs hold NaN or infinity")
+    if (spread := _spread(one)) > _UNUSABLE:
+        reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
+    if contention.waited is not None and contention.waited > _STARVED:
+        reasons.append(f"it could have run, and had no processor, for {contention.waited:.0%} of its time")
+    reasons += throttled(monitor.before, monitor.after, on_gpu=_on_gpu(one))
+    return Verdict(status="INVALID" if reasons else "VALID", reasons=reasons)
+
+
+def _warnings(one: Series, summary: Summary, flagged: int) -> list[str]:
+    found = []
+    if not all(life.warmed.steady for life in one.lives):
+        found.append("still not steady after the warm-up")
+    if _DOUBTFUL < (spread := _spread(one)) <= _UNUSABLE:
+        found.append(f"unstable: the rounds' medians differ by a factor of {spread:.2f}")
+    medians = [float(np.median(block)) for block in one.blocks_ms]
+    low, high = np.quantile(medians, [0.1, 0.9])
+    if len(one.lives) > 1 and high > _DISAGREE * low:
+        found.append(f"the worker processes disagree: {min(medians):.3f} to {max(medians):.3f} ms")
+    if 1 < len(one.lives) < FEWEST:
+        found.append(f"{len(one.lives)} worker processes are too few for 95% intervals; measure with {FEWEST} or more")
+    if one.settings.precision and one.median.precision > one.settings.precision:
+        found.append(f"known to within {one.median.precision:.2%} only; measure with more --processes")
+    if one.settings.percentile and one.inner > 1:
+        found.append(f"percentiles are of means of {one.inner} inferences: a sample lasts a millisecond at least")
+    if flagged:
+        found.append(f"{flagged} of {summary.n} samples are outliers (kept)")
+    for percent in sorted({_PERCENTILES[0], *one.settings.percentile}):
+        if summary.percentiles[f"p{percent:g}"] is None:
+            needed = stats.samples_needed(percent / 100)
+            found.append(f"{summary.n} samples are too few for p{percent:g} ({needed} needed)")
+    return found
+
+
+def _elsewhere(target: str, engine: str) -> Iterator[str]:
+    """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
+    if not target:
+        return
+    made_for, machine = profile(target), platform.machine()
+    if engine not in made_for.engines:
+        yield f"made for {made_for.engines[0]}, measured in {engine}: its latency here is not that of the target"
+    elif made_for.machines and machine not in made_for.machines:
+        yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
+
+
+def _on_gpu(one: Series) -> bool:
+    return one.settings.device == "cuda" or one.opened.name == "tensorrt"
+
+
+def _spread(one: Series) -> float:
+    low, high = np.quantile([np.median(samples) for samples in one.rounds_ms], [0.1, 0.9])
+    return float(high / low)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """As JSON gives it back."""
+    values = {name: value for name, value in asdict(settings).items() if name != "images"}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,232 @@
+"""``python -m benchmarks.trust CHECK --engine FILE``: may this harness be believed, on this machine?
+
+overhead  what the harness adds to an inference
+same      an engine against itself, again and again: how often is a difference seen?
+slower    the same engine with 5% more of the same work: how often is that seen?
+apart     two runs minutes apart: how often do their intervals overlap?
+tools     side by side with the runtime's own tool, in turns
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+from rich.console import Console
+
+from benchmarks import stats
+from benchmarks.comparison import INVALID, compare
+from benchmarks.environment import host as this_host
+from benchmarks.environment import machine_state, tool
+from benchmarks.latency import PRESETS, count, positive
+from benchmarks.repeated import open_repeated, write_order
+from benchmarks.rival_tools import rival
+from benchmarks.schema import Bounds, LatencyResult
+from benchmarks.tables import emit, interval, show
+from benchmarks.timing import measure
+from benchmarks.worker import Settings, Turn, inner_calls, open_for, time_samples
+from compress.cli import run_command
+from compress.progress import Progress, Terminal
+
+_REPEATS, _MORE = 20, 21  # inferences a call of the engine, and of the one that does 5% more
+_RUNS_A_SPACE = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found: a table, a sentence that sums it up, and why a measurement in it was INVALID."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    verdict: str
+    doubts: tuple[str, ...] = ()
+
+
+def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
+    """The loop of the harness around an engine, against a bare loop around the same session; both in turns.
+
+    The engine is a network that only hands its input on, of the shape of ``engine``'s, so that what is left is calls.
+    """
+    with open_for(engine, settings) as opened:
+        shape = [settings.batch, *(dim or 1 for dim in opened.inputs[0].shape[1:])]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "identity.onnx"
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", "output")]
+        node = helper.make_node("Identity", ["input"], ["output"])
+        graph = helper.make_graph([node], "identity", ends[:1], ends[1:])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        feeds = {"input": np.zeros(shape, np.float32)}
+        pool = itertools.cycle([feeds])
+        with open_for(path, settings) as ours:
+            runs: list[Callable[[], object]] = [lambda: bare.run(None, feeds), lambda: ours.run(next(pool))]
+            inner = inner_calls(_per_call(runs[0]))
+            rounds: list[list[list[int]]] = [[], []]
+            for _ in progress.track(range(tries), "overhead"):
+                for run, samples in zip(runs, rounds, strict=True):
+                    samples.append(time_samples(run, time.perf_counter_ns, turn=Turn(0.05), inner=inner))
+    us = [[np.asarray(samples) / 1e3 for samples in one] for one in rounds]
+    added = [float(np.median(ours) - np.median(bare)) for bare, ours in zip(*us, strict=True)]
+    found = Bounds.of(stats.median_interval([np.array([each]) for each in added]))
+    names = ("bare", "harness")
+    rows = [[name, interval(Bounds.of(stats.median_interval(one)))] for name, one in zip(names, us, strict=True)]
+    return Report(
+        f"microseconds an inference of a network that does nothing, {'x'.join(map(str, shape))}",
+        ["loop", "median us"],
+        rows,
+        f"the harness adds {interval(found)} microseconds an inference",
+    )
+
+
+def same(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
+    """Interleaved with itself: an interval of the ratio that misses 1 sees what is not there."""
+    pairs = [measure([engine, engine], replace(settings, seed=i), progress=progress) for i in range(tries)]
+    none = sum(ratio.lo <= 1 <= ratio.hi for ratio in map(_ratio, pairs))
+    return _ratios("an engine against itself, one interleaved run each", pairs, f"no difference in {none} of {tries}")
+
+
+def slower(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
+    """Twenty inferences a call against twenty-one."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [write_order(Path(folder) / f"{times}.json", engine, times) for times in (_REPEATS, _MORE)]
+        pairs = [
+            measure(files, replace(settings, seed=i), opener=open_repeated, progress=progress) for i in range(tries)
+        ]
+    seen = sum(_ratio(pair).lo > 1 for pair in pairs)
+    return _ratios("5% more of the same work", pairs, f"found slower in {seen} of {tries}")
+
+
+def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, minutes: float) -> Report:
+    """Runs at even distances, of which each is held against the one that began ``minutes`` later."""
+    runs = []
+    begin = time.monotonic()
+    for index in range(tries + _RUNS_A_SPACE):
+        time.sleep(max(0.0, begin + index * 60 * minutes / _RUNS_A_SPACE - time.monotonic()))
+        runs.append(measure([engine], replace(settings, seed=index), progress=progress)[0])
+    rows, overlapping, equal = [], 0, 0
+    for before, after in zip(runs, runs[_RUNS_A_SPACE:], strict=False):
+        a, b = (one.stats["latency_ms"].median for one in (before, after))
+        ratio = compare([before], [after]).engines[0].ratio
+        overlapping += a.lo <= b.hi and b.lo <= a.hi
+        equal += ratio.lo <= 1 <= ratio.hi
+        rows.append([interval(a, 4), interval(b, 4), interval(ratio, 3)])
+    return Report(
+        f"two runs {minutes:g} minutes apart",
+        ["median ms", "later", "ratio"],
+        rows,
+        f"intervals overlap in {overlapping} of {tries}; benchmarks.compare sees no difference in {equal} of {tries}",
+        _doubts(runs),
+    )
+
+
+def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
+    """The runtime's own tool and this harness, one after the other, again and again."""
+    other = rival(engine, settings)
+    ours, theirs, results = [], [], []
+    for index in progress.track(range(tries), other.name):
+        results.append(measure([engine], replace(settings, seed=index))[0])
+        found = results[-1].stats["latency_ms"]
+        ours.append(found.mean if other.statistic == "mean" else found.median.value)
+        theirs.append(other.run(found.median.value))
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    ratio = Bounds.of(stats.median_interval([np.array([one]) for one in each]))
+    rows = [[f"{b:.4f}", f"{a:.4f}", f"{a / b:.3f}"] for a, b in zip(ours, theirs, strict=True)]
+    return Report(
+        f"{other.name} and benchmarks.latency on {engine.name}: {other.statistic} ms",
+        ["tool", "harness", "ratio"],
+        rows,
+        f"harness over tool: {interval(ratio, 3)}",
+        _doubts(results),
+    )
+
+
+def _ratio(pair: Sequence[LatencyResult]) -> Bounds:
+    comparison = pair[1].comparison
+    assert comparison is not None
+    return comparison.ratio
+
+
+def _ratios(title: str, pairs: Sequence[Sequence[LatencyResult]], verdict: str) -> Report:
+    rows = [[str(i), interval(_ratio(pair), 3)] for i, pair in enumerate(pairs)]
+    return Report(title, ["try", "ratio"], rows, verdict, _doubts(one for pair in pairs for one in pair))
+
+
+def _doubts(results: Iterable[LatencyResult]) -> tuple[str, ...]:
+    return tuple(reason for one in results for reason in one.verdict.reasons)
+
+
+def _per_call(run: Callable[[], object]) -> float:
+    return float(np.median(time_samples(run, time.perf_counter_ns, turn=Turn(0.05), inner=1)))
+
+
+CHECKS: dict[str, Callable[..., Report]] = {check.__name__: check for check in (overhead, same, slower, apart, tools)}
+
+
+def _several(text: str) -> int:
+    if (value := count(text)) < 2:
+        raise argparse.ArgumentTypeError("one try tells nothing; give two or more")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m benchmarks.trust", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("check", choices=CHECKS)
+    p.add_argument("--engine", type=Path, required=True, metavar="FILE")
+    p.add_argument("--tries", type=_several, metavar="N", help="how often, twice at least (20; apart: 10; tools: 6)")
+    p.add_argument("--minutes", type=positive, default=10.0, help="apart: between the two runs (10)")
+    p.add_argument("--batch", type=count, default=1, help="batch size (1)")
+    p.add_argument("--threads", type=count, default=1, help="intra-op threads (1)")
+    p.add_argument("--preset", choices=PRESETS, default="normal", help="of benchmarks.latency (normal)")
+    p.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write what was found; - is stdout")
+    return p
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    tries = args.tries or {"apart": 10, "tools": 6}.get(args.check, 20)
+    settings = replace(PRESETS[args.preset], threads=args.threads, batch=args.batch)
+    more = {"minutes": args.minutes} if args.check == "apart" else {}
+    before = machine_state()
+    found = CHECKS[args.check](args.engine, settings, tries, Terminal(), **more)
+    console = Console(stderr=args.json == "-", highlight=False)
+    show(console, found.title, found.header, found.rows)
+    console.print(found.verdict, markup=False)
+    for doubt in found.doubts:
+        console.print(f"INVALID: {doubt}", markup=False)
+    if args.json is not None:
+        record = {
+            "check": args.check,
+            "engine": str(args.engine),
+            "tool": tool().model_dump(),
+            "host": this_host().model_dump(),
+            "before": before.model_dump(),
+            "after": machine_state().model_dump(),
+            **vars(found),
+        }
+        emit(json.dumps(record, indent=2) + "\n", args.json)
+    return INVALID if found.doubts else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 backend or tool absent."""
+    return run_command(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
