@@ -22,6 +22,7 @@ _LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
 _WAITED, _OTHERS = 0.02, 0.1  # shares, of the time and of the processors
 _PROCESSORS = Path("/sys/devices/system/cpu")
 _GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
+_HIGHEST_CLOCK = "cpufreq/cpuinfo_max_freq"
 _THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
 
 
@@ -52,6 +53,14 @@ def machine_state(watch_s: float = 0.2) -> MachineState:
         throttled=_throttled(),
         gpus=gpu_states(),
     )
+
+
+def fastest_processors() -> list[int]:
+    """Those of this process's processors that have the highest clock; all where the system does not tell."""
+    own = _told(lambda: sorted(os.sched_getaffinity(0))) or []
+    clocks = {n: _told(partial((_PROCESSORS / f"cpu{n}" / _HIGHEST_CLOCK).read_text, encoding="ascii")) for n in own}
+    highest = max((int(clock) for clock in clocks.values() if clock), default=0)
+    return [n for n in own if int(clocks[n] or 0) == highest]
 
 
 def tool() -> Tool:

@@ -101,6 +101,7 @@ def result_of(
             inner=one.inner,
             processes=len(one.lives),
             rounds=len(one.turns),
+            processors=[list(life.processors) for life in one.lives],
             interleaved_with=[str(other.path) for other in series if other is not one],
             failed=dict(failed),
         ),
@@ -139,7 +140,7 @@ def _work(one: Series, median_ms: float, peaks: Mapping[str, float]) -> Work | N
 
 
 def _comparison(one: Series, baseline: Series) -> Comparison:
-    ratio = stats.ratio_interval(one.blocks_ms, baseline.blocks_ms, seed=one.settings.seed)
+    ratio = stats.ratio_interval(one.rounds_ms, baseline.rounds_ms, len(one.lives))
     return Comparison(baseline=str(baseline.path), ratio=Bounds.of(ratio))
 
 

@@ -111,6 +111,7 @@ class Scenario(Record):
     inner: int = Field(description="inferences a sample, so that it lasts about 1 ms; percentiles are of such means")
     processes: PositiveInt = Field(description="worker processes, one after the other")
     rounds: int = Field(description="turns of this engine, as many in each process")
+    processors: list[list[int]] = Field(description="that each process was bound to; none: left to the system")
     interleaved_with: list[str]
     failed: dict[str, str] = Field(
         default_factory=dict, description="engines that left the interleaving, and why: a crash, a hang, an error"
@@ -139,7 +140,10 @@ class Comparison(Record):
     """This engine against the first of the same interleaved run."""
 
     baseline: str
-    ratio: Bounds = Field(description="median latency of this engine over the baseline's; below 1 is faster")
+    ratio: Bounds = Field(
+        description="how many times as long as the baseline it takes: geometric mean over processes of the ratios of "
+        "turns that were taken one after the other; below 1 is faster"
+    )
 
 
 class Common(Record):

@@ -18,6 +18,7 @@ class Life:
     """One worker process of an engine, and what it measured."""
 
     worker: Worker
+    processors: tuple[int, ...]
     opened: Opened
     warmed: WarmedUp
     turns: list[Sampled] = field(default_factory=list)
@@ -38,7 +39,8 @@ class Series:
 
     def open(self, worker: Worker) -> None:
         """Begin a life: the engine is opened and warmed up."""
-        self.lives.append(Life(worker, worker.open(), worker.warm_up(5 * self.settings.warmup_s)))
+        processors = worker.settings.affinity or ()
+        self.lives.append(Life(worker, processors, worker.open(), worker.warm_up(5 * self.settings.warmup_s)))
 
     def take_turn(self) -> None:
         """Time it for a while."""

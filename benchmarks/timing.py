@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from benchmarks.environment import machine_state
+from benchmarks.environment import fastest_processors, machine_state
 from benchmarks.latency_result import result_of
 from benchmarks.peak import Yardstick, peaks
 from benchmarks.schema import LatencyResult, Monitor
@@ -113,13 +113,22 @@ class _Run:
                 return
             part = [one for one in self._series if number < one.settings.processes]
             with ExitStack() as stack:
-                self._each(part, partial(self._open, stack))
+                self._each(part, partial(self._open, stack, self._processor(number)))
                 for _ in range(self._settings.turns):
                     self._each([part[index] for index in self._rng.permutation(len(part))], Series.take_turn)
                 self._each(part, Series.close)
 
-    def _open(self, stack: ExitStack, one: Series) -> None:
-        one.open(stack.enter_context(Worker(one.path, one.settings, self._opener)))
+    def _processor(self, number: int) -> tuple[int, ...] | None:
+        """What the processes of all engines are bound to, so that a slow processor is slow for all of them alike."""
+        settings = self._settings
+        if settings.affinity or settings.threads > 1 or settings.device == "cuda":
+            return settings.affinity
+        processors = fastest_processors()
+        return (processors[number % len(processors)],) if processors else None
+
+    def _open(self, stack: ExitStack, processors: tuple[int, ...] | None, one: Series) -> None:
+        settings = replace(one.settings, affinity=processors)
+        one.open(stack.enter_context(Worker(one.path, settings, self._opener)))
 
     def _each(self, series: Sequence[Series], step: Callable[[Series], None]) -> None:
         """Let one engine after the other take a step; one that fails leaves the run."""

@@ -55,7 +55,8 @@ class Settings:
         precision: six processes or more are enough once every median is known to within this share; 0: all of them.
         percentile: of the latency, to be told besides 90, 95 and 99.
         seed: of the inputs and of the order within a round.
-        affinity: processors that the workers are bound to; none leaves it to the system.
+        affinity: processors that the workers are bound to; none: with one thread each process is bound to one, with
+            more it is left to the system.
         images: (K, C, H, W), the pool of inputs; none: random normal.
         trust: open a compiled engine although its sidecar does not vouch for it.
         timeout_s: how long a worker may be silent beyond what was asked of it.
@@ -334,7 +335,7 @@ class Worker:
     def __init__(self, path: Path, settings: Settings, opener: Opener = open_for) -> None:
         if opener.__module__ == "__main__":
             raise ValueError("the opener must be importable from a module: the worker has another main program")
-        self.path = path
+        self.path, self.settings = path, settings
         self._timeout_s = settings.timeout_s
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()

@@ -70,7 +70,7 @@ def test_two_engines_side_by_side(
     out, table, page = tmp_path / "result.json", tmp_path / "result.csv", tmp_path / "result.md"
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"not a network")
-    flags = ["--fast", "--duration", "0.2", "--batch", "2", "--data", "digits", "--json", str(out)]
+    flags = ["--fast", "--processes", "2", "--duration", "0.2", "--batch", "2", "--data", "digits", "--json", str(out)]
     files = ["--csv", str(table), "--markdown", str(page)]
     engines = ["--engine", str(broken), str(float_onnx), str(int8_onnx)]
     assert main([*engines, *flags, *files]) == 1
@@ -106,7 +106,7 @@ def test_against_an_earlier_run(
 ) -> None:
     """A batch of 64 against one of 1: slower on any machine."""
     earlier, page = tmp_path / "earlier.json", tmp_path / "now.md"
-    flags = ["--fast", "--duration", "0.1", "--engine", str(float_onnx)]
+    flags = ["--fast", "--processes", "1", "--duration", "0.1", "--engine", str(float_onnx)]
     main([*flags, "--json", str(earlier)])
     capsys.readouterr()
     now = [*flags, "--batch", "64", "--baseline", str(earlier), "--fail-on", "median:50%", "--markdown", str(page)]

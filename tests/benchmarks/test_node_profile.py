@@ -29,7 +29,7 @@ from compress.export.onnx import export_onnx
 from compress.export.qdq import module_of
 
 METADATA = Metadata("tiny", "fp32", Preprocess(size=8), ("a", "b", "c"), 1, 1, "", "0.1.0")
-FAST = ["--fast", "--duration", "0.05", "--iterations", "5", "--warmup", "0.01"]
+FAST = ["--fast", "--processes", "1", "--duration", "0.05", "--iterations", "5", "--warmup", "0.01"]
 CONVOLUTIONS = [*(f"blocks.{block}.conv{conv}" for block in (0, 1) for conv in (1, 2)), "stem"]
 
 

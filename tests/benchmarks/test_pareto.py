@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import pareto, plots, profile
+from benchmarks import int8_losses, pareto, plots, profile
 from benchmarks.kit import Effort
+from benchmarks.latency import PRESETS
 from benchmarks.pareto import points_of
 from calibration.preprocess import Preprocess
 from compress.config import load_config
@@ -54,8 +56,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(profile, "FITTED", 4)
         patch.setattr(profile, "HELD_OUT", 0)
         patch.setattr(profile, "FAST", Effort(2, 0.001))
+        patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
         assert profile.main(["--run", str(folder), "--fast"]) == 0
-    assert command(folder, "--at", "75%") in (0, 4)  # 4: this machine is not quiet
+        assert command(folder, "--at", "75%") in (0, 4)  # 4: this machine is not quiet
     return folder
 
 
@@ -98,6 +101,23 @@ def test_plots_are_drawn_from_the_files_and_always_the_same(folder: Path, capsys
     assert all(text.startswith("<?xml") and "dc:date" not in text for text in drawn.values())
     assert drawn == {name: plots.svg(figure) for name, figure in plots.draw(point).items()}
     assert plots.svg(plots.draw(folder)["pareto.svg"]) == (folder / "pareto" / "pareto.svg").read_text()
+
+
+def test_losses_of_the_int8_network_stand_beside_those_of_the_float_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "int8.json"
+    chosen = [word for setting in (f"run.dir={folder}", *SETTINGS) for word in ("--set", setting)]
+    assert int8_losses.main([*chosen, "--cells", "2"]) == 2
+    assert "give --cells 3 or more" in capsys.readouterr().err
+    assert int8_losses.main([*chosen, "--cells", "3", "--json", str(out)]) == 0
+    assert "3 cells: Spearman's rank correlation" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert len(found["cells"]) == 3
+    for cell in found["cells"]:
+        assert cell["float_loss"] > 0
+        assert cell["int8_loss"] > 0
+        assert 2 * cell["width"] >= cell["units"] > cell["width"]
 
 
 def test_budgets_are_put_in_order_and_in_place_of_all_others(tmp_path: Path) -> None:
