@@ -119,7 +119,7 @@ def result_of(
         warnings=[
             *concerns(monitor.before, monitor.after, settings.threads, settings.affinity),
             *shared(contention),
-            *_elsewhere(opened.target, opened.name),
+            *elsewhere(opened.target, opened.name),
             *_warnings(one, summary, flagged),
         ],
         verdict=_verdict(one, contention, monitor),
@@ -181,7 +181,7 @@ def _warnings(one: Series, summary: Summary, flagged: int) -> list[str]:
     return found
 
 
-def _elsewhere(target: str, engine: str) -> Iterator[str]:
+def elsewhere(target: str, engine: str) -> Iterator[str]:
     """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
     if not target:
         return
