@@ -122,9 +122,13 @@ class _Sweep:
         targets = self._targets(step, places)
         for level in sorted({self._levels[p.layer] for p in places}):
             self._solve(step, [p for p in places if self._levels[p.layer] == level], targets)
-        same = self._pruned is self._original and step < self._first
-        self._original = [self.walk.run(step, self.net, values) for values in self._original]
-        self._pruned = self._original if same else [self.walk.run(step, self.new, values) for values in self._pruned]
+        if self._pruned is self._original and step >= self._first:
+            self._pruned = list(self._original)
+        for net, batches in ((self.net, self._original), (self.new, self._pruned)):
+            for index, values in enumerate(batches):  # in place: what a batch held is let go before the next one runs
+                batches[index] = self.walk.run(step, net, values)
+            if self._pruned is self._original:
+                break
 
     def _targets(self, step: int, places: Sequence[Affine]) -> Mapping[str, list[Tensor]]:
         """Samples (rows, outputs) of the original's tensors that the layers aim at, batch by batch, by node."""
