@@ -15,16 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.config import TargetConfig
 from compress.engines.metadata import Metadata
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress
 from compress.targets import default_target, profile
+
+if TYPE_CHECKING:  # half of what a worker would take to start
+    from compress.config import TargetConfig
 
 Array = NDArray[Any]
 

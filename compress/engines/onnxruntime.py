@@ -12,13 +12,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from compress.config import TargetConfig
 from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, check_placement, metadata_of
 from compress.engines.convolutions import check_convolutions, unquantized
 from compress.engines.metadata import Metadata
@@ -27,6 +26,9 @@ from compress.errors import BackendAbsent, EngineError
 from compress.progress import Progress
 from compress.run import write_atomic
 from compress.targets import profile
+
+if TYPE_CHECKING:  # half of what a worker would take to start
+    from compress.config import TargetConfig
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FLOAT_CONVS = ("Conv", "FusedConv", "NhwcFusedConv")

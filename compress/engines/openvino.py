@@ -14,12 +14,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
 
-from compress.config import TargetConfig
 from compress.engines.base import (
     Array,
     Closing,
@@ -36,6 +35,9 @@ from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import Progress
 from compress.run import write_atomic
+
+if TYPE_CHECKING:  # half of what a worker would take to start
+    from compress.config import TargetConfig
 
 _INTEGERS = ("i8", "u8")
 _NOT_WORK = ("Const", "Input", "Output")
