@@ -53,7 +53,7 @@ def command(folder: Path, *more: str) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_baseline(tmp_path_factory.mktemp("pareto") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile, "FITTED", 4)
+        patch.setattr(profile, "FITTED", 1)  # no constant from noise, which could put any budget out of reach
         patch.setattr(profile, "HELD_OUT", 0)
         patch.setattr(profile, "FAST", Effort(2, 0.001))
         patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))

@@ -48,6 +48,7 @@ def test_runs_apart_are_paired(int8_onnx: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.rows[0][0] != found.rows[0][1]
 
 
+@pytest.mark.slow
 def test_the_runtimes_own_tool_times_the_same_file(float_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.rival_tools._SECONDS", 0.2)
     found = tools(float_onnx, replace(QUICK, threads=psutil.cpu_count(logical=False) or 1), 2, SILENT)
