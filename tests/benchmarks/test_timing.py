@@ -12,6 +12,7 @@ import pytest
 from scripted import open_scripted
 
 import benchmarks
+from benchmarks.environment import fastest_processors
 from benchmarks.peak import Yardstick
 from benchmarks.schema import LatencyResult, json_schema
 from benchmarks.timing import measure
@@ -161,6 +162,16 @@ def test_a_process_ends_before_the_next_one_begins(tmp_path: Path) -> None:
         assert [len(block) for block in result.blocks] == [
             len(a) + len(b) for a, b in zip(result.samples_ns[::2], result.samples_ns[1::2], strict=True)
         ]
+
+
+def test_engines_share_a_processor_and_the_next_processes_the_next(tmp_path: Path) -> None:
+    paths = [engine(tmp_path, name, "sleep 1") for name in ("engine", "other")]
+    settings = replace(QUICK, processes=2, turns=1, duration_s=0.02, iterations=4)
+    one, other = (result.scenario.processors for result in measure(paths, settings, opener=open_scripted))
+    known = fastest_processors()
+    assert one == other == [[known[i % len(known)]] for i in range(2)]
+    chosen = replace(settings, affinity=(known[0],))
+    assert measure(paths[:1], chosen, opener=open_scripted)[0].scenario.processors == [[known[0]]] * 2
 
 
 def test_no_more_processes_than_the_precision_needs(tmp_path: Path) -> None:
