@@ -22,7 +22,7 @@ from compress.cli import run_command
 def header(comparison: RunComparison) -> list[str]:
     """The columns of ``rows``."""
     limits = [str(Limit(gate.metric, gate.limit)) for gate in comparison.engines[0].gates]
-    return ["engine", "baseline ms", "median ms", "ratio", "p", *limits]
+    return ["engine", "baseline ms", "median ms", "machine", "ratio", "p", *limits]
 
 
 def rows(comparison: RunComparison) -> list[list[str]]:
@@ -32,6 +32,7 @@ def rows(comparison: RunComparison) -> list[list[str]]:
             _title(one),
             interval(one.baseline_ms),
             interval(one.candidate_ms),
+            interval(one.pace, 3) if one.pace else "",
             interval(one.ratio, 3),
             f"{one.mann_whitney_p:.2g}",
             *("INVALID" if one.invalid else gate.decision for gate in one.gates),
@@ -43,8 +44,14 @@ def rows(comparison: RunComparison) -> list[list[str]]:
 def notes(comparison: RunComparison) -> list[str]:
     """What a reader of the table has to know besides, one line each."""
     found = [f"geometric mean of the ratios: {comparison.geomean:.3f}"]
+    if any(one.pace for one in comparison.engines):
+        found.append(
+            "machine: how many times as long a yardstick took than in the baseline; ratios are corrected for it"
+        )
     for one in comparison.engines:
         name = _title(one)
+        if one.pace:
+            found.append(f"{name}: without regard to the machine's pace the ratio is {interval(one.uncorrected, 3)}")
         found += [f"INVALID: {name}: {reason}" for reason in one.invalid]
         found += [_judgement(name, gate) for gate in one.gates if gate.decision != "PASS" and not one.invalid]
         found += [f"different: {name}: {what}: {a} against {b}" for what, (a, b) in one.different.items()]

@@ -1,32 +1,37 @@
-"""Whether a run is slower than an earlier one: pairing, conditions, limits.
+"""Whether a run is slower than an earlier one: pairing, conditions, pace, limits.
 
 The two runs are not interleaved, so their processes are not paired (``stats.unpaired_ratio_interval``), and engines are
-compared only where all else that a latency depends on is the same.
+compared only where all else that a latency depends on is the same. A machine is not equally fast at all times: in both
+runs a yardstick, the same network, had its turn beside every turn of an engine, and latencies are compared in units of
+its own. What slows an engine more than the yardstick, such as caches that others fill, is left of the difference.
 
 A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
 interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
 forty tries, and below the limit less often. Where the interval straddles the limit nothing is established: it passes,
-and that is said. What made the whole machine slower during one of the runs is in no interval: what the machine was
-doing comes with the result as warnings, and engines measured together in one run of ``benchmarks.latency`` share it.
+and that is said. What the machine was doing comes with the result as warnings, and engines measured together in one run
+of ``benchmarks.latency`` share it.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from scipy.stats import gmean
 
 from benchmarks import stats
 from benchmarks.environment import concerns, shared, tool
 from benchmarks.schema import Bounds, EngineComparison, Gate, LatencyResult, RunComparison
 from benchmarks.worker import FEWEST
+from benchmarks.yardsticks import ENGINE
 from compress.errors import ConfigError
 
 REGRESSION, INVALID = 3, 4
+_OF_THE_MACHINE = ("processor", "logical processors", "governor", "affinity", "threads")
 _LIMIT = re.compile(r"(median|p\d\d(?:\.\d+)?):(\d+(?:\.\d+)?)%")
 
 Couple = tuple[LatencyResult, LatencyResult]
@@ -200,15 +205,24 @@ def _doubts(one: LatencyResult) -> list[str]:
 
 
 def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
-    before, now = baseline.blocks, candidate.blocks
+    different = _differences(baseline, candidate)
+    uncorrected = Bounds.of(stats.unpaired_ratio_interval(candidate.blocks, baseline.blocks))
+    pace: Bounds | None = None
+    before: stats.Rounds = baseline.blocks
+    now: stats.Rounds = candidate.blocks
+    if baseline.pace and candidate.pace and _same_pace(baseline, candidate, different):
+        pace = Bounds.of(stats.unpaired_ratio_interval(_pace(candidate), _pace(baseline)))
+        before, now = _paced(baseline), _paced(candidate)
     return EngineComparison(
         baseline=baseline.artifact,
         candidate=candidate.artifact,
         baseline_ms=baseline.stats["latency_ms"].median,
         candidate_ms=candidate.stats["latency_ms"].median,
-        ratio=Bounds.of(stats.unpaired_ratio_interval(now, before)),
+        ratio=Bounds.of(stats.unpaired_ratio_interval(now, before)) if pace else uncorrected,
+        uncorrected=uncorrected,
+        pace=pace,
         mann_whitney_p=stats.mann_whitney(now, before),
-        different=_differences(baseline, candidate),
+        different=different,
         invalid=[
             f"{which}: {reason}"
             for which, one in (("baseline", baseline), ("candidate", candidate))
@@ -217,6 +231,25 @@ def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence
         ],
         gates=[_gate(now, before, one) for one in limits],
     )
+
+
+def _same_pace(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> bool:
+    """Whether the yardstick can tell of both runs how fast the machine was, and nothing else."""
+    versions = {one.host.libraries.get(ENGINE) for one in (baseline, candidate)}
+    files = {one.pace and one.pace.file for one in (baseline, candidate)}
+    return len(versions) == len(files) == 1 and not {*_OF_THE_MACHINE} & {*different}
+
+
+def _pace(one: LatencyResult) -> stats.Rounds:
+    assert one.pace is not None
+    return stats.blocks([np.array([ms]) for ms in one.pace.rounds_ms], one.scenario.processes)
+
+
+def _paced(one: LatencyResult) -> stats.Rounds:
+    """The latencies in units of what the yardstick took in the same round."""
+    assert one.pace is not None
+    rounds = zip(one.samples_ns, one.pace.rounds_ms, strict=True)
+    return stats.blocks([np.asarray(samples) / 1e6 / ms for samples, ms in rounds], one.scenario.processes)
 
 
 def _gate(rounds: stats.Rounds, baseline: stats.Rounds, limit: Limit) -> Gate:

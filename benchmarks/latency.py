@@ -20,12 +20,12 @@ from rich.console import Console
 from benchmarks.compare import add_arguments, as_markdown, present
 from benchmarks.comparison import INVALID, compare, exit_code
 from benchmarks.node_profile import check, export
-from benchmarks.peak import ENGINE, yardsticks
 from benchmarks.schema import LatencyResult, dump, load_latency
 from benchmarks.stats import samples_needed
 from benchmarks.tables import emit, interval, markdown, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import FEWEST, Settings, open_for
+from benchmarks.yardsticks import yardsticks
 from compress.cli import run_command
 from compress.engines.base import BACKENDS, Array
 from compress.errors import BackendAbsent, ConfigError, PipelineError
@@ -262,8 +262,8 @@ def _command(argv: Sequence[str] | None) -> int:
         settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
     command = list(sys.argv if argv is None else argv)
     failures: list[PipelineError] = []
-    peak = settings.device != "cuda" and any(path.suffix == BACKENDS[ENGINE].suffix for path in args.engine)
-    with yardsticks() if peak else nullcontext(()) as known:
+    on_gpu = settings.device == "cuda" or all(path.suffix == BACKENDS["tensorrt"].suffix for path in args.engine)
+    with nullcontext(()) if on_gpu else yardsticks() as known:
         results = measure(
             args.engine,
             settings,

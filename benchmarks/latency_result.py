@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks import stats
 from benchmarks.artifact import artifact
 from benchmarks.environment import concerns, host, shared, throttled, tool
-from benchmarks.peak import ENGINE, gmacs
 from benchmarks.schema import (
     BackendInfo,
     Bounds,
@@ -22,6 +21,7 @@ from benchmarks.schema import (
     Contention,
     LatencyResult,
     Monitor,
+    Pace,
     Scenario,
     Summary,
     Verdict,
@@ -29,6 +29,7 @@ from benchmarks.schema import (
 )
 from benchmarks.series import Series
 from benchmarks.worker import FEWEST, Settings
+from benchmarks.yardsticks import ENGINE, gmacs
 from compress.targets import profile
 
 # Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
@@ -68,6 +69,7 @@ def result_of(
     failed: Mapping[str, str],
     monitor: Monitor,
     peaks: Mapping[str, float],
+    pace: Pace | None,
     argv: Sequence[str],
 ) -> LatencyResult:
     """The result of one engine.
@@ -76,6 +78,7 @@ def result_of(
         series: of all engines of the run; the first is what the others are compared with.
         failed: why other engines left the run, by file.
         peaks: GMAC/s that the machine reaches, by precision.
+        pace: of the machine while the engines were timed.
     """
     settings, opened = one.settings, one.opened
     summary = summarize(one.rounds_ms, len(one.lives), percentiles=settings.percentile, seed=settings.seed)
@@ -115,6 +118,7 @@ def result_of(
         samples_ns=[turn.samples for turn in one.turns],
         monitor=monitor,
         contention=contention,
+        pace=pace,
         work=_work(one, summary.median.value, peaks),
         warnings=[
             *concerns(monitor.before, monitor.after, settings.threads, settings.affinity),
@@ -125,6 +129,11 @@ def result_of(
         verdict=_verdict(one, contention, monitor),
         comparison=None if one is series[0] else _comparison(one, series[0]),
     )
+
+
+def pace_of(yardstick: Series) -> Pace:
+    """How fast the machine was, told by a yardstick that took a turn beside every turn of the engines."""
+    return Pace(file=yardstick.path.name, rounds_ms=[float(np.median(samples)) for samples in yardstick.rounds_ms])
 
 
 def _work(one: Series, median_ms: float, peaks: Mapping[str, float]) -> Work | None:

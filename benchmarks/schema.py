@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from benchmarks.stats import Interval, blocks
 from compress.errors import ConfigError
@@ -171,6 +180,13 @@ class Contention(Record):
     others: float = Field(description="processors that everything else kept busy, on the average")
 
 
+class Pace(Record):
+    """How fast the machine was: a network that is the same in every run, timed beside every turn of the engine."""
+
+    file: str
+    rounds_ms: list[PositiveFloat] = Field(description="median of each of its turns; as many as the engine's rounds")
+
+
 class Work(Record):
     """Arithmetic of the network, as its file tells."""
 
@@ -197,6 +213,7 @@ class LatencyResult(Common):
     )
     monitor: Monitor
     contention: Contention
+    pace: Pace | None = Field(None, description="null where no yardstick took part; files of version 2 may lack it")
     work: Work | None = Field(description="null for a file that does not tell it")
     comparison: Comparison | None
 
@@ -204,6 +221,8 @@ class LatencyResult(Common):
     def _dealt_out(self) -> LatencyResult:
         if len(self.samples_ns) % self.scenario.processes:
             raise ValueError(f"{len(self.samples_ns)} rounds are not those of {self.scenario.processes} processes")
+        if self.pace and len(self.pace.rounds_ms) != len(self.samples_ns):
+            raise ValueError(f"{len(self.samples_ns)} rounds, and {len(self.pace.rounds_ms)} of the pace")
         return self
 
     @property
@@ -230,7 +249,14 @@ class EngineComparison(Record):
     candidate: Artifact
     baseline_ms: Bounds = Field(description="median latency")
     candidate_ms: Bounds
-    ratio: Bounds = Field(description="median latency of the candidate over the baseline's; below 1 is faster")
+    ratio: Bounds = Field(
+        description="median latency of the candidate over the baseline's, each in units of its run's pace where both "
+        "have one; below 1 is faster"
+    )
+    uncorrected: Bounds = Field(description="the ratio of the latencies as they were")
+    pace: Bounds | None = Field(
+        description="how many times as long the yardstick took in the candidate's run; null: not told in both alike"
+    )
     mann_whitney_p: float = Field(description="two-sided, on the medians of the processes")
     different: dict[str, tuple[str, str]] = Field(description="conditions that were not the same: baseline, candidate")
     invalid: list[str] = Field(description="why a measurement is INVALID")

@@ -21,12 +21,12 @@ from benchmarks.accuracy import predict, result_of
 from benchmarks.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
 from benchmarks.outcome import plan_of, sections
-from benchmarks.peak import yardsticks
 from benchmarks.rows import HEADER, Row, metadata_of, remarks
 from benchmarks.schema import AccuracyResult
 from benchmarks.tables import markdown, show
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
+from benchmarks.yardsticks import yardsticks
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config, load_config

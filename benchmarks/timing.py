@@ -17,11 +17,11 @@ from typing import NoReturn
 import numpy as np
 
 from benchmarks.environment import fastest_processors, machine_state
-from benchmarks.latency_result import result_of
-from benchmarks.peak import Yardstick, peaks
+from benchmarks.latency_result import pace_of, result_of
 from benchmarks.schema import LatencyResult, Monitor
 from benchmarks.series import Series
 from benchmarks.worker import FEWEST, Opener, Settings, Worker, open_for
+from benchmarks.yardsticks import Yardstick, peaks
 from compress.errors import PipelineError
 from compress.progress import SILENT, Progress
 
@@ -46,8 +46,8 @@ def measure(
 
     Args:
         engines: files; from the second on, each is compared with the first (of those that do not fail).
-        yardsticks: files of known work, which take part briefly; what they reach is the peak of ``LatencyResult.work``.
-            One that fails leaves the peak unknown.
+        yardsticks: files of known work, which take part briefly, for the peak of ``LatencyResult.work`` and for
+            ``LatencyResult.pace``. One that fails leaves its part unknown.
         opener: makes the engine in the worker; a module-level function, since it travels to another process.
         argv: the command line, for the record.
         on_failure: told the file and the error of an engine that fails; it leaves the run and the others go on.
@@ -62,26 +62,28 @@ def measure(
     """
     before = machine_state()
     timed = [Series(path, settings) for path in engines]
-    known = [Series(one.path, _brief(settings)) for one in yardsticks]
+    known = [Series(one.path, _brief(settings, throughout=one.throughout)) for one in yardsticks]
     run = _Run(settings, timed, known, opener, on_failure)
     run.sample(progress)
     monitor = Monitor(before=before, after=machine_state())
-    reached = {one.path: series.median.value for one, series in zip(yardsticks, known, strict=True) if series in run}
-    peak = peaks((one for one in yardsticks if one.path in reached), reached.values())
+    ran = [(one, series) for one, series in zip(yardsticks, known, strict=True) if series in run]
+    peak = peaks((one, float(np.median(np.concatenate(series.rounds_ms)))) for one, series in ran)
+    pace = next((pace_of(series) for one, series in ran if one.throughout), None)
     ended = [one for one in timed if one in run]
-    return [result_of(one, ended, run.failed, monitor, peak, argv) for one in ended]
+    return [result_of(one, ended, run.failed, monitor, peak, pace, argv) for one in ended]
 
 
-def _brief(settings: Settings) -> Settings:
-    """For a yardstick: a twentieth of the time, in the first process only, one image at a time."""
+def _brief(settings: Settings, *, throughout: bool) -> Settings:
+    """For a yardstick, one image at a time: a quarter of an engine's time in all processes, or a bit of the first's."""
+    processes, share = (settings.processes, 4) if throughout else (1, 20)
     return replace(
         settings,
         batch=1,
         images=None,
-        processes=1,
+        processes=processes,
         warmup_s=settings.warmup_s / 4,
         warmup_runs=2,
-        duration_s=settings.duration_s / 20,
+        duration_s=settings.duration_s / share,
         iterations=1,
     )
 
@@ -137,12 +139,15 @@ class _Run:
                 try:
                     step(one)
                 except PipelineError as error:
-                    if not any(one is yardstick for yardstick in self._yardsticks):
+                    if not self._known(one):
                         self._on_failure(one.path, error)
                         self.failed[str(one.path)] = error.message
                     self._series = [other for other in self._series if other is not one]
 
     def _precise(self) -> bool:
         """Whether every median is known as well as was asked; of a yardstick nothing is."""
-        timed = [one for one in self._series if len(one.lives) > 1]
+        timed = [one for one in self._series if not self._known(one)]
         return all(one.median.precision <= self._settings.precision for one in timed)
+
+    def _known(self, series: Series) -> bool:
+        return any(one is series for one in self._yardsticks)

@@ -36,6 +36,7 @@ from benchmarks.schema import Bounds, LatencyResult
 from benchmarks.tables import emit, interval, show
 from benchmarks.timing import measure
 from benchmarks.worker import Settings, Turn, inner_calls, open_for, time_samples
+from benchmarks.yardsticks import yardsticks
 from compress.cli import run_command
 from compress.progress import Progress, Terminal
 
@@ -114,21 +115,25 @@ def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, m
     """Runs at even distances, of which each is held against the one that began ``minutes`` later."""
     runs = []
     begin = time.monotonic()
-    for index in range(tries + _RUNS_A_SPACE):
-        time.sleep(max(0.0, begin + index * 60 * minutes / _RUNS_A_SPACE - time.monotonic()))
-        runs.append(measure([engine], replace(settings, seed=index), progress=progress)[0])
+    with yardsticks() as known:
+        for index in range(tries + _RUNS_A_SPACE):
+            time.sleep(max(0.0, begin + index * 60 * minutes / _RUNS_A_SPACE - time.monotonic()))
+            runs += measure([engine], replace(settings, seed=index), yardsticks=known, progress=progress)
     rows, overlapping, equal = [], 0, 0
     for before, after in zip(runs, runs[_RUNS_A_SPACE:], strict=False):
         a, b = (one.stats["latency_ms"].median for one in (before, after))
-        ratio = compare([before], [after]).engines[0].ratio
+        compared = compare([before], [after]).engines[0]
+        ratio = compared.ratio
         overlapping += a.lo <= b.hi and b.lo <= a.hi
         equal += ratio.lo <= 1 <= ratio.hi
-        rows.append([interval(a, 4), interval(b, 4), interval(ratio, 3)])
+        pace = interval(compared.pace, 3) if compared.pace else ""
+        rows.append([interval(a, 4), interval(b, 4), pace, interval(compared.uncorrected, 3), interval(ratio, 3)])
     return Report(
         f"two runs {minutes:g} minutes apart",
-        ["median ms", "later", "ratio"],
+        ["median ms", "later", "machine", "uncorrected", "ratio"],
         rows,
-        f"intervals overlap in {overlapping} of {tries}; benchmarks.compare sees no difference in {equal} of {tries}",
+        f"medians' intervals overlap in {overlapping} of {tries}; corrected for the machine's pace "
+        f"benchmarks.compare sees no difference in {equal} of {tries}",
         _doubts(runs),
     )
 

@@ -307,7 +307,7 @@ def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> 
             pipe.send(getattr(bench, method)(*arguments))
             if method == "finish":
                 return
-    except EOFError:
+    except (EOFError, ConnectionError):  # the deciding process has ended, or was killed
         return
     except PipelineError as error:
         pipe.send(error)

@@ -16,7 +16,7 @@ from scripted import open_scripted
 from benchmarks.compare import main
 from benchmarks.comparison import Limit, compare, exit_code, limit
 from benchmarks.latency_result import summarize
-from benchmarks.schema import Contention, LatencyResult, Monitor, Verdict, dump, json_schema, load_latency
+from benchmarks.schema import Contention, LatencyResult, Monitor, Pace, Verdict, dump, json_schema, load_latency
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from compress.errors import ConfigError
@@ -216,11 +216,66 @@ def test_whole_processes_are_compared(made: Make) -> None:
     assert unlike.hi - unlike.lo > 2 * (alike.hi - alike.lo)
 
 
+def at_pace(one: LatencyResult, ms: float, **more: Any) -> LatencyResult:
+    """The same result, with a yardstick that took ``ms`` in every round."""
+    return one.model_copy(update={"pace": Pace(file="peak.onnx", rounds_ms=[ms] * len(one.samples_ns)), **more})
+
+
+@pytest.mark.parametrize(("slowdown", "decision"), [(1.0, "PASS"), (1.1, "REGRESSION")])
+def test_a_machine_that_was_slower_makes_no_engine_slower(
+    made: Make, slowdown: float, decision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    limits = [limit("median:5%"), limit("p90:5%")]
+    before, now = at_pace(made(2.0, seed=0), 3.0), at_pace(made(2.6 * slowdown, seed=1), 3.9)
+    (one,) = compare([before], [now], limits).engines
+    assert one.pace is not None
+    assert one.pace.value == pytest.approx(1.3)
+    assert one.uncorrected.value == pytest.approx(1.3 * slowdown, rel=0.02)
+    assert one.ratio.lo < slowdown < one.ratio.hi
+    assert [gate.decision for gate in one.gates] == [decision] * 2
+    assert (one.mann_whitney_p < 0.01) == (slowdown > 1)
+    main([write(tmp_path / "a.json", before), write(tmp_path / "b.json", now)])
+    assert "without regard to the machine's pace the ratio is 1." in capsys.readouterr().out
+
+
+def test_what_slows_a_round_is_left_out_of_it(made: Make) -> None:
+    """Every other round of one run had a slow machine: its interval is as narrow as that of a quiet one."""
+    steady = at_pace(made(1.0, seed=0), 3.0)
+    uneven = made(1.0, seed=1)
+    slow = [1.0, 1.4] * 10
+    samples = [[round(x * by) for x in each] for each, by in zip(uneven.samples_ns, slow, strict=True)]
+    pace = Pace(file="peak.onnx", rounds_ms=[3.0 * by for by in slow])
+    uneven = uneven.model_copy(update={"samples_ns": samples, "pace": pace})
+    (one,) = compare([steady], [uneven]).engines
+    assert one.ratio.lo < 1 < one.ratio.hi < 1.03
+    assert one.uncorrected.hi > 1.2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: {"pace": None},
+        lambda one: {"pace": one.pace.model_copy(update={"file": "other.onnx"})},
+        lambda one: {"host": one.host.model_copy(update={"libraries": {"onnxruntime": "0"}})},
+        lambda one: {"host": one.host.model_copy(update={"cpu": "another"})},
+    ],
+)
+def test_another_yardstick_tells_nothing(made: Make, change: Callable[[Any], Any]) -> None:
+    before, now = (at_pace(made(1.0, seed=seed), 3.0) for seed in (0, 1))
+    now = now.model_copy(update=change(now))
+    (one,) = compare([before], [now], allow_different=True).engines
+    assert one.pace is None
+    assert one.ratio == one.uncorrected
+
+
 def test_a_file_whose_rounds_are_not_those_of_its_processes_is_refused(made: Make, tmp_path: Path) -> None:
     one = made(1.0, seed=0)
     path = tmp_path / "a.json"
     write(path, one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 3})}))
     with pytest.raises(ConfigError, match="20 rounds are not those of 3 processes"):
+        load_latency(path)
+    write(path, at_pace(one, 3.0, samples_ns=one.samples_ns[:10]))
+    with pytest.raises(ConfigError, match="10 rounds, and 20 of the pace"):
         load_latency(path)
 
 

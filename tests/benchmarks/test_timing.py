@@ -13,10 +13,10 @@ from scripted import open_scripted
 
 import benchmarks
 from benchmarks.environment import fastest_processors
-from benchmarks.peak import Yardstick
 from benchmarks.schema import LatencyResult, json_schema
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
+from benchmarks.yardsticks import Yardstick
 from compress.errors import BackendAbsent, EngineError, PipelineError
 
 QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=64, turns=5, processes=1, timeout_s=30)
@@ -211,3 +211,23 @@ def test_work_is_told_where_the_file_tells_it(tmp_path: Path) -> None:
     assert silent.work is None
     assert told.work.gmacs_per_s == pytest.approx(5e6 / told.stats["latency_ms"].median.value / 1e6)
     assert told.work.peak_gmacs_per_s is None  # the yardsticks are ONNX Runtime's, this engine is not
+
+
+def test_the_yardstick_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) -> None:
+    paths = [engine(tmp_path, name, "sleep 1") for name in ("one", "other")]
+    names = {"peak": "sleep 4", "pace": "sleep 2"}
+    known = [Yardstick(engine(tmp_path, n, script), "int8", 1, n == "pace") for n, script in names.items()]
+    settings = replace(QUICK, processes=2, turns=2, duration_s=0.02, iterations=4)
+    for result in measure(paths, settings, yardsticks=known, opener=open_scripted):
+        assert result.pace is not None
+        assert result.pace.file == "pace.script"
+        assert len(result.pace.rounds_ms) == len(result.samples_ns) == 4
+        assert all(ms >= 2 for ms in result.pace.rounds_ms)
+        assert not any(Path(path).stem in names for path in result.scenario.interleaved_with)
+
+
+def test_a_yardstick_that_fails_leaves_the_pace_unknown(tmp_path: Path) -> None:
+    broken = Yardstick(engine(tmp_path, "broken", "crash 3"), "int8", 1, throughout=True)
+    (result,) = measure([engine(tmp_path, "one", "sleep 1")], QUICK, yardsticks=[broken], opener=open_scripted)
+    assert result.pace is None
+    assert result.scenario.failed == {}

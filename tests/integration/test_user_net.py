@@ -62,6 +62,7 @@ def test_a_backbone_goes_through_every_stage(tmp_path: Path) -> None:
         input_size = 32
         [prune]
         macs = "70%"
+        images = 40
         multiple = 4
         min_width = 4
         depth = false

@@ -290,7 +290,7 @@ def test_a_width_costs_what_it_costs_at_shortcuts_without_weights_too():
 
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_an_output_that_is_no_row_of_logits_is_not_taken_for_one(outputs):
-    net = natural(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, outputs, 30), nn.Flatten()))
+    net = natural(nn.Sequential(nn.Conv2d(3, 8, 3, 3), nn.ReLU(), nn.Conv2d(8, outputs, 10), nn.Flatten()))
     sample = [images(8, seed) for seed in range(4)]
     sensitivity = Sensitivity(net, structure_of(net), Images(sample[:3], sample[3:]), classifier=False)
     ((_, curve),) = sensitivity.curves({"0": [2]})

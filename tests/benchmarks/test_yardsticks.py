@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks.peak import SHAPES, Yardstick, peaks, yardsticks
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
+from benchmarks.yardsticks import PACE, SHAPES, Yardstick, peaks, yardsticks
 from compress.engines.base import open_engine
 
 QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=4, turns=2, processes=1)
@@ -17,7 +17,7 @@ QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=4, tur
 @pytest.mark.parametrize("target", ["ort-x86", "ort-arm"])
 def test_integer_yardsticks_are_integer_and_give_no_constant(target: str) -> None:
     with yardsticks(target) as known:
-        assert len(known) == sum(map(len, SHAPES.values()))
+        assert len(known) == sum(map(len, SHAPES.values())) + 1
         for one in known:
             operators = {node.op_type for node in onnx.load(one.path).graph.node}
             assert ("QLinearConv" in operators) == (one.precision == "int8")
@@ -27,12 +27,16 @@ def test_integer_yardsticks_are_integer_and_give_no_constant(target: str) -> Non
                 (output,) = engine.run({"input": x}).values()
             assert len(np.unique(output)) > 50
     assert known[0].macs == 2 * 28 * 28 * 256 * 256 * 9
+    assert [one.throughout for one in known] == [False] * 3 + [True]
+    assert known[-1].macs == 9 * sum(
+        a * b * side**2 for (a, b, _), side in zip(PACE, (28, 14, 14, 7, 7, 4, 4), strict=True)
+    )
 
 
 def test_peak_is_the_fastest_yardstick_of_a_precision() -> None:
     with yardsticks() as known:
         macs = [one.macs for one in known]
-        found = peaks(known, [1.0, 0.5, 4.0])
+        found = peaks(zip(known, [1.0, 0.5, 4.0, 100.0], strict=True))
     assert found == {"int8": max(macs[0] / 1e6, 2 * macs[1] / 1e6), "fp32": macs[2] / 4e6}
 
 

@@ -1,0 +1,147 @@
+"""Files of known work, in ONNX Runtime, that are timed beside the engines: what the machine can do, and how it does.
+
+Its peak is what large convolutions reach, INT8 and FP32. What an engine reaches of it says how much its layers leave
+unused: thin ones, memory traffic, what is no convolution.
+
+Its pace is what a network takes whose layers narrow and widen as a ResNet's do. A machine is not equally fast at all
+times, and its caches are not: in units of the pace, latencies of separate runs can be compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.targets import default_target, profile
+
+Precision = Literal["fp32", "int8"]
+Layers = Sequence[tuple[int, int, int]]
+"""3x3 convolutions in a row: channels in, channels out, stride."""
+
+# Channels and pixels a side of 3x3 convolutions, two in a row. On an AVX512-VNNI server core they came within 5% of the
+# fastest of ten shapes, 1x1 and 3x3, 64 to 1024 channels; the smaller one is for processors with smaller caches.
+SHAPES: Mapping[Precision, Sequence[tuple[int, int]]] = {"int8": ((256, 28), (128, 28)), "fp32": ((128, 28),)}
+_IN_A_ROW = 2
+
+# Channels in, channels out and stride of the pace's 3x3 convolutions, of 28 pixels a side at first; 19 MB of weights.
+# Of four candidates it shared most with a ResNet-18, pruned INT8 (0.26 ms) and dense FP32 (2.9 ms), on a machine whose
+# caches others used as well: over 42 processes their medians spread by 5.5% and 6.5%, in its units by 2.6% and 1.9%;
+# in units of the peak's convolutions, which need little memory, by 3.6% and 4.4%.
+PACE = ((64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1))
+_SIDE = 28
+
+ENGINE = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A file whose multiply-accumulates are known.
+
+    Attributes:
+        macs: of one image.
+        throughout: it has its turn beside every turn of the engines, to tell the pace; else at the beginning only.
+    """
+
+    path: Path
+    precision: Precision
+    macs: int
+    throughout: bool = False
+
+
+@contextmanager
+def yardsticks(target: str | None = None) -> Iterator[tuple[Yardstick, ...]]:
+    """The files, for as long as the block lasts: of the peak, INT8 and FP32, and last that of the pace.
+
+    Args:
+        target: whose kernels' integers they use; None: the default of the engine.
+    """
+    activations = profile(target or default_target(ENGINE)).activations
+    with tempfile.TemporaryDirectory() as folder:
+        yield _write(Path(folder), activations)
+
+
+def _write(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[Yardstick, ...]:
+    found = []
+    for precision, shapes in SHAPES.items():
+        for channels, side in shapes:
+            layers = ((channels, channels, 1),) * _IN_A_ROW
+            model = _integer(layers, side, np.dtype(activations)) if precision == "int8" else _float(layers, side)
+            path = folder / f"peak_{precision}_{channels}x{side}x{side}.onnx"
+            onnx.save(model, path)
+            found.append(Yardstick(path, precision, _macs(layers, side)))
+    path = folder / "pace_fp32.onnx"
+    onnx.save(_float(PACE, _SIDE), path)
+    return (*found, Yardstick(path, "fp32", _macs(PACE, _SIDE), throughout=True))
+
+
+def _macs(layers: Layers, side: int) -> int:
+    found = 0
+    for channels, filters, stride in layers:
+        side = -(-side // stride)
+        found += 9 * channels * filters * side**2
+    return found
+
+
+def gmacs(macs: int, batch: int, ms: float) -> float:
+    """Giga-multiply-accumulates per second: ``macs`` an image, ``ms`` a batch."""
+    return macs * batch / ms / 1e6
+
+
+def peaks(measured: Iterable[tuple[Yardstick, float]]) -> Mapping[str, float]:
+    """GMAC/s by precision: of the fastest yardstick of each, one image at a time.
+
+    Args:
+        measured: yardsticks and their milliseconds.
+    """
+    found: dict[str, float] = {}
+    for one, ms in measured:
+        found[one.precision] = max(found.get(one.precision, 0.0), gmacs(one.macs, 1, ms))
+    return found
+
+
+def _float(layers: Layers, side: int) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    nodes, constants, tensor = [], {}, "input"
+    for i, (channels, filters, stride) in enumerate(layers):
+        scale = 1 / (3 * np.sqrt(channels))  # keeps the variance
+        constants[f"w{i}"] = (scale * rng.standard_normal((filters, channels, 3, 3))).astype(np.float32)
+        output = "output" if i == len(layers) - 1 else f"x{i}"
+        nodes.append(helper.make_node("Conv", [tensor, f"w{i}"], [output], pads=[1] * 4, strides=[stride] * 2))
+        tensor = output
+    return _model(nodes, constants, layers, side)
+
+
+def _integer(layers: Layers, side: int, activation: np.dtype[np.integer]) -> onnx.ModelProto:
+    """Integer convolutions as ONNX Runtime's own operator, so that no fusion is left to it; one Q and one DQ."""
+    rng = np.random.default_rng(0)
+    middle = 128 if activation == np.uint8 else 0
+    constants: dict[str, np.ndarray] = {"scale": np.array(1 / 32, np.float32), "zero": np.array(middle, activation)}
+    nodes, tensor = [helper.make_node("QuantizeLinear", ["input", "scale", "zero"], ["q"])], "q"
+    for i, (channels, filters, stride) in enumerate(layers):
+        constants[f"w{i}"] = rng.integers(-127, 128, (filters, channels, 3, 3), dtype=np.int8)
+        constants[f"scale{i}"] = np.full(filters, 1 / (3 * 64 * np.sqrt(channels)), np.float32)
+        constants[f"zero{i}"] = np.zeros(filters, np.int8)
+        inputs = [tensor, "scale", "zero", f"w{i}", f"scale{i}", f"zero{i}", "scale", "zero"]
+        nodes.append(helper.make_node("QLinearConv", inputs, [f"x{i}"], pads=[1] * 4, strides=[stride] * 2))
+        tensor = f"x{i}"
+    nodes.append(helper.make_node("DequantizeLinear", [tensor, "scale", "zero"], ["output"]))
+    return _model(nodes, constants, layers, side)
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, np.ndarray], layers: Layers, side: int
+) -> onnx.ModelProto:
+    shapes: list[list[str | int | None]] = [["batch", layers[0][0], side, side], ["batch", layers[-1][1], None, None]]
+    ends = zip(("input", "output"), shapes, strict=True)
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends]
+    values = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "yardstick", tensors[:1], tensors[1:], values)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
