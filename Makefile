@@ -113,7 +113,7 @@ bindings: $(BINDINGS)  ## TensorRT's Python bindings, old and new, for the tests
 $(VENV)/tensorrt-%: | $(ENV)
 	$(PY) -m pip install --quiet --no-deps --target $@ tensorrt_cu$(if $(filter 10.0.%,$*),12,13)_bindings==$*
 export TENSORRT_BINDINGS ?= $(subst $(eval ) ,:,$(wildcard $(BINDINGS)))
-# Two at a time, each with one thread and its own files: what they measure must not be right, only told right.
+# Two at a time, each with one thread and its own files: what they measure need not be right, only told right.
 test: $(ENV)           ## the fast tests
 	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
 baseline-update: $(ENV)  ## compress the embedded default anew; show and write tests/regression/baseline.json

@@ -45,9 +45,7 @@ def notes(comparison: RunComparison) -> list[str]:
     """What a reader of the table has to know besides, one line each."""
     found = [f"geometric mean of the ratios: {comparison.geomean:.3f}"]
     if any(one.pace for one in comparison.engines):
-        found.append(
-            "machine: how many times as long a yardstick took than in the baseline; ratios are corrected for it"
-        )
+        found.append("machine: how many times as long a yardstick took as in the baseline; ratios are corrected for it")
     for one in comparison.engines:
         name = _title(one)
         if one.pace:

@@ -2,8 +2,8 @@
 
 The two runs are not interleaved, so their processes are not paired (``stats.unpaired_ratio_interval``), and engines are
 compared only where all else that a latency depends on is the same. A machine is not equally fast at all times: in both
-runs a yardstick, the same network, had its turn beside every turn of an engine, and latencies are compared in units of
-its own. What slows an engine more than the yardstick, such as caches that others fill, is left of the difference.
+runs a yardstick, the same network, had its turn in every round of the engines, and latencies are compared as they would
+be at one pace of it (``stats.at_one_pace``).
 
 A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
 interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,8 @@ from scipy.stats import gmean
 
 from benchmarks import stats
 from benchmarks.environment import concerns, shared, tool
-from benchmarks.schema import Bounds, EngineComparison, Gate, LatencyResult, RunComparison
+from benchmarks.schema import Bounds, EngineComparison, Gate, LatencyResult, Pace, RunComparison
 from benchmarks.worker import FEWEST
-from benchmarks.yardsticks import ENGINE
 from compress.errors import ConfigError
 
 REGRESSION, INVALID = 3, 4
@@ -133,10 +133,14 @@ def conditions(result: LatencyResult) -> dict[str, str]:
         **({"GPUs": "; ".join(host.gpus)} if result.device == "cuda" or backend.name == "tensorrt" else {}),
         "engine": f"{backend.name} {backend.version}",
         "provider": backend.actual,
+        "parallel streams": str(scenario.streams),
         "batch": str(scenario.batch),
         "input shape": "x".join(map(str, scenario.shape)),
         "inputs": scenario.inputs,
-        **{name: str(value) for name, value in result.modes.items()},
+        **{
+            f"{backend.name}'s {name}" if name == "streams" else name: str(value)
+            for name, value in result.modes.items()
+        },
     }
 
 
@@ -195,7 +199,8 @@ def _machine(couples: Sequence[Couple]) -> list[str]:
 def _doubts(one: LatencyResult) -> list[str]:
     """What a difference between two runs of the same engine may come from."""
     config = one.config
-    found = concerns(one.monitor.before, one.monitor.after, config.get("threads", 1), config.get("affinity"))
+    threads = config.get("threads", 1) * one.scenario.streams
+    found = concerns(one.monitor.before, one.monitor.after, threads, config.get("affinity"))
     found += shared(one.contention)
     if one.scenario.processes == 1:
         found.append("one worker process: how processes of one engine differ is in no interval; measure with several")
@@ -206,21 +211,23 @@ def _doubts(one: LatencyResult) -> list[str]:
 
 def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
     different = _differences(baseline, candidate)
-    uncorrected = Bounds.of(stats.unpaired_ratio_interval(candidate.blocks, baseline.blocks))
-    pace: Bounds | None = None
-    before: stats.Rounds = baseline.blocks
-    now: stats.Rounds = candidate.blocks
-    if baseline.pace and candidate.pace and _same_pace(baseline, candidate, different):
-        pace = Bounds.of(stats.unpaired_ratio_interval(_pace(candidate), _pace(baseline)))
-        before, now = _paced(baseline), _paced(candidate)
+    before, now = baseline.blocks, candidate.blocks
+    ratio: Callable[[float], stats.Interval] = partial(stats.unpaired_ratio_interval, now, before)
+    uncorrected, pace, slope = Bounds.of(ratio(0.5)), None, None
+    if baseline.pace and candidate.pace and _same_pace(baseline.pace, candidate.pace, different):
+        paces = _paces(candidate.pace, candidate), _paces(baseline.pace, baseline)
+        pace = Bounds.of(stats.unpaired_ratio_interval(*paces))
+        corrected = stats.at_one_pace(now, np.ravel(paces[0]), before, np.ravel(paces[1]))
+        now, before, slope, ratio = corrected.rounds, corrected.baseline, corrected.slope, corrected.ratio_interval
     return EngineComparison(
         baseline=baseline.artifact,
         candidate=candidate.artifact,
         baseline_ms=baseline.stats["latency_ms"].median,
         candidate_ms=candidate.stats["latency_ms"].median,
-        ratio=Bounds.of(stats.unpaired_ratio_interval(now, before)) if pace else uncorrected,
+        ratio=Bounds.of(ratio(0.5)),
         uncorrected=uncorrected,
         pace=pace,
+        slope=slope,
         mann_whitney_p=stats.mann_whitney(now, before),
         different=different,
         invalid=[
@@ -229,38 +236,34 @@ def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence
             if one.verdict.status == "INVALID"
             for reason in one.verdict.reasons or ["no reason is given"]
         ],
-        gates=[_gate(now, before, one) for one in limits],
+        gates=[_gate(ratio, _fewest(baseline, candidate), one) for one in limits],
     )
 
 
-def _same_pace(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> bool:
+def _same_pace(baseline: Pace, candidate: Pace, different: Collection[str]) -> bool:
     """Whether the yardstick can tell of both runs how fast the machine was, and nothing else."""
-    versions = {one.host.libraries.get(ENGINE) for one in (baseline, candidate)}
-    files = {one.pace and one.pace.file for one in (baseline, candidate)}
-    return len(versions) == len(files) == 1 and not {*_OF_THE_MACHINE} & {*different}
+    same = (baseline.sha256, baseline.version) == (candidate.sha256, candidate.version)
+    return same and not {*_OF_THE_MACHINE} & {*different}
 
 
-def _pace(one: LatencyResult) -> stats.Rounds:
-    assert one.pace is not None
-    return stats.blocks([np.array([ms]) for ms in one.pace.rounds_ms], one.scenario.processes)
+def _paces(pace: Pace, of: LatencyResult) -> list[stats.Floats]:
+    """What the yardstick took in each of the blocks that intervals resample."""
+    blocks = stats.blocks([np.array([ms]) for ms in pace.rounds_ms], of.scenario.processes)
+    return [np.array([np.median(block)]) for block in blocks]
 
 
-def _paced(one: LatencyResult) -> stats.Rounds:
-    """The latencies in units of what the yardstick took in the same round."""
-    assert one.pace is not None
-    rounds = zip(one.samples_ns, one.pace.rounds_ms, strict=True)
-    return stats.blocks([np.asarray(samples) / 1e6 / ms for samples, ms in rounds], one.scenario.processes)
+def _fewest(baseline: LatencyResult, candidate: LatencyResult) -> int:
+    return min(one.stats["latency_ms"].n for one in (baseline, candidate))
 
 
-def _gate(rounds: stats.Rounds, baseline: stats.Rounds, limit: Limit) -> Gate:
+def _gate(ratio: Callable[[float], stats.Interval], fewest: int, limit: Limit) -> Gate:
     q = limit.quantile
-    fewest = min(sum(map(len, rounds)), sum(map(len, baseline)))
     if limit.metric != "median" and fewest < (needed := stats.samples_needed(q)):
         raise ConfigError(
             f"{fewest} samples are too few for {limit}: {needed} are needed",
             remedy=f"measure both with --iterations {needed}, or more",
         )
-    ratio = Bounds.of(stats.unpaired_ratio_interval(rounds, baseline, q))
+    found = Bounds.of(ratio(q))
     allowed = 1 + limit.share
-    decision = "REGRESSION" if ratio.lo > allowed else "UNDECIDED" if ratio.hi > allowed else "PASS"
-    return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=decision)
+    decision = "REGRESSION" if found.lo > allowed else "UNDECIDED" if found.hi > allowed else "PASS"
+    return Gate(metric=limit.metric, limit=limit.share, ratio=found, decision=decision)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,7 @@ class Watched:
         wall: how long that was.
         ran, waited: how long threads of the engine's process were on a processor, and how long they were ready to run
             and had none, added up; both 0 where the system does not count it (Linux's ``schedstat`` does).
+        own: processor time of the engine's process.
         others: processor time of everything else on the machine, and what a hypervisor gave to other machines; in
             ticks of the system's clock, so that only sums over a second or more mean anything.
     """
@@ -32,12 +33,23 @@ class Watched:
     wall: float
     ran: float
     waited: float
+    own: float
     others: float
 
     @classmethod
     def sum(cls, parts: Iterable[Watched]) -> Watched:
-        columns = zip(*((part.wall, part.ran, part.waited, part.others) for part in parts), strict=True)
-        return cls(*map(sum, columns))
+        return cls(*map(sum, zip(*map(astuple, parts), strict=True)))
+
+    @classmethod
+    def together(cls, parts: Sequence[Watched]) -> Watched:
+        """Of processes that ran at the same time: none of them is one of the others to the rest.
+
+        >>> Watched.together([Watched(1, 1, 0, 1, 1.5), Watched(1, 1, 0, 1, 1.5)])
+        Watched(wall=1.0, ran=2, waited=0, own=2, others=0.5)
+        """
+        total = cls.sum(parts)
+        others = total.others - (len(parts) - 1) * total.own  # each has counted the own time of the rest
+        return replace(total, wall=total.wall / len(parts), others=others / len(parts))
 
     @property
     def share_waited(self) -> float | None:
@@ -60,17 +72,18 @@ def watch() -> Iterator[Callable[[], Watched]]:
     True
     """
     found = list[Watched]()
-    wall, busy, tasks = time.perf_counter(), _others(), _tasks()
+    wall, own, everything, tasks = time.perf_counter(), time.process_time(), _everything(), _tasks()
     yield lambda: found[0]
     later = _tasks()
     pairs = [(tasks.get(task, (0, 0)), times) for task, times in later.items()]  # one that ended meanwhile is left out
     ran, waited = (sum(after[i] - before[i] for before, after in pairs) / 1e9 for i in (0, 1))
-    found.append(Watched(time.perf_counter() - wall, ran, waited, _others() - busy))
+    own = time.process_time() - own
+    found.append(Watched(time.perf_counter() - wall, ran, waited, own, _everything() - everything - own))
 
 
-def _others() -> float:
+def _everything() -> float:
     times = psutil.cpu_times()._asdict()
-    return float(sum(seconds for name, seconds in times.items() if name not in _IDLE)) - time.process_time()
+    return float(sum(seconds for name, seconds in times.items() if name not in _IDLE))
 
 
 def _tasks() -> Times:

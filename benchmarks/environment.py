@@ -23,6 +23,7 @@ _WAITED, _OTHERS = 0.02, 0.1  # shares, of the time and of the processors
 _PROCESSORS = Path("/sys/devices/system/cpu")
 _GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
 _HIGHEST_CLOCK = "cpufreq/cpuinfo_max_freq"
+_SIBLINGS = "topology/thread_siblings_list"
 _THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
 
 
@@ -55,12 +56,20 @@ def machine_state(watch_s: float = 0.2) -> MachineState:
     )
 
 
+def own_processors() -> list[int]:
+    """Those that this process may run on; all where the system does not tell."""
+    return _told(lambda: sorted(os.sched_getaffinity(0))) or list(range(os.cpu_count() or 1))
+
+
 def fastest_processors() -> list[int]:
-    """Those of this process's processors that have the highest clock; all where the system does not tell."""
-    own = _told(lambda: sorted(os.sched_getaffinity(0))) or []
+    """Those of this process's processors that have the highest clock, one of each core first; none where the system
+    cannot bind a process."""
+    own = own_processors() if hasattr(os, "sched_setaffinity") else []
     clocks = {n: _told(partial((_PROCESSORS / f"cpu{n}" / _HIGHEST_CLOCK).read_text, encoding="ascii")) for n in own}
     highest = max((int(clock) for clock in clocks.values() if clock), default=0)
-    return [n for n in own if int(clocks[n] or 0) == highest]
+    fastest = [n for n in own if int(clocks[n] or 0) == highest]
+    cores = [_told(partial((_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text, encoding="ascii")) or n for n in fastest]
+    return [n for _, n in sorted((cores[:i].count(cores[i]), n) for i, n in enumerate(fastest))]
 
 
 def tool() -> Tool:

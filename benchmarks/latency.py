@@ -19,10 +19,11 @@ from rich.console import Console
 
 from benchmarks.compare import add_arguments, as_markdown, present
 from benchmarks.comparison import INVALID, compare, exit_code
+from benchmarks.environment import own_processors
 from benchmarks.node_profile import check, export
 from benchmarks.schema import LatencyResult, dump, load_latency
 from benchmarks.stats import samples_needed
-from benchmarks.tables import emit, interval, markdown, show, speedup
+from benchmarks.tables import emit, interval, markdown, rate, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import FEWEST, Settings, open_for
 from benchmarks.yardsticks import yardsticks
@@ -39,7 +40,19 @@ PRESETS = {
 
 
 ENGINES_HELP = "engine files (.onnx, .xml, .plan), or a stage's model.safetensors, which PyTorch runs"
-HEADER = ["engine", "median ms", "p90 ms", "speed-up", "load ms", "first ms", "file MB", "peak MB", "GMAC/s", "of peak"]
+HEADER = [
+    "engine",
+    "median ms",
+    "p90 ms",
+    "speed-up",
+    "images/s",
+    "load ms",
+    "first ms",
+    "file MB",
+    "peak MB",
+    "GMAC/s",
+    "of peak",
+]
 
 
 def rows(results: Sequence[LatencyResult]) -> list[list[str]]:
@@ -56,6 +69,7 @@ def _row(result: LatencyResult) -> list[str]:
         interval(stats.median),
         interval(p90) if p90 else "too few",
         speedup(result.comparison.ratio if result.comparison else None),
+        rate(result.throughput),
         f"{result.load_ms:.0f}",
         f"{result.first_inference_ms:.1f}",
         f"{result.artifact.bytes / 1e6:.1f}",
@@ -81,6 +95,7 @@ def _record(result: LatencyResult) -> dict[str, object]:
         "median_ms": stats.median,
         **{f"{name}_ms": bounds for name, bounds in stats.percentiles.items()},
         "ratio": result.comparison and result.comparison.ratio,
+        "throughput": result.throughput,
     }
     return {
         "engine": result.artifact.path,
@@ -91,6 +106,7 @@ def _record(result: LatencyResult) -> dict[str, object]:
         "provider": result.backend.actual,
         "threads": result.modes["threads"],
         "batch": result.scenario.batch,
+        "streams": result.scenario.streams,
         **{
             f"{name}{suffix}": bounds and getattr(bounds, field)
             for name, bounds in intervals.items()
@@ -101,7 +117,6 @@ def _record(result: LatencyResult) -> dict[str, object]:
         "load_ms": result.load_ms,
         "bytes": result.artifact.bytes,
         "peak_memory_bytes": result.peak_memory_bytes,
-        "throughput": result.throughput,
         "gmacs_per_s": result.work and result.work.gmacs_per_s,
         "peak_gmacs_per_s": result.work and result.work.peak_gmacs_per_s,
         "verdict": result.verdict.status,
@@ -127,7 +142,8 @@ def to_markdown(results: Sequence[LatencyResult]) -> str:
 def title(result: LatencyResult) -> str:
     """What was measured on what, in one line."""
     shape = "x".join(str(dim) for dim in result.scenario.shape)
-    return f"latency, {shape}, {result.modes['threads']} thread(s), {result.host.cpu}, 95% intervals"
+    streams = f"{result.scenario.streams} streams of " if result.scenario.streams > 1 else ""
+    return f"latency, {shape}, {streams}{result.modes['threads']} thread(s), {result.host.cpu}, 95% intervals"
 
 
 def positive(text: str) -> float:
@@ -160,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--engine", nargs="+", type=Path, required=True, metavar="FILE", help=ENGINES_HELP)
     p.add_argument("--batch", type=count, help="batch size (1)")
     p.add_argument("--threads", type=count, help="intra-op threads (1)")
+    p.add_argument("--streams", type=count, help="processes at the same time, for the throughput; 1 is for latency (1)")
     p.add_argument("--device", choices=("cpu", "cuda"), help="default: the runtime's own")
     p.add_argument("--warmup", dest="warmup_s", type=positive, metavar="S", help="seconds of warm-up, at least")
     p.add_argument("--duration", dest="duration_s", type=positive, metavar="S", help="seconds an engine, at least")
@@ -198,6 +215,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
     names = {field.name for field in dataclasses.fields(Settings)}
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     settings = dataclasses.replace(PRESETS[args.preset or "normal"], **given)
+    processors = len(settings.affinity or own_processors())
+    if settings.streams > 1 and settings.device != "cuda" and settings.streams * settings.threads > processors:
+        raise ConfigError(
+            f"{settings.streams} streams of {settings.threads} thread(s) would wait for one another on {processors} "
+            "processors",
+            remedy=f"give {max(1, processors // settings.threads)} with --streams",
+        )
     if settings.precision and settings.processes <= FEWEST:
         raise ConfigError(
             f"--precision may save processes beyond the {FEWEST}th, and there are {settings.processes}",

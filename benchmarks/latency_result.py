@@ -30,6 +30,7 @@ from benchmarks.schema import (
 from benchmarks.series import Series
 from benchmarks.worker import FEWEST, Settings
 from benchmarks.yardsticks import ENGINE, gmacs
+from compress.run import file_sha256
 from compress.targets import profile
 
 # Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
@@ -78,10 +79,11 @@ def result_of(
         series: of all engines of the run; the first is what the others are compared with.
         failed: why other engines left the run, by file.
         peaks: GMAC/s that the machine reaches, by precision.
-        pace: of the machine while the engines were timed.
+        pace: of the machine's processor while the engines were timed.
     """
-    settings, opened = one.settings, one.opened
+    settings, opened = one.settings, one.opened[0]
     summary = summarize(one.rounds_ms, len(one.lives), percentiles=settings.percentile, seed=settings.seed)
+    throughput = Bounds.of(stats.median_interval(one.throughput, seed=settings.seed))
     flagged = int(stats.outliers(np.concatenate(one.rounds_ms)).sum())
     contention = Contention(waited=one.watched.share_waited, others=one.watched.processors_of_others)
     return LatencyResult(
@@ -97,14 +99,16 @@ def result_of(
         host=host(),
         device=settings.device or "default",
         scenario=Scenario(
+            name="single-stream" if settings.streams == 1 else "offline",
             batch=settings.batch,
             shape=list(opened.shape),
             inputs="random normal" if settings.images is None else "images",
             pool=opened.pool,
             inner=one.inner,
+            streams=settings.streams,
             processes=len(one.lives),
             rounds=len(one.turns),
-            processors=[list(life.processors) for life in one.lives],
+            processors=[life.processors for life in one.lives],
             interleaved_with=[str(other.path) for other in series if other is not one],
             failed=dict(failed),
         ),
@@ -113,15 +117,15 @@ def result_of(
         load_ms=one.load_ms,
         first_inference_ms=one.first_ms,
         peak_memory_bytes=max(life.peak for life in one.lives),
-        throughput=settings.batch / summary.median.value * 1e3,
+        throughput=throughput,
         outliers=flagged,
         samples_ns=[turn.samples for turn in one.turns],
         monitor=monitor,
         contention=contention,
-        pace=pace,
-        work=_work(one, summary.median.value, peaks),
+        pace=None if _on_gpu(one) or settings.streams > 1 else pace,
+        work=_work(one, summary.median.value, throughput.value, peaks),
         warnings=[
-            *concerns(monitor.before, monitor.after, settings.threads, settings.affinity),
+            *concerns(monitor.before, monitor.after, settings.threads * settings.streams, settings.affinity),
             *shared(contention),
             *elsewhere(opened.target, opened.name),
             *_warnings(one, summary, flagged),
@@ -133,18 +137,22 @@ def result_of(
 
 def pace_of(yardstick: Series) -> Pace:
     """How fast the machine was, told by a yardstick that took a turn beside every turn of the engines."""
-    return Pace(file=yardstick.path.name, rounds_ms=[float(np.median(samples)) for samples in yardstick.rounds_ms])
+    return Pace(
+        sha256=file_sha256(yardstick.path),
+        version=yardstick.opened[0].version,
+        rounds_ms=[float(np.median(samples)) for samples in yardstick.rounds_ms],
+    )
 
 
-def _work(one: Series, median_ms: float, peaks: Mapping[str, float]) -> Work | None:
-    opened = one.opened
+def _work(one: Series, median_ms: float, images_per_s: float, peaks: Mapping[str, float]) -> Work | None:
+    opened, alone = one.opened[0], one.settings.streams == 1  # as the yardsticks are, whose median is the peak
     if opened.macs is None or opened.precision is None:
         return None
     return Work(
         macs=opened.macs,
         precision=opened.precision,
-        gmacs_per_s=gmacs(opened.macs, one.settings.batch, median_ms),
-        peak_gmacs_per_s=peaks.get(opened.precision) if opened.name == ENGINE else None,
+        gmacs_per_s=gmacs(opened.macs, one.settings.batch, median_ms) if alone else opened.macs * images_per_s / 1e9,
+        peak_gmacs_per_s=peaks.get(opened.precision) if alone and opened.name == ENGINE else None,
     )
 
 
@@ -155,7 +163,7 @@ def _comparison(one: Series, baseline: Series) -> Comparison:
 
 def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
     reasons = []
-    if not all(life.opened.finite for life in one.lives):
+    if not all(opened.finite for opened in one.opened):
         reasons.append("the outputs hold NaN or infinity")
     if (spread := _spread(one)) > _UNUSABLE:
         reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
@@ -167,7 +175,7 @@ def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
 
 def _warnings(one: Series, summary: Summary, flagged: int) -> list[str]:
     found = []
-    if not all(life.warmed.steady for life in one.lives):
+    if not all(warmed.steady for life in one.lives for warmed in life.warmed):
         found.append("still not steady after the warm-up")
     if _DOUBTFUL < (spread := _spread(one)) <= _UNUSABLE:
         found.append(f"unstable: the rounds' medians differ by a factor of {spread:.2f}")
@@ -202,7 +210,7 @@ def elsewhere(target: str, engine: str) -> Iterator[str]:
 
 
 def _on_gpu(one: Series) -> bool:
-    return one.settings.device == "cuda" or one.opened.name == "tensorrt"
+    return one.settings.device == "cuda" or one.opened[0].name == "tensorrt"
 
 
 def _spread(one: Series) -> float:

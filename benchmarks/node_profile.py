@@ -70,11 +70,13 @@ def check(engines: Sequence[Path], settings: Settings, target: str) -> None:
     """Before minutes are spent on measuring: can these engines be profiled, and the profile be written?
 
     Raises:
-        ConfigError: there are several engines, or ``target`` cannot be written.
+        ConfigError: there are several engines or streams, or ``target`` cannot be written.
         EngineError: the nodes of such an engine cannot be timed here.
     """
     if len(engines) != 1:
         raise ConfigError(f"--export-profile is for one engine, not {len(engines)}", remedy="profile them one by one")
+    if settings.streams > 1:
+        raise ConfigError("--export-profile is for one stream", remedy="leave out --streams")
     suffix = engines[0].suffix
     if suffix == ".plan":
         raise EngineError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,19 +34,34 @@ class RivalTool:
     statistic: Literal["mean", "median"]
     printed: str
 
-    def run(self, about_ms: float) -> float:
-        """Milliseconds an inference, of which one takes ``about_ms``.
+    def run(self, about_ms: float, processors: Sequence[int] | None = None) -> float:
+        """Milliseconds an inference, of which one takes ``about_ms``; ``processors`` are what the tool is bound to.
 
         Raises:
             EngineError: it failed, or printed no such line.
         """
         iterations = max(20, round(_SECONDS * 1e3 / about_ms))
         command = [part.format(iterations=iterations) for part in self.command]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with _bound(processors):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = re.search(self.printed, done.stdout)
         if done.returncode or found is None:
             raise EngineError(f"{self.name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
         return float(found[1])
+
+
+@contextmanager
+def _bound(processors: Sequence[int] | None) -> Iterator[None]:
+    """What is started inside inherits the processors."""
+    if not processors:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def rival(engine: Path, settings: Settings) -> RivalTool:

@@ -1,4 +1,4 @@
-"""The shape of a result file, version 2: one truth, from which the shipped JSON Schema is written.
+"""The shape of a result file, version 3: one truth, from which the shipped JSON Schema is written.
 
 ``python -m benchmarks.schema`` prints the schema; ``benchmarks/result.schema.json`` is its output, and a test holds
 the two together. What this version does not measure is null, never made up.
@@ -28,7 +28,7 @@ from pydantic import (
 from benchmarks.stats import Interval, blocks
 from compress.errors import ConfigError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Record(BaseModel):
@@ -112,15 +112,18 @@ class Monitor(Record):
 class Scenario(Record):
     """How the engine was driven."""
 
-    name: Literal["single-stream"] = "single-stream"
+    name: Literal["single-stream", "offline"] = Field(description="one inference at a time, or several streams of them")
     batch: int
     shape: list[int]
     inputs: str = Field(description="where the input pool came from")
     pool: int = Field(description="different inputs, used in turn")
     inner: int = Field(description="inferences a sample, so that it lasts about 1 ms; percentiles are of such means")
-    processes: PositiveInt = Field(description="worker processes, one after the other")
+    streams: PositiveInt = Field(description="processes at the same time, each with inputs of its own")
+    processes: PositiveInt = Field(description="worker processes of a stream, one after the other")
     rounds: int = Field(description="turns of this engine, as many in each process")
-    processors: list[list[int]] = Field(description="that each process was bound to; none: left to the system")
+    processors: list[list[int]] = Field(
+        description="that the processes of each number were bound to; none: left to the system"
+    )
     interleaved_with: list[str]
     failed: dict[str, str] = Field(
         default_factory=dict, description="engines that left the interleaving, and why: a crash, a hang, an error"
@@ -156,7 +159,7 @@ class Comparison(Record):
 
 
 class Common(Record):
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     run_id: str
     date: str = Field(description="ISO 8601, UTC")
     tool: Tool
@@ -181,9 +184,10 @@ class Contention(Record):
 
 
 class Pace(Record):
-    """How fast the machine was: a network that is the same in every run, timed beside every turn of the engine."""
+    """How fast the processor was: a network that is the same in every run, timed in every round of the engine's."""
 
-    file: str
+    sha256: str = Field(description="of the network's file")
+    version: str = Field(description="of the ONNX Runtime that ran it")
     rounds_ms: list[PositiveFloat] = Field(description="median of each of its turns; as many as the engine's rounds")
 
 
@@ -205,15 +209,15 @@ class LatencyResult(Common):
     stats: dict[Literal["latency_ms"], Summary] = Field(min_length=1)
     load_ms: float = Field(description="opening the engine, in a fresh process; median of the processes")
     first_inference_ms: float = Field(description="median of the processes")
-    peak_memory_bytes: int = Field(description="resident memory of the worker process at its highest")
-    throughput: float = Field(description="inputs a second at the median latency")
+    peak_memory_bytes: int = Field(description="resident memory of the worker process at its highest, of all streams")
+    throughput: Bounds = Field(description="inputs a second, of all streams together; median of the rounds")
     outliers: int = Field(description="samples beyond ten robust standard deviations; flagged, never dropped")
     samples_ns: list[Annotated[list[PositiveInt], Field(min_length=1)]] = Field(
         min_length=2, description="nanoseconds an inference, one list a round"
     )
     monitor: Monitor
     contention: Contention
-    pace: Pace | None = Field(None, description="null where no yardstick took part; files of version 2 may lack it")
+    pace: Pace | None = Field(description="null on a GPU, with several streams, or where no yardstick took part")
     work: Work | None = Field(description="null for a file that does not tell it")
     comparison: Comparison | None
 
@@ -250,12 +254,15 @@ class EngineComparison(Record):
     baseline_ms: Bounds = Field(description="median latency")
     candidate_ms: Bounds
     ratio: Bounds = Field(
-        description="median latency of the candidate over the baseline's, each in units of its run's pace where both "
-        "have one; below 1 is faster"
+        description="median latency of the candidate over the baseline's, at one pace of the machine where both runs "
+        "tell theirs; below 1 is faster"
     )
     uncorrected: Bounds = Field(description="the ratio of the latencies as they were")
     pace: Bounds | None = Field(
         description="how many times as long the yardstick took in the candidate's run; null: not told in both alike"
+    )
+    slope: float | None = Field(
+        description="relative change of the latency for a relative change of the pace of one; null where pace is"
     )
     mann_whitney_p: float = Field(description="two-sided, on the medians of the processes")
     different: dict[str, tuple[str, str]] = Field(description="conditions that were not the same: baseline, candidate")
@@ -266,7 +273,7 @@ class EngineComparison(Record):
 class RunComparison(Record):
     """One run of the harness against an earlier one; their rounds are not interleaved."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     kind: Literal["comparison"] = "comparison"
     tool: Tool
     argv: list[str]

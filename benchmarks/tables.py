@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,15 @@ def interval(bounds: Bounds, digits: int = 2) -> str:
     '5.51 [5.50, 5.60]'
     """
     return f"{bounds.value:.{digits}f} [{bounds.lo:.{digits}f}, {bounds.hi:.{digits}f}]"
+
+
+def rate(bounds: Bounds) -> str:
+    """With three significant digits.
+
+    >>> rate(Bounds(value=3456.7, lo=3400, hi=3500)), rate(Bounds(value=0.41, lo=0.4, hi=0.42))
+    ('3457 [3400, 3500]', '0.410 [0.400, 0.420]')
+    """
+    return interval(bounds, max(0, 2 - math.floor(math.log10(bounds.value))))
 
 
 def points(bounds: Bounds) -> str:

@@ -1,4 +1,4 @@
-"""Measure the latency of engines in turns, each in worker processes of which one is awake at a time.
+"""Measure the latency of engines in turns, each in worker processes; those of one engine are awake at a time.
 
 Several sessions alive in one process slow one another, and a process can be unlucky for its whole life: so every
 engine gets a fresh process again and again. Within the life of a process the engines take turns, and they are compared
@@ -8,7 +8,6 @@ process by process. An engine that fails leaves the others to go on, where the c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +66,8 @@ def measure(
     run.sample(progress)
     monitor = Monitor(before=before, after=machine_state())
     ran = [(one, series) for one, series in zip(yardsticks, known, strict=True) if series in run]
-    peak = peaks((one, float(np.median(np.concatenate(series.rounds_ms)))) for one, series in ran)
+    medians = [(one, float(np.median(np.concatenate(series.rounds_ms)))) for one, series in ran]
+    peak = peaks((one, ms) for one, ms in medians if not one.throughout)
     pace = next((pace_of(series) for one, series in ran if one.throughout), None)
     ended = [one for one in timed if one in run]
     return [result_of(one, ended, run.failed, monitor, peak, pace, argv) for one in ended]
@@ -75,16 +75,17 @@ def measure(
 
 def _brief(settings: Settings, *, throughout: bool) -> Settings:
     """For a yardstick, one image at a time: a quarter of an engine's time in all processes, or a bit of the first's."""
-    processes, share = (settings.processes, 4) if throughout else (1, 20)
+    processes, share, least = (settings.processes, 4, 8) if throughout else (1, 20, 1)
     return replace(
         settings,
         batch=1,
         images=None,
         processes=processes,
+        streams=1,
         warmup_s=settings.warmup_s / 4,
         warmup_runs=2,
         duration_s=settings.duration_s / share,
-        iterations=1,
+        iterations=least * processes * settings.turns,
     )
 
 
@@ -114,23 +115,37 @@ class _Run:
             if number >= FEWEST and self._precise():
                 return
             part = [one for one in self._series if number < one.settings.processes]
-            with ExitStack() as stack:
-                self._each(part, partial(self._open, stack, self._processor(number)))
+            try:
+                self._each(part, partial(self._open, number))
                 for _ in range(self._settings.turns):
                     self._each([part[index] for index in self._rng.permutation(len(part))], Series.take_turn)
                 self._each(part, Series.close)
+            finally:
+                for one in part:
+                    one.end()
+            if not self._timed():
+                return
 
-    def _processor(self, number: int) -> tuple[int, ...] | None:
-        """What the processes of all engines are bound to, so that a slow processor is slow for all of them alike."""
+    def _open(self, number: int, one: Series) -> None:
+        def start(stream: int) -> Worker:
+            settings = replace(one.settings, affinity=self._bound(number, stream), seed=one.settings.seed + stream)
+            return Worker(one.path, settings, self._opener)
+
+        one.open(start)
+
+    def _bound(self, number: int, stream: int) -> tuple[int, ...] | None:
+        """What the processes of all engines are bound to, so that a slow processor is slow for all of them alike.
+
+        A single stream goes round; several have each their own, always the same ones, since two processors of one core
+        are not two of two.
+        """
         settings = self._settings
-        if settings.affinity or settings.threads > 1 or settings.device == "cuda":
+        if settings.threads > 1 or settings.device == "cuda" or (settings.affinity and settings.streams == 1):
             return settings.affinity
-        processors = fastest_processors()
-        return (processors[number % len(processors)],) if processors else None
-
-    def _open(self, stack: ExitStack, processors: tuple[int, ...] | None, one: Series) -> None:
-        settings = replace(one.settings, affinity=processors)
-        one.open(stack.enter_context(Worker(one.path, settings, self._opener)))
+        processors = settings.affinity or fastest_processors()
+        if settings.streams > len(processors):
+            return settings.affinity
+        return (processors[stream if settings.streams > 1 else number % len(processors)],)
 
     def _each(self, series: Sequence[Series], step: Callable[[Series], None]) -> None:
         """Let one engine after the other take a step; one that fails leaves the run."""
@@ -139,15 +154,18 @@ class _Run:
                 try:
                     step(one)
                 except PipelineError as error:
-                    if not self._known(one):
-                        self._on_failure(one.path, error)
-                        self.failed[str(one.path)] = error.message
+                    one.end()
                     self._series = [other for other in self._series if other is not one]
+                    if not self._is_yardstick(one):
+                        self.failed[str(one.path)] = error.message
+                        self._on_failure(one.path, error)
 
     def _precise(self) -> bool:
         """Whether every median is known as well as was asked; of a yardstick nothing is."""
-        timed = [one for one in self._series if not self._known(one)]
-        return all(one.median.precision <= self._settings.precision for one in timed)
+        return all(one.median.precision <= self._settings.precision for one in self._timed())
 
-    def _known(self, series: Series) -> bool:
+    def _timed(self) -> list[Series]:
+        return [one for one in self._series if not self._is_yardstick(one)]
+
+    def _is_yardstick(self, series: Series) -> bool:
         return any(one is series for one in self._yardsticks)

@@ -27,8 +27,8 @@ from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.comparison import INVALID, compare
+from benchmarks.environment import fastest_processors, machine_state, tool
 from benchmarks.environment import host as this_host
-from benchmarks.environment import machine_state, tool
 from benchmarks.latency import PRESETS, count, positive
 from benchmarks.repeated import open_repeated, write_order
 from benchmarks.rival_tools import rival
@@ -132,29 +132,32 @@ def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, m
         f"two runs {minutes:g} minutes apart",
         ["median ms", "later", "machine", "uncorrected", "ratio"],
         rows,
-        f"medians' intervals overlap in {overlapping} of {tries}; corrected for the machine's pace "
-        f"benchmarks.compare sees no difference in {equal} of {tries}",
+        f"medians' intervals overlap in {overlapping} of {tries}; benchmarks.compare sees no difference in {equal} of "
+        f"{tries}",
         _doubts(runs),
     )
 
 
 def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """The runtime's own tool and this harness, one after the other, again and again."""
+    """The runtime's own tool and this harness, in turns; with one thread on one processor, then on the next."""
     other = rival(engine, settings)
+    processors = fastest_processors()
     ours, theirs, results = [], [], []
     for index in progress.track(range(tries), other.name):
-        results.append(measure([engine], replace(settings, seed=index))[0])
+        turn = (processors[index % len(processors)],) if processors and settings.threads == 1 else None
+        bound = replace(settings, seed=index, affinity=turn)
+        results.append(measure([engine], bound)[0])
         found = results[-1].stats["latency_ms"]
         ours.append(found.mean if other.statistic == "mean" else found.median.value)
-        theirs.append(other.run(found.median.value))
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    ratio = Bounds.of(stats.median_interval([np.array([one]) for one in each]))
+        theirs.append(other.run(found.median.value, bound.affinity))
+    ratio = Bounds.of(stats.ratio_interval([np.array([ms]) for ms in ours], [np.array([ms]) for ms in theirs]))
     rows = [[f"{b:.4f}", f"{a:.4f}", f"{a / b:.3f}"] for a, b in zip(ours, theirs, strict=True)]
     return Report(
         f"{other.name} and benchmarks.latency on {engine.name}: {other.statistic} ms",
         ["tool", "harness", "ratio"],
         rows,
-        f"harness over tool: {interval(ratio, 3)}",
+        f"harness over tool: {interval(ratio, 3)}, geometric mean of {tries}; ratio of their medians "
+        f"{np.median(ours) / np.median(theirs):.3f}",
         _doubts(results),
     )
 

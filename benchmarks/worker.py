@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
@@ -51,6 +52,7 @@ class Settings:
         iterations: samples an engine, at least.
         limit_s: seconds of samples an engine, at most, where it is too slow for ``iterations``.
         processes: worker processes an engine, one after the other; each has its part of the seconds and samples.
+        streams: processes of an engine that run at the same time, each on inputs of its own.
         turns: that an engine takes in the life of a process; the engines go round.
         precision: six processes or more are enough once every median is known to within this share; 0: all of them.
         percentile: of the latency, to be told besides 90, 95 and 99.
@@ -71,6 +73,7 @@ class Settings:
     iterations: int = 200
     limit_s: float = 60.0
     processes: int = 10
+    streams: int = 1
     turns: int = 4
     precision: float = 0.0
     percentile: tuple[float, ...] = ()
@@ -110,6 +113,9 @@ class Opened:
 
 @dataclass(frozen=True)
 class WarmedUp:
+    """How long a call takes when warm; how many make a sample of at least 1 ms; whether it became steady."""
+
+    call_ns: float
     inner: int
     steady: bool
 
@@ -132,6 +138,14 @@ class Turn:
         """One of all turns of all processes."""
         turns = settings.processes * settings.turns
         return cls(settings.duration_s / turns, math.ceil(settings.iterations / turns), settings.limit_s / turns)
+
+    def by_time(self, sample_s: float) -> Turn:
+        """As long as its samples of ``sample_s`` take, however many they become: streams end it together.
+
+        >>> Turn(0.1, least=5, limit_s=2.0).by_time(0.05)
+        Turn(seconds=0.25, least=1, limit_s=2.0)
+        """
+        return Turn(min(max(self.seconds, self.least * sample_s), self.limit_s), 1, self.limit_s)
 
 
 _WAKE = Turn(0.0, least=2, limit_s=0.1)
@@ -173,8 +187,6 @@ def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int, limit_s: float
     Steady: the medians of two windows in a row, each ``seconds`` long, differ by at most 5%; three more are tried. What
     takes longer than ``limit_s`` for ``runs`` calls gets fewer.
 
-    Returns:
-        how many calls make a sample of at least 1 ms, and whether it became steady.
     """
     before, steady = statistics.median(time_samples(run, clock, turn=Turn(seconds, runs, limit_s), inner=1)), False
     for _ in range(4):
@@ -183,7 +195,7 @@ def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int, limit_s: float
         before = now
         if steady:
             break
-    return WarmedUp(inner_calls(before), steady)
+    return WarmedUp(before, inner_calls(before), steady)
 
 
 def inner_calls(call_ns: float) -> int:
@@ -300,19 +312,25 @@ def peak_memory() -> int:
 def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> None:
     """The worker's main: answer requests ``(method, arguments)`` until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the deciding process's to handle: it ends this one
-    try:
-        bench = _Bench(path, settings, opener)
-        while True:
+    with suppress(EOFError, ConnectionError):  # the deciding process has ended, or was killed
+        try:
+            bench = _Bench(path, settings, opener)
+        except Exception as error:
+            pipe.send(_in_words(error))
+            return
+        method = ""
+        while method != "finish":
             method, arguments = pipe.recv()
-            pipe.send(getattr(bench, method)(*arguments))
-            if method == "finish":
+            try:
+                answer = getattr(bench, method)(*arguments)
+            except Exception as error:
+                pipe.send(_in_words(error))
                 return
-    except (EOFError, ConnectionError):  # the deciding process has ended, or was killed
-        return
-    except PipelineError as error:
-        pipe.send(error)
-    except Exception as error:
-        pipe.send(EngineError(f"{type(error).__name__}: {error}"))
+            pipe.send(answer)
+
+
+def _in_words(error: Exception) -> PipelineError:
+    return error if isinstance(error, PipelineError) else EngineError(f"{type(error).__name__}: {error}")
 
 
 def _start(process: BaseProcess) -> None:
@@ -326,7 +344,7 @@ def _start(process: BaseProcess) -> None:
 
 
 class Worker:
-    """A process with one engine, and the way to talk to it; a context manager that ends it.
+    """A process with one engine, and the way to talk to it; ``end`` it.
 
     Every request raises EngineError, naming the engine, where it fails, crashes, or does not answer in time; an
     error of the pipeline passes through with its exit code.
@@ -336,7 +354,7 @@ class Worker:
         if opener.__module__ == "__main__":
             raise ValueError("the opener must be importable from a module: the worker has another main program")
         self.path, self.settings = path, settings
-        self._timeout_s = settings.timeout_s
+        self._asked = "", 0.0
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, path, settings, opener), daemon=True)
@@ -347,29 +365,45 @@ class Worker:
         """Wait until the engine is open and has run its first inferences."""
         return self._ask(Opened, "open")
 
-    def warm_up(self, expected_s: float) -> WarmedUp:
-        return self._ask(WarmedUp, "warm_up", expected_s=expected_s)
+    def begin_warm_up(self) -> None:
+        """Have it warmed up; ``warmed_up`` waits for that."""
+        self._send("warm_up", expected_s=5 * self.settings.warmup_s)
 
-    def sample(self, turn: Turn, inner: int) -> Sampled:
-        """Time the engine for a turn."""
-        return self._ask(Sampled, "sample", turn, inner, expected_s=max(turn.seconds, turn.limit_s))
+    def warmed_up(self) -> WarmedUp:
+        return self._answer(WarmedUp)
+
+    def begin_turn(self, turn: Turn, inner: int) -> None:
+        """Have it timed for a turn; ``sampled`` waits for what comes of it."""
+        self._send("sample", turn, inner, expected_s=max(turn.seconds, turn.limit_s))
+
+    def sampled(self) -> Sampled:
+        return self._answer(Sampled)
 
     def finish(self) -> int:
         """Close the engine; the worker's peak memory in bytes."""
         return self._ask(int, "finish")
 
-    def _ask(self, kind: type[T], method: str, *arguments: object, expected_s: float = 0.0) -> T:
+    def _ask(self, kind: type[T], method: str) -> T:
+        self._send(method)
+        return self._answer(kind)
+
+    def _send(self, method: str, *arguments: object, expected_s: float = 0.0) -> None:
+        self._asked = method, expected_s + self.settings.timeout_s
+        with suppress(ConnectionError):  # it has ended: ``_answer`` finds its last words, or none
+            self._pipe.send((method, arguments))
+
+    def _answer(self, kind: type[T]) -> T:
+        method, patience_s = self._asked
         answer: object
         try:
-            self._pipe.send((method, arguments))
-            if not self._pipe.poll(expected_s + self._timeout_s):
+            if not self._pipe.poll(patience_s):
                 self._process.kill()
                 raise EngineError(
-                    f"{self.path} hangs: no answer to '{method}' within {expected_s + self._timeout_s:.0f} s",
+                    f"{self.path} hangs: no answer to '{method}' within {patience_s:.0f} s",
                     remedy="give a slow engine more time with --timeout",
                 )
             answer = self._pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             self._process.join(5)
             code = self._process.exitcode
             raise EngineError(f"{self.path} crashed its worker process (exit code {code})") from None
@@ -380,15 +414,10 @@ class Worker:
         assert isinstance(answer, kind)
         return answer
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
         self._pipe.close()
         self._process.join(2)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()

@@ -1,7 +1,8 @@
 """Engines that do what a test says: real implementations of the protocol, opened in the worker by name.
 
 The file's text is the script: ``sleep MS``, ``spin MS`` (busy, with metadata), ``nan``, ``crash``, ``hang``,
-``fail``, ``absent``. ``crash N``, ``hang N`` and ``fail N`` come after N runs of 1 ms.
+``fail``, ``absent``, ``count`` (adds a dot to a file beside it when it is opened). ``crash N``, ``hang N`` and
+``fail N`` come after N runs of 1 ms.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ class Scripted:
 
 def open_scripted(path: Path, settings: Settings) -> Scripted:
     script = path.read_text(encoding="ascii")
+    if script == "count":
+        with path.with_suffix(".opened").open("a") as file:
+            file.write(".")
     if script == "absent":
         raise BackendAbsent("no such hardware", remedy="buy some")
     return Scripted(script)

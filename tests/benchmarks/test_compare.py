@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentTypeError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,52 +216,59 @@ def test_whole_processes_are_compared(made: Make) -> None:
     assert unlike.hi - unlike.lo > 2 * (alike.hi - alike.lo)
 
 
-def at_pace(one: LatencyResult, ms: float, **more: Any) -> LatencyResult:
-    """The same result, with a yardstick that took ``ms`` in every round."""
-    return one.model_copy(update={"pace": Pace(file="peak.onnx", rounds_ms=[ms] * len(one.samples_ns)), **more})
+def on_a_machine(one: LatencyResult, paces: Sequence[float], slope: float = 1.0) -> LatencyResult:
+    """The same result where the yardstick took ``paces`` in its rounds, and slowed the engine by that power."""
+    samples = [[round(x * pace**slope) for x in each] for each, pace in zip(one.samples_ns, paces, strict=True)]
+    pace = Pace(sha256="a1", version="1.31", rounds_ms=list(paces))
+    stats = {"latency_ms": summarize([np.array(each) / 1e6 for each in samples])}
+    return one.model_copy(update={"samples_ns": samples, "pace": pace, "stats": stats})
 
 
-@pytest.mark.parametrize(("slowdown", "decision"), [(1.0, "PASS"), (1.1, "REGRESSION")])
+UNEVEN = [1.0, 1.1, 1.2, 1.3] * 5
+
+
+@pytest.mark.parametrize("slope", [0.7, 1.0, 1.6])
+@pytest.mark.parametrize(("slowdown", "decision"), [(1.0, "PASS"), (1.12, "REGRESSION")])
 def test_a_machine_that_was_slower_makes_no_engine_slower(
-    made: Make, slowdown: float, decision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    made: Make, slope: float, slowdown: float, decision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    limits = [limit("median:5%"), limit("p90:5%")]
-    before, now = at_pace(made(2.0, seed=0), 3.0), at_pace(made(2.6 * slowdown, seed=1), 3.9)
-    (one,) = compare([before], [now], limits).engines
+    before = on_a_machine(made(2.0, seed=0), UNEVEN, slope)
+    now = on_a_machine(made(2.0 * slowdown, seed=1), [1.25 * pace for pace in UNEVEN], slope)
+    (one,) = compare([before], [now], [limit("median:5%"), limit("p90:5%")]).engines
     assert one.pace is not None
-    assert one.pace.value == pytest.approx(1.3)
-    assert one.uncorrected.value == pytest.approx(1.3 * slowdown, rel=0.02)
+    assert one.slope == pytest.approx(slope, abs=0.1)
+    assert one.pace.value == pytest.approx(1.25)
+    assert one.uncorrected.value == pytest.approx(1.25**slope * slowdown, rel=0.02)
     assert one.ratio.lo < slowdown < one.ratio.hi
+    assert one.ratio.hi / one.ratio.lo < 1.1 < one.uncorrected.hi / one.uncorrected.lo
     assert [gate.decision for gate in one.gates] == [decision] * 2
     assert (one.mann_whitney_p < 0.01) == (slowdown > 1)
     main([write(tmp_path / "a.json", before), write(tmp_path / "b.json", now)])
-    assert "without regard to the machine's pace the ratio is 1." in capsys.readouterr().out
+    assert "without regard to the machine's pace the ratio is " in capsys.readouterr().out
 
 
-def test_what_slows_a_round_is_left_out_of_it(made: Make) -> None:
-    """Every other round of one run had a slow machine: its interval is as narrow as that of a quiet one."""
-    steady = at_pace(made(1.0, seed=0), 3.0)
-    uneven = made(1.0, seed=1)
-    slow = [1.0, 1.4] * 10
-    samples = [[round(x * by) for x in each] for each, by in zip(uneven.samples_ns, slow, strict=True)]
-    pace = Pace(file="peak.onnx", rounds_ms=[3.0 * by for by in slow])
-    uneven = uneven.model_copy(update={"samples_ns": samples, "pace": pace})
-    (one,) = compare([steady], [uneven]).engines
-    assert one.ratio.lo < 1 < one.ratio.hi < 1.03
-    assert one.uncorrected.hi > 1.2
+def test_an_unknown_slope_is_in_the_interval(made: Make) -> None:
+    """The paces of two runs differ and never varied within: an engine may follow by half of that, or by twice."""
+    before, now = (on_a_machine(made(2.0, seed=i), [pace] * 20) for i, pace in enumerate((1.0, 1.2)))
+    (one,) = compare([before], [now]).engines
+    assert one.slope == pytest.approx(1.0, abs=0.01)
+    assert one.ratio.lo < 0.9
+    assert one.ratio.hi > 1.1
+    (same,) = compare([before], [on_a_machine(made(2.0, seed=1), [1.0] * 20)]).engines
+    assert 0.98 < same.ratio.lo < same.ratio.hi < 1.02
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda one: {"pace": None},
-        lambda one: {"pace": one.pace.model_copy(update={"file": "other.onnx"})},
-        lambda one: {"host": one.host.model_copy(update={"libraries": {"onnxruntime": "0"}})},
+        lambda one: {"pace": one.pace.model_copy(update={"sha256": "b2"})},
+        lambda one: {"pace": one.pace.model_copy(update={"version": "1.30"})},
         lambda one: {"host": one.host.model_copy(update={"cpu": "another"})},
     ],
 )
 def test_another_yardstick_tells_nothing(made: Make, change: Callable[[Any], Any]) -> None:
-    before, now = (at_pace(made(1.0, seed=seed), 3.0) for seed in (0, 1))
+    before, now = (on_a_machine(made(1.0, seed=seed), UNEVEN) for seed in (0, 1))
     now = now.model_copy(update=change(now))
     (one,) = compare([before], [now], allow_different=True).engines
     assert one.pace is None
@@ -274,7 +281,7 @@ def test_a_file_whose_rounds_are_not_those_of_its_processes_is_refused(made: Mak
     write(path, one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 3})}))
     with pytest.raises(ConfigError, match="20 rounds are not those of 3 processes"):
         load_latency(path)
-    write(path, at_pace(one, 3.0, samples_ns=one.samples_ns[:10]))
+    write(path, on_a_machine(one, UNEVEN).model_copy(update={"samples_ns": one.samples_ns[:10]}))
     with pytest.raises(ConfigError, match="10 rounds, and 20 of the pace"):
         load_latency(path)
 
@@ -294,7 +301,7 @@ def test_results_survive_the_file(made: Make, tmp_path: Path) -> None:
     [
         (lambda one: "nonsense", "holds no benchmark results"),
         (lambda one: {"a": 1}, "holds no benchmark results"),
-        (lambda one: one | {"schema_version": 0}, "has schema version 0, this tool reads 2"),
+        (lambda one: one | {"schema_version": 0}, "has schema version 0, this tool reads 3"),
         (lambda one: {k: v for k, v in one.items() if k != "schema_version"}, "has schema version none"),
         (lambda one: one | {"kind": "accuracy"}, "of kind 'accuracy', not 'latency'"),
         (lambda one: one | {"samples_ns": [[1, 2]]}, "does not follow the schema: 0.samples_ns: List should have"),

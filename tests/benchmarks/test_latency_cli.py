@@ -51,6 +51,13 @@ def test_percentiles_get_the_samples_that_they_need(capsys: pytest.CaptureFixtur
     assert "give more with --processes" in capsys.readouterr().err
 
 
+def test_more_streams_than_processors_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--engine", "a.onnx", "--streams", "2", "--threads", "5", "--affinity", "0,1,2,3,4,5"]) == 2
+    assert "give 1 with --streams" in capsys.readouterr().err
+    wide = ["--engine", "a.onnx", "--streams", "3", "--threads", "2", "--affinity", "0,1,2,3,4,5"]
+    assert settings_of(parser().parse_args(wide)).streams == 3
+
+
 def test_missing_engine_exits_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--engine", str(tmp_path / "gone.onnx")]) == 1
     assert "no such engine file" in capsys.readouterr().err

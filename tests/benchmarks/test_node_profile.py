@@ -57,7 +57,7 @@ def test_onnxruntime_by_node_and_layer(exported: Path, tmp_path: Path, capsys: p
     assert [node.layer for node in profile.nodes if "Gemm" in node.op] == ["fc"]
     graph = onnx.load(exported).graph
     assert {node.node for node in profile.nodes} - {None} <= {node.name for node in graph.node}
-    assert profile.schema_version == 2
+    assert profile.schema_version == 3
     assert (profile.runs, profile.statistic) == (100, "median")
     assert Path(profile.artifact.path) == exported
     assert profile.latency_ms.value > 0

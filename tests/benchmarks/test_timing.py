@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from scripted import open_scripted
 
 import benchmarks
+from benchmarks.comparison import compare
 from benchmarks.environment import fastest_processors
 from benchmarks.schema import LatencyResult, json_schema
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from benchmarks.yardsticks import Yardstick
-from compress.errors import BackendAbsent, EngineError, PipelineError
+from compress.errors import BackendAbsent, ConfigError, EngineError, PipelineError
 
 QUICK = Settings(warmup_s=0.02, warmup_runs=2, duration_s=0.2, iterations=64, turns=5, processes=1, timeout_s=30)
 
@@ -220,14 +223,59 @@ def test_the_yardstick_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) 
     settings = replace(QUICK, processes=2, turns=2, duration_s=0.02, iterations=4)
     for result in measure(paths, settings, yardsticks=known, opener=open_scripted):
         assert result.pace is not None
-        assert result.pace.file == "pace.script"
+        assert result.pace.sha256 == hashlib.sha256(b"sleep 2").hexdigest()
+        assert result.pace.version == "1"
         assert len(result.pace.rounds_ms) == len(result.samples_ns) == 4
         assert all(ms >= 2 for ms in result.pace.rounds_ms)
         assert not any(Path(path).stem in names for path in result.scenario.interleaved_with)
 
 
-def test_a_yardstick_that_fails_leaves_the_pace_unknown(tmp_path: Path) -> None:
-    broken = Yardstick(engine(tmp_path, "broken", "crash 3"), "int8", 1, throughout=True)
-    (result,) = measure([engine(tmp_path, "one", "sleep 1")], QUICK, yardsticks=[broken], opener=open_scripted)
+@pytest.mark.parametrize("script", ["absent", "crash 120"])  # when it is opened; in the middle of its turns
+def test_a_yardstick_that_fails_leaves_the_pace_unknown(tmp_path: Path, script: str) -> None:
+    broken = Yardstick(engine(tmp_path, "broken", script), "int8", 1, throughout=True)
+    settings = replace(QUICK, duration_s=0.8)
+    (result,) = measure([engine(tmp_path, "one", "sleep 1")], settings, yardsticks=[broken], opener=open_scripted)
     assert result.pace is None
+    assert result.scenario.rounds == 5
     assert result.scenario.failed == {}
+
+
+def test_yardsticks_do_not_go_on_alone(tmp_path: Path) -> None:
+    pace = Yardstick(engine(tmp_path, "pace", "count"), "int8", 1, throughout=True)
+    settings = replace(QUICK, processes=4)
+    failed: list[Path] = []
+    paths = [engine(tmp_path, "absent", "absent")]
+    assert not measure(
+        paths, settings, yardsticks=[pace], opener=open_scripted, on_failure=lambda path, _: failed.append(path)
+    )
+    assert failed == paths
+    assert len((tmp_path / "pace.opened").read_text()) == 1
+
+
+@pytest.mark.skipif(len(fastest_processors()) < 2, reason="there is one processor")
+def test_streams_run_at_the_same_time(tmp_path: Path) -> None:
+    path = engine(tmp_path, "engine", "sleep 4")
+    settings = replace(QUICK, processes=2, turns=2, iterations=8, batch=3)
+    alone, streams = (measure([path], replace(settings, streams=n), opener=open_scripted)[0] for n in (1, 2))
+    assert (alone.scenario.name, streams.scenario.name, streams.scenario.streams) == ("single-stream", "offline", 2)
+    rates = [3e9 / np.mean(samples) for samples in alone.samples_ns]
+    assert alone.throughput.value == pytest.approx(np.median(rates))
+    fastest, slowest = ([f(samples) for samples in streams.samples_ns] for f in (min, max))
+    assert 2 * 3e9 / max(slowest) <= streams.throughput.value <= 2 * 3e9 / min(fastest)
+    assert all(bound == fastest_processors()[:2] for bound in streams.scenario.processors)  # each stream has its own
+    assert streams.peak_memory_bytes > 1.5 * alone.peak_memory_bytes
+    with pytest.raises(ConfigError, match="parallel streams: 1 against 2"):
+        compare([alone], [streams])
+
+
+def test_a_stream_that_crashes_takes_the_engine_with_it_and_no_other(tmp_path: Path) -> None:
+    paths = [engine(tmp_path, name, script) for name, script in (("broken", "crash 150"), ("good", "sleep 1"))]
+    failures: dict[str, PipelineError] = {}
+    (result,) = measure(
+        paths,
+        replace(QUICK, streams=2, duration_s=1.0),
+        opener=open_scripted,
+        on_failure=lambda path, error: failures.update({path.stem: error}),
+    )
+    assert "crashed its worker" in str(failures["broken"])
+    assert result.scenario.rounds == 5

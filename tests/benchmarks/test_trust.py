@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.environment import fastest_processors
 from benchmarks.rival_tools import RivalTool, rival
 from benchmarks.trust import apart, overhead, same, slower, tools
 from benchmarks.worker import Settings
@@ -46,6 +48,7 @@ def test_runs_apart_are_paired(int8_onnx: Path, monkeypatch: pytest.MonkeyPatch)
     found = apart(int8_onnx, QUICK, 2, SILENT, minutes=1e-6)
     assert len(found.rows) == 2
     assert found.rows[0][0] != found.rows[0][1]
+    assert all(ratio(cell) > 0 for row in found.rows for cell in row)  # the machine's pace as well
 
 
 @pytest.mark.slow
@@ -55,6 +58,20 @@ def test_the_runtimes_own_tool_times_the_same_file(float_onnx: Path, monkeypatch
     assert 0.1 < ratio(found.rows[0][2]) < 10
     with pytest.raises(EngineError, match="one image at a time, on a thread for each core"):
         rival(float_onnx, replace(QUICK, threads=1000))
+
+
+@pytest.mark.skipif(not fastest_processors(), reason="the system cannot bind a process")
+def test_a_tool_is_bound_to_the_processors_that_the_harness_has() -> None:
+    last = fastest_processors()[-1]
+    command = [
+        sys.executable,
+        "-c",
+        "import os; print('bound to', sum(os.sched_getaffinity(0)), len(os.sched_getaffinity(0)))",
+    ]
+    before = os.sched_getaffinity(0)
+    tool = RivalTool("a tool", command, "mean", r"bound to (\d+) 1$")
+    assert tool.run(10.0, [last]) == last
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_tool_that_fails_says_why() -> None:
