@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from benchmarks import environment
 from benchmarks.environment import concerns, host, machine_state, shared, throttled
 from benchmarks.schema import Contention, GpuState, MachineState
 
@@ -68,3 +70,26 @@ def test_other_programs_are_told_where_they_matter(monkeypatch: pytest.MonkeyPat
         "had no processor for 3.4% of the time in which it could have run",
         "other programs kept 1.2 processors busy meanwhile",
     ]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system cannot bind a process")
+@pytest.mark.parametrize(
+    ("clocks", "siblings", "expected"),
+    [
+        ([], [], [0, 1, 2, 3]),
+        ([], ["0-1", "0-1", "2-3", "2-3"], [0, 2, 1, 3]),  # one of each core first
+        ([], ["0,2", "1,3", "0,2", "1,3"], [0, 1, 2, 3]),
+        ([9, 9, 5, 5], [], [0, 1]),  # the small cores are left out
+    ],
+)
+def test_processors_are_dealt_out_core_by_core(
+    clocks: list[int], siblings: list[str], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, values in (("cpufreq/cpuinfo_max_freq", clocks), ("topology/thread_siblings_list", siblings)):
+        for n, value in enumerate(values):
+            file = tmp_path / f"cpu{n}" / kind
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{value}\n")
+    monkeypatch.setattr(environment, "_PROCESSORS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    assert environment.fastest_processors() == expected

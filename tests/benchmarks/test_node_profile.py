@@ -216,3 +216,8 @@ def test_nothing_is_lost_between_the_tables(parts: list[tuple[str | None, int]])
         assert [one.us for one in layers] == sorted((one.us for one in layers), reverse=True)
     else:
         assert layers == []
+
+
+def test_nodes_of_several_streams_are_not_timed() -> None:
+    with pytest.raises(ConfigError, match="for one stream"):
+        check([Path("a.onnx")], Settings(streams=2), "out.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +142,38 @@ def test_published_mann_whitney() -> None:
     found = stats.mann_whitney([np.array([x]) for x in term], [np.array([x]) for x in early])
     assert found == pytest.approx(2 * 0.1272, abs=1e-4)
     assert stats.mann_whitney([np.ones(3)] * 4, [np.ones(2)] * 3) == 1.0
+
+
+def paced(
+    rng: np.random.Generator, ms: float, slope: float, pace: float, spread: float
+) -> tuple[list[np.ndarray], Any]:
+    """A run of ten processes on a machine whose pace lies around ``pace``."""
+    paces = pace * np.exp(rng.normal(0, spread, 10))
+    return [ms * at**slope * np.exp(rng.normal(0, 0.01, 8) + rng.normal(0, 0.01)) for at in paces], paces
+
+
+def test_the_slope_is_that_of_an_analysis_of_covariance() -> None:
+    """Where the runs tell it: ordinary least squares on the processes' medians, with an intercept a run."""
+    rng = np.random.default_rng(0)
+    now, before = paced(rng, 3.0, 1.7, 1.2, 0.2), paced(rng, 2.0, 1.7, 1.0, 0.2)
+    y, x = (np.log([*map(np.median, now[0]), *map(np.median, before[0])]), np.log([*now[1], *before[1]]))
+    run = np.repeat([1.0, 0.0], 10)
+    (_, between, slope), *_ = np.linalg.lstsq(np.stack([np.ones(20), run, x], 1), y, rcond=None)
+    found = stats.at_one_pace(*now, *before)
+    assert found.slope == pytest.approx(slope, abs=0.02)
+    assert found.ratio_interval().value == pytest.approx(np.exp(between), rel=0.01)
+    back = stats.at_one_pace(*before, *now)
+    assert back.ratio_interval().value == pytest.approx(1 / found.ratio_interval().value)
+    assert (back.slope, back.doubt) == pytest.approx((found.slope, found.doubt))
+
+
+@pytest.mark.parametrize(("spread", "slope"), [(0.1, 0.4), (0.1, 1.6), (0.01, 0.5), (0.01, 1.4), (0.0001, 1.3)])
+def test_intervals_at_one_pace_hold_the_truth_whatever_the_slope(spread: float, slope: float) -> None:
+    """100 pairs of runs of one engine; the pace of the second is 5% slower."""
+    rng = np.random.default_rng(1)
+    pairs = [(paced(rng, 2.0, slope, 1.05, spread), paced(rng, 2.0, slope, 1.0, spread)) for _ in range(100)]
+    held = [stats.at_one_pace(*now, *before).ratio_interval() for now, before in pairs]
+    assert sum(one.low <= 1 <= one.high for one in held) >= 90
 
 
 def test_unpaired_rounds_are_refused() -> None:
