@@ -45,11 +45,16 @@ def notes(comparison: RunComparison) -> list[str]:
     """What a reader of the table has to know besides, one line each."""
     found = [f"geometric mean of the ratios: {comparison.geomean:.3f}"]
     if any(one.pace for one in comparison.engines):
-        found.append("machine: how many times as long a yardstick took as in the baseline; ratios are corrected for it")
+        found.append(
+            "machine: how many times as long a yardstick took as in the baseline; ratios are at one pace of it"
+        )
     for one in comparison.engines:
         name = _title(one)
         if one.pace:
-            found.append(f"{name}: without regard to the machine's pace the ratio is {interval(one.uncorrected, 3)}")
+            raw, slope = interval(one.uncorrected, 3), f"{one.slope:.2f}"
+            found.append(f"{name}: as measured the ratio is {raw}; it follows the yardstick by a power of {slope}")
+        else:
+            found.append(f"{name}: not corrected for the machine's pace, which the two runs do not tell alike")
         found += [f"INVALID: {name}: {reason}" for reason in one.invalid]
         found += [_judgement(name, gate) for gate in one.gates if gate.decision != "PASS" and not one.invalid]
         found += [f"different: {name}: {what}: {a} against {b}" for what, (a, b) in one.different.items()]

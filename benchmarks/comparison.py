@@ -2,8 +2,8 @@
 
 The two runs are not interleaved, so their processes are not paired (``stats.unpaired_ratio_interval``), and engines are
 compared only where all else that a latency depends on is the same. A machine is not equally fast at all times: in both
-runs a yardstick, the same network, had its turn in every round of the engines, and latencies are compared as they would
-be at one pace of it (``stats.at_one_pace``).
+runs a yardstick, the same network, had its turn in every round of the engines, and medians are compared as they would
+be at one pace of it (``stats.at_one_pace``); percentiles as they are, since what makes them need not follow the pace.
 
 A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
 interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -212,20 +211,19 @@ def _doubts(one: LatencyResult) -> list[str]:
 def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
     different = _differences(baseline, candidate)
     before, now = baseline.blocks, candidate.blocks
-    ratio: Callable[[float], stats.Interval] = partial(stats.unpaired_ratio_interval, now, before)
-    uncorrected, pace, slope = Bounds.of(ratio(0.5)), None, None
-    if baseline.pace and candidate.pace and _same_pace(baseline.pace, candidate.pace, different):
+    uncorrected = ratio = stats.unpaired_ratio_interval(now, before)
+    pace, slope = None, None
+    if baseline.pace and candidate.pace and _same_pace(baseline, candidate, different):
         paces = _paces(candidate.pace, candidate), _paces(baseline.pace, baseline)
-        pace = Bounds.of(stats.unpaired_ratio_interval(*paces))
-        corrected = stats.at_one_pace(now, np.ravel(paces[0]), before, np.ravel(paces[1]))
-        now, before, slope, ratio = corrected.rounds, corrected.baseline, corrected.slope, corrected.ratio_interval
+        corrected = stats.at_one_pace(now, paces[0], before, paces[1])
+        pace, slope, ratio = Bounds.of(stats.unpaired_ratio_interval(*paces)), corrected.slope, corrected.ratio
     return EngineComparison(
         baseline=baseline.artifact,
         candidate=candidate.artifact,
         baseline_ms=baseline.stats["latency_ms"].median,
         candidate_ms=candidate.stats["latency_ms"].median,
-        ratio=Bounds.of(ratio(0.5)),
-        uncorrected=uncorrected,
+        ratio=Bounds.of(ratio),
+        uncorrected=Bounds.of(uncorrected),
         pace=pace,
         slope=slope,
         mann_whitney_p=stats.mann_whitney(now, before),
@@ -236,34 +234,33 @@ def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence
             if one.verdict.status == "INVALID"
             for reason in one.verdict.reasons or ["no reason is given"]
         ],
-        gates=[_gate(ratio, _fewest(baseline, candidate), one) for one in limits],
+        gates=[_gate(now, before, ratio, one) for one in limits],
     )
 
 
-def _same_pace(baseline: Pace, candidate: Pace, different: Collection[str]) -> bool:
-    """Whether the yardstick can tell of both runs how fast the machine was, and nothing else."""
-    same = (baseline.sha256, baseline.version) == (candidate.sha256, candidate.version)
-    return same and not {*_OF_THE_MACHINE} & {*different}
+def _same_pace(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> bool:
+    """Whether one yardstick can tell of both runs how fast the machine was, nothing else, and well enough."""
+    both = (baseline, candidate)
+    yardsticks = {one.pace and (one.pace.sha256, one.pace.version) for one in both}
+    enough = all(one.scenario.processes >= FEWEST for one in both)
+    return len(yardsticks) == 1 and enough and not {*_OF_THE_MACHINE} & {*different}
 
 
 def _paces(pace: Pace, of: LatencyResult) -> list[stats.Floats]:
-    """What the yardstick took in each of the blocks that intervals resample."""
-    blocks = stats.blocks([np.array([ms]) for ms in pace.rounds_ms], of.scenario.processes)
-    return [np.array([np.median(block)]) for block in blocks]
+    """What the yardstick took in the turns of each of the blocks that intervals resample."""
+    return stats.blocks([np.array([ms]) for ms in pace.rounds_ms], of.scenario.processes)
 
 
-def _fewest(baseline: LatencyResult, candidate: LatencyResult) -> int:
-    return min(one.stats["latency_ms"].n for one in (baseline, candidate))
-
-
-def _gate(ratio: Callable[[float], stats.Interval], fewest: int, limit: Limit) -> Gate:
+def _gate(rounds: stats.Rounds, baseline: stats.Rounds, median: stats.Interval, limit: Limit) -> Gate:
+    """Percentiles are judged as they were measured: what makes them need not follow the pace."""
     q = limit.quantile
+    fewest = min(sum(map(len, rounds)), sum(map(len, baseline)))
     if limit.metric != "median" and fewest < (needed := stats.samples_needed(q)):
         raise ConfigError(
             f"{fewest} samples are too few for {limit}: {needed} are needed",
             remedy=f"measure both with --iterations {needed}, or more",
         )
-    found = Bounds.of(ratio(q))
+    ratio = Bounds.of(median if limit.metric == "median" else stats.unpaired_ratio_interval(rounds, baseline, q))
     allowed = 1 + limit.share
-    decision = "REGRESSION" if found.lo > allowed else "UNDECIDED" if found.hi > allowed else "PASS"
-    return Gate(metric=limit.metric, limit=limit.share, ratio=found, decision=decision)
+    decision = "REGRESSION" if ratio.lo > allowed else "UNDECIDED" if ratio.hi > allowed else "PASS"
+    return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=decision)

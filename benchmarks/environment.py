@@ -62,8 +62,10 @@ def own_processors() -> list[int]:
 
 
 def fastest_processors() -> list[int]:
-    """Those of this process's processors that have the highest clock, one of each core first; none where the system
-    cannot bind a process."""
+    """Those that this process may run on and that have the highest clock, one of each core first.
+
+    None where the system cannot bind a process.
+    """
     own = own_processors() if hasattr(os, "sched_setaffinity") else []
     clocks = {n: _told(partial((_PROCESSORS / f"cpu{n}" / _HIGHEST_CLOCK).read_text, encoding="ascii")) for n in own}
     highest = max((int(clock) for clock in clocks.values() if clock), default=0)

@@ -28,7 +28,7 @@ from benchmarks.timing import measure
 from benchmarks.worker import FEWEST, Settings, open_for
 from benchmarks.yardsticks import yardsticks
 from compress.cli import run_command
-from compress.engines.base import BACKENDS, Array
+from compress.engines.base import Array
 from compress.errors import BackendAbsent, ConfigError, PipelineError
 from compress.progress import Terminal
 
@@ -216,7 +216,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     settings = dataclasses.replace(PRESETS[args.preset or "normal"], **given)
     processors = len(settings.affinity or own_processors())
-    if settings.streams > 1 and settings.device != "cuda" and settings.streams * settings.threads > processors:
+    on_cpu = not all(map(settings.on_gpu, args.engine))
+    if settings.streams > 1 and on_cpu and settings.streams * settings.threads > processors:
         raise ConfigError(
             f"{settings.streams} streams of {settings.threads} thread(s) would wait for one another on {processors} "
             "processors",
@@ -247,7 +248,7 @@ def _percent(text: str) -> float:
 
 
 def _processors(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(dict.fromkeys(int(part) for part in text.split(",")))
 
 
 def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
@@ -286,8 +287,8 @@ def _command(argv: Sequence[str] | None) -> int:
         settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
     command = list(sys.argv if argv is None else argv)
     failures: list[PipelineError] = []
-    on_gpu = settings.device == "cuda" or all(path.suffix == BACKENDS["tensorrt"].suffix for path in args.engine)
-    with nullcontext(()) if on_gpu else yardsticks() as known:
+    known_work = settings.streams == 1 and not all(map(settings.on_gpu, args.engine))
+    with yardsticks() if known_work else nullcontext(()) as known:
         results = measure(
             args.engine,
             settings,

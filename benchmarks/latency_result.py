@@ -122,7 +122,7 @@ def result_of(
         samples_ns=[turn.samples for turn in one.turns],
         monitor=monitor,
         contention=contention,
-        pace=None if _on_gpu(one) or settings.streams > 1 else pace,
+        pace=None if settings.on_gpu(one.path) or settings.streams > 1 else pace,
         work=_work(one, summary.median.value, throughput.value, peaks),
         warnings=[
             *concerns(monitor.before, monitor.after, settings.threads * settings.streams, settings.affinity),
@@ -169,7 +169,7 @@ def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
         reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
     if contention.waited is not None and contention.waited > _STARVED:
         reasons.append(f"it could have run, and had no processor, for {contention.waited:.0%} of its time")
-    reasons += throttled(monitor.before, monitor.after, on_gpu=_on_gpu(one))
+    reasons += throttled(monitor.before, monitor.after, on_gpu=one.settings.on_gpu(one.path))
     return Verdict(status="INVALID" if reasons else "VALID", reasons=reasons)
 
 
@@ -207,10 +207,6 @@ def elsewhere(target: str, engine: str) -> Iterator[str]:
         yield f"made for {made_for.engines[0]}, measured in {engine}: its latency here is not that of the target"
     elif made_for.machines and machine not in made_for.machines:
         yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
-
-
-def _on_gpu(one: Series) -> bool:
-    return one.settings.device == "cuda" or one.opened[0].name == "tensorrt"
 
 
 def _spread(one: Series) -> float:

@@ -264,7 +264,7 @@ class EngineComparison(Record):
     slope: float | None = Field(
         description="relative change of the latency for a relative change of the pace of one; null where pace is"
     )
-    mann_whitney_p: float = Field(description="two-sided, on the medians of the processes")
+    mann_whitney_p: float = Field(description="two-sided, on the medians of the processes as measured")
     different: dict[str, tuple[str, str]] = Field(description="conditions that were not the same: baseline, candidate")
     invalid: list[str] = Field(description="why a measurement is INVALID")
     gates: list[Gate]

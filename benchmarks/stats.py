@@ -20,9 +20,7 @@ Rounds = Sequence[Floats]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
-_SLOPE_SPREAD = (
-    0.5  # of a ResNet-18 at one thread, in runs of ten processes: 0.55 to 1.28 in INT8, 0.92 to 1.26 in FP32
-)
+_SLOPE_PRIOR, _SLOPE_BETWEEN = 0.5, 0.25  # spreads
 _CELLS = 1 << 20  # samples times resamples that are held in memory at once
 
 
@@ -145,50 +143,63 @@ class AtOnePace(NamedTuple):
     slope: float
     doubt: float
 
-    def ratio_interval(self, q: float = 0.5) -> Interval:
-        """The ratio of the q-quantiles: ``unpaired_ratio_interval``, widened by the doubt."""
-        value, low, high = unpaired_ratio_interval(self.rounds, self.baseline, q)
+    @property
+    def ratio(self) -> Interval:
+        """The ratio of the medians: ``unpaired_ratio_interval``, widened by the doubt."""
+        value, low, high = unpaired_ratio_interval(self.rounds, self.baseline)
         below, above = (math.hypot(math.log(end / value), self.doubt) for end in (low, high))
         return Interval(value, value * math.exp(-below), value * math.exp(above))
 
 
 def at_one_pace(
-    rounds: Rounds, paces: Floats, baseline: Rounds, baseline_paces: Floats, *, confidence: float = CONFIDENCE
+    rounds: Rounds, paces: Rounds, baseline: Rounds, baseline_paces: Rounds, *, confidence: float = CONFIDENCE
 ) -> AtOnePace:
     """Take out of two separate runs what a machine of changing pace made of them: an analysis of covariance.
 
     Within each run, rounds of a slower yardstick are rounds of a slower engine. The slope of that regression, on
     logarithms and common to both runs, moves every round to the pace halfway between the runs (Fisher 1932,
-    Statistical Methods for Research Workers, section 49.1). Where the pace hardly varied within the runs they say
-    little about the slope; a prior of 1, give or take 0.5, then decides: engines slow down about as the yardstick does
-    (Gelman et al. 2013, Bayesian Data Analysis, section 14.8). What is not known of the slope matters the more, the
-    more the paces differ.
+    Statistical Methods for Research Workers, section 49.1). Three things keep it from saying more than it knows:
+
+    - The yardstick's own noise flattens a regression. Its variance, told by its turns within a round, is taken off the
+      spread of the paces (Fuller 1987, Measurement Error Models, section 1.2).
+    - What differs between the runs need not be what varied within them: between runs the slope has a spread of 0.25.
+    - Where the runs say little, a prior of 1, give or take 0.5, decides: engines slow down about as the yardstick does
+      (Gelman et al. 2013, Bayesian Data Analysis, section 14.8).
+
+    What is not known of the slope matters the more, the more the paces differ.
 
     Args:
-        rounds, baseline: samples of each round; at least four rounds in all.
-        paces, baseline_paces: what the yardstick took in each round.
+        rounds, baseline: samples of each round; two rounds each at least.
+        paces, baseline_paces: what the yardstick took in the turns of each round.
 
     >>> steady = [np.array([2.0, 3.0, 4.0])] * 5
-    >>> slower = at_one_pace([1.3 * samples for samples in steady], np.full(5, 1.3), steady, np.ones(5))
-    >>> round(slower.slope, 6), round(slower.ratio_interval().value, 6)
+    >>> pace = [np.ones(4)] * 5
+    >>> slower = at_one_pace([1.3 * samples for samples in steady], [1.3 * turns for turns in pace], steady, pace)
+    >>> round(slower.slope, 6), round(slower.ratio.value, 6)
     (1.0, 1.0)
     """
-    xs = [np.log(paces), np.log(baseline_paces)]
-    ys = [np.log([np.median(samples) for samples in one]) for one in (rounds, baseline)]
+    xs, ys = (
+        [np.log([np.median(samples) for samples in one]) for one in both]
+        for both in ((paces, baseline_paces), (rounds, baseline))
+    )
     x, y = (np.concatenate([one - one.mean() for one in each]) for each in (xs, ys))
-    left = len(x) - 3
-    residual = y - (x @ y / max(x @ x, np.finfo(float).tiny)) * x
-    told = x @ x / max(residual @ residual / left, np.finfo(float).tiny)  # precision of the slope by the runs alone
-    prior = 1 / _SLOPE_SPREAD**2
-    slope = float((x @ y / max(x @ x, np.finfo(float).tiny) * told + prior) / (told + prior))
-    apart = float(xs[0].mean() - xs[1].mean())
-    doubt = float(stats.norm.ppf((1 + confidence) / 2) / math.sqrt(told + prior)) * abs(apart)
+    within = [np.log(turns).var(ddof=1) / len(turns) for turns in (*paces, *baseline_paces) if len(turns) > 1]
+    noise = (len(x) - 2) * math.pi / 2 * float(np.mean(within or 0.0))  # of medians
+    free, spread = len(x) - 3, float(x @ x)
+    slope, precision = 0.0, 0.0
+    if spread > noise:
+        true, plain = 1 - noise / spread, float(x @ y) / spread
+        variance = float(np.sum((y - plain * x) ** 2)) / free / (true**2 * spread)
+        slope, precision = plain / true, 1 / (variance + _SLOPE_BETWEEN**2)
+    prior = 1 / _SLOPE_PRIOR**2
+    slope = (slope * precision + prior) / (precision + prior)
+    reach = float(stats.t.ppf((1 + confidence) / 2, free)) / math.sqrt(precision + prior)
     middle = (xs[0].mean() + xs[1].mean()) / 2
     now, before = (
         [samples * math.exp(slope * (middle - pace)) for samples, pace in zip(one, each, strict=True)]
         for one, each in zip((rounds, baseline), xs, strict=True)
     )
-    return AtOnePace(now, before, slope, doubt)
+    return AtOnePace(now, before, slope, reach * abs(float(xs[0].mean() - xs[1].mean())))
 
 
 def mann_whitney(rounds: Rounds, baseline: Rounds) -> float:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from benchmarks.environment import fastest_processors, machine_state
+from benchmarks.environment import fastest_processors, machine_state, own_processors
 from benchmarks.latency_result import pace_of, result_of
 from benchmarks.schema import LatencyResult, Monitor
 from benchmarks.series import Series
@@ -128,24 +128,23 @@ class _Run:
 
     def _open(self, number: int, one: Series) -> None:
         def start(stream: int) -> Worker:
-            settings = replace(one.settings, affinity=self._bound(number, stream), seed=one.settings.seed + stream)
+            settings = replace(one.settings, affinity=self._bound(one, number, stream), seed=one.settings.seed + stream)
             return Worker(one.path, settings, self._opener)
 
         one.open(start)
 
-    def _bound(self, number: int, stream: int) -> tuple[int, ...] | None:
+    def _bound(self, one: Series, number: int, stream: int) -> tuple[int, ...] | None:
         """What the processes of all engines are bound to, so that a slow processor is slow for all of them alike.
 
         A single stream goes round; several have each their own, always the same ones, since two processors of one core
         are not two of two.
         """
-        settings = self._settings
-        if settings.threads > 1 or settings.device == "cuda" or (settings.affinity and settings.streams == 1):
+        settings, fastest = self._settings, fastest_processors()
+        if settings.threads > 1 or settings.on_gpu(one.path) or not fastest:
             return settings.affinity
-        processors = settings.affinity or fastest_processors()
-        if settings.streams > len(processors):
-            return settings.affinity
-        return (processors[stream if settings.streams > 1 else number % len(processors)],)
+        if settings.streams == 1:
+            return settings.affinity or (fastest[number % len(fastest)],)
+        return ([*(settings.affinity or dict.fromkeys([*fastest, *own_processors()]))][stream],)
 
     def _each(self, series: Sequence[Series], step: Callable[[Series], None]) -> None:
         """Let one engine after the other take a step; one that fails leaves the run."""

@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,13 +46,18 @@ _RUNS_A_SPACE = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: a table, a sentence that sums it up, and why a measurement in it was INVALID."""
+    """What a check found: a table, a sentence that sums it up, and the measurements behind it."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
     verdict: str
-    doubts: tuple[str, ...] = ()
+    results: tuple[LatencyResult, ...] = ()
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why measurements were INVALID."""
+        return [reason for one in self.results for reason in one.verdict.reasons]
 
 
 def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
@@ -113,7 +118,7 @@ def slower(engine: Path, settings: Settings, tries: int, progress: Progress) -> 
 
 def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, minutes: float) -> Report:
     """Runs at even distances, of which each is held against the one that began ``minutes`` later."""
-    runs = []
+    runs: list[LatencyResult] = []
     begin = time.monotonic()
     with yardsticks() as known:
         for index in range(tries + _RUNS_A_SPACE):
@@ -134,7 +139,7 @@ def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, m
         rows,
         f"medians' intervals overlap in {overlapping} of {tries}; benchmarks.compare sees no difference in {equal} of "
         f"{tries}",
-        _doubts(runs),
+        tuple(runs),
     )
 
 
@@ -158,7 +163,7 @@ def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> R
         rows,
         f"harness over tool: {interval(ratio, 3)}, geometric mean of {tries}; ratio of their medians "
         f"{np.median(ours) / np.median(theirs):.3f}",
-        _doubts(results),
+        tuple(results),
     )
 
 
@@ -170,11 +175,7 @@ def _ratio(pair: Sequence[LatencyResult]) -> Bounds:
 
 def _ratios(title: str, pairs: Sequence[Sequence[LatencyResult]], verdict: str) -> Report:
     rows = [[str(i), interval(_ratio(pair), 3)] for i, pair in enumerate(pairs)]
-    return Report(title, ["try", "ratio"], rows, verdict, _doubts(one for pair in pairs for one in pair))
-
-
-def _doubts(results: Iterable[LatencyResult]) -> tuple[str, ...]:
-    return tuple(reason for one in results for reason in one.verdict.reasons)
+    return Report(title, ["try", "ratio"], rows, verdict, tuple(one for pair in pairs for one in pair))
 
 
 def _per_call(run: Callable[[], object]) -> float:
@@ -226,6 +227,7 @@ def _command(argv: Sequence[str] | None) -> int:
             "before": before.model_dump(),
             "after": machine_state().model_dump(),
             **vars(found),
+            "results": [one.model_dump(mode="json") for one in found.results],
         }
         emit(json.dumps(record, indent=2) + "\n", args.json)
     return INVALID if found.doubts else 0

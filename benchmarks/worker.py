@@ -27,7 +27,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from benchmarks.contention import Watched, watch
-from compress.engines.base import Array, Engine, TensorSpec, open_engine
+from compress.engines.base import BACKENDS, Array, Engine, TensorSpec, open_engine
 from compress.errors import EngineError, PipelineError
 
 Clock = Callable[[], int]
@@ -82,6 +82,10 @@ class Settings:
     images: Array | None = field(default=None, repr=False, compare=False)
     trust: bool = False
     timeout_s: float = 120.0
+
+    def on_gpu(self, engine: Path) -> bool:
+        """Whether an engine file runs on a GPU."""
+        return self.device == "cuda" or engine.suffix == BACKENDS["tensorrt"].suffix
 
 
 Opener = Callable[[Path, Settings], Engine]

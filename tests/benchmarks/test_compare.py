@@ -217,44 +217,47 @@ def test_whole_processes_are_compared(made: Make) -> None:
 
 
 def on_a_machine(one: LatencyResult, paces: Sequence[float], slope: float = 1.0) -> LatencyResult:
-    """The same result where the yardstick took ``paces`` in its rounds, and slowed the engine by that power."""
-    samples = [[round(x * pace**slope) for x in each] for each, pace in zip(one.samples_ns, paces, strict=True)]
-    pace = Pace(sha256="a1", version="1.31", rounds_ms=list(paces))
-    stats = {"latency_ms": summarize([np.array(each) / 1e6 for each in samples])}
-    return one.model_copy(update={"samples_ns": samples, "pace": pace, "stats": stats})
+    """The same result of ten processes, in which the yardstick took ``paces``, and slowed the engine by that power."""
+    rounds = [pace for pace in paces for _ in range(2)]
+    samples = [[round(x * pace**slope) for x in each] for each, pace in zip(one.samples_ns, rounds, strict=True)]
+    stats = {"latency_ms": summarize([np.array(each) / 1e6 for each in samples], 10)}
+    pace = Pace(sha256="a1", version="1.31", rounds_ms=rounds)
+    scenario = one.scenario.model_copy(update={"processes": 10})
+    return one.model_copy(update={"samples_ns": samples, "pace": pace, "stats": stats, "scenario": scenario})
 
 
-UNEVEN = [1.0, 1.1, 1.2, 1.3] * 5
+UNEVEN = [1.0, 1.1, 1.2, 1.3, 1.4] * 2
 
 
-@pytest.mark.parametrize("slope", [0.7, 1.0, 1.6])
-@pytest.mark.parametrize(("slowdown", "decision"), [(1.0, "PASS"), (1.12, "REGRESSION")])
+@pytest.mark.parametrize("slope", [0.7, 1.0, 1.4])
+@pytest.mark.parametrize(("slowdown", "decision"), [(1.0, "PASS"), (1.2, "REGRESSION")])
 def test_a_machine_that_was_slower_makes_no_engine_slower(
     made: Make, slope: float, slowdown: float, decision: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     before = on_a_machine(made(2.0, seed=0), UNEVEN, slope)
-    now = on_a_machine(made(2.0 * slowdown, seed=1), [1.25 * pace for pace in UNEVEN], slope)
-    (one,) = compare([before], [now], [limit("median:5%"), limit("p90:5%")]).engines
+    now = on_a_machine(made(2.0 * slowdown, seed=1), [1.1 * pace for pace in UNEVEN], slope)
+    (one,) = compare([before], [now], [limit("median:7%"), limit("p90:7%")]).engines
     assert one.pace is not None
-    assert one.slope == pytest.approx(slope, abs=0.1)
-    assert one.pace.value == pytest.approx(1.25)
-    assert one.uncorrected.value == pytest.approx(1.25**slope * slowdown, rel=0.02)
+    assert one.slope == pytest.approx(slope, abs=0.15)
+    assert one.pace.value == pytest.approx(1.1)
+    assert one.uncorrected.value == pytest.approx(1.1**slope * slowdown, rel=0.02)
     assert one.ratio.lo < slowdown < one.ratio.hi
-    assert one.ratio.hi / one.ratio.lo < 1.1 < one.uncorrected.hi / one.uncorrected.lo
-    assert [gate.decision for gate in one.gates] == [decision] * 2
-    assert (one.mann_whitney_p < 0.01) == (slowdown > 1)
+    assert one.ratio.hi / one.ratio.lo < 1.15 < one.uncorrected.hi / one.uncorrected.lo
+    median, p90 = one.gates
+    assert (median.ratio, median.decision) == (one.ratio, decision)
+    assert p90.ratio.value == pytest.approx(1.1**slope * slowdown, rel=0.05)  # as measured
     main([write(tmp_path / "a.json", before), write(tmp_path / "b.json", now)])
-    assert "without regard to the machine's pace the ratio is " in capsys.readouterr().out
+    assert "as measured the ratio is " in capsys.readouterr().out
 
 
 def test_an_unknown_slope_is_in_the_interval(made: Make) -> None:
     """The paces of two runs differ and never varied within: an engine may follow by half of that, or by twice."""
-    before, now = (on_a_machine(made(2.0, seed=i), [pace] * 20) for i, pace in enumerate((1.0, 1.2)))
+    before, now = (on_a_machine(made(2.0, seed=i), [pace] * 10) for i, pace in enumerate((1.0, 1.2)))
     (one,) = compare([before], [now]).engines
-    assert one.slope == pytest.approx(1.0, abs=0.01)
+    assert one.slope == pytest.approx(1.0)
     assert one.ratio.lo < 0.9
     assert one.ratio.hi > 1.1
-    (same,) = compare([before], [on_a_machine(made(2.0, seed=1), [1.0] * 20)]).engines
+    (same,) = compare([before], [on_a_machine(made(2.0, seed=1), [1.0] * 10)]).engines
     assert 0.98 < same.ratio.lo < same.ratio.hi < 1.02
 
 
@@ -265,14 +268,19 @@ def test_an_unknown_slope_is_in_the_interval(made: Make) -> None:
         lambda one: {"pace": one.pace.model_copy(update={"sha256": "b2"})},
         lambda one: {"pace": one.pace.model_copy(update={"version": "1.30"})},
         lambda one: {"host": one.host.model_copy(update={"cpu": "another"})},
+        lambda one: {"scenario": one.scenario.model_copy(update={"processes": 5})},  # too few to learn from
     ],
 )
-def test_another_yardstick_tells_nothing(made: Make, change: Callable[[Any], Any]) -> None:
+def test_another_yardstick_tells_nothing(
+    made: Make, change: Callable[[Any], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before, now = (on_a_machine(made(1.0, seed=seed), UNEVEN) for seed in (0, 1))
     now = now.model_copy(update=change(now))
     (one,) = compare([before], [now], allow_different=True).engines
     assert one.pace is None
     assert one.ratio == one.uncorrected
+    main([write(tmp_path / "a.json", before), write(tmp_path / "b.json", now), "--allow-different"])
+    assert "not corrected for the machine's pace" in capsys.readouterr().out
 
 
 def test_a_file_whose_rounds_are_not_those_of_its_processes_is_refused(made: Make, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -230,7 +231,7 @@ def test_the_yardstick_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) 
         assert not any(Path(path).stem in names for path in result.scenario.interleaved_with)
 
 
-@pytest.mark.parametrize("script", ["absent", "crash 120"])  # when it is opened; in the middle of its turns
+@pytest.mark.parametrize("script", ["absent", "crash 50"])  # when it is opened; in the middle of its turns
 def test_a_yardstick_that_fails_leaves_the_pace_unknown(tmp_path: Path, script: str) -> None:
     broken = Yardstick(engine(tmp_path, "broken", script), "int8", 1, throughout=True)
     settings = replace(QUICK, duration_s=0.8)
@@ -255,8 +256,12 @@ def test_yardsticks_do_not_go_on_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(len(fastest_processors()) < 2, reason="there is one processor")
 def test_streams_run_at_the_same_time(tmp_path: Path) -> None:
     path = engine(tmp_path, "engine", "sleep 4")
+    pace = Yardstick(engine(tmp_path, "pace", "sleep 2"), "int8", 1, throughout=True)
     settings = replace(QUICK, processes=2, turns=2, iterations=8, batch=3)
-    alone, streams = (measure([path], replace(settings, streams=n), opener=open_scripted)[0] for n in (1, 2))
+    alone, streams = (
+        measure([path], replace(settings, streams=n), yardsticks=[pace], opener=open_scripted)[0] for n in (1, 2)
+    )
+    assert (alone.pace is None, streams.pace is None) == (False, True)
     assert (alone.scenario.name, streams.scenario.name, streams.scenario.streams) == ("single-stream", "offline", 2)
     rates = [3e9 / np.mean(samples) for samples in alone.samples_ns]
     assert alone.throughput.value == pytest.approx(np.median(rates))
@@ -269,13 +274,25 @@ def test_streams_run_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_crashes_takes_the_engine_with_it_and_no_other(tmp_path: Path) -> None:
-    paths = [engine(tmp_path, name, script) for name, script in (("broken", "crash 150"), ("good", "sleep 1"))]
-    failures: dict[str, PipelineError] = {}
-    (result,) = measure(
-        paths,
-        replace(QUICK, streams=2, duration_s=1.0),
-        opener=open_scripted,
-        on_failure=lambda path, error: failures.update({path.stem: error}),
+    """Only the first stream crashes; the second would go on for as long as the turn."""
+    paths = [engine(tmp_path, name, script) for name, script in (("broken", "crash-one 150"), ("good", "sleep 1"))]
+    alive = []
+
+    def failed(path: Path, error: PipelineError) -> None:
+        assert f"{path} crashed its worker" in str(error)
+        alive.append(len(multiprocessing.active_children()))
+
+    settings = replace(QUICK, streams=2, duration_s=2.0, turns=2)  # the crash comes when both are open and warm
+    (result,) = measure(paths, settings, opener=open_scripted, on_failure=failed)
+    assert alive == [2]  # of the other engine
+    assert result.scenario.rounds == 2
+
+
+@pytest.mark.skipif(len(fastest_processors()) < 2, reason="there is one processor")
+def test_a_turn_is_taken_by_all_streams_at_once(tmp_path: Path) -> None:
+    path = engine(tmp_path, "engine", "stamp 5")
+    measure([path], replace(QUICK, streams=2, turns=2, iterations=40), opener=open_scripted)
+    (begin, end), (other_begin, other_end) = (
+        map(float, file.read_text().split()) for file in tmp_path.glob("engine.[0-9]*")
     )
-    assert "crashed its worker" in str(failures["broken"])
-    assert result.scenario.rounds == 5
+    assert max(begin, other_begin) < min(end, other_end)
