@@ -45,8 +45,8 @@ def measure(
 
     Args:
         engines: files; from the second on, each is compared with the first (of those that do not fail).
-        yardsticks: files of known work, which take part briefly, for the peak of ``LatencyResult.work`` and for
-            ``LatencyResult.pace``. One that fails leaves its part unknown.
+        yardsticks: files of known work, which take turns with the engines: briefly for the peak of
+            ``LatencyResult.work``, throughout for ``LatencyResult.pace``. One that fails leaves its part unknown.
         opener: makes the engine in the worker; a module-level function, since it travels to another process.
         argv: the command line, for the record.
         on_failure: told the file and the error of an engine that fails; it leaves the run and the others go on.

@@ -3,8 +3,8 @@
 Its peak is what large convolutions reach, INT8 and FP32. What an engine reaches of it says how much its layers leave
 unused: thin ones, memory traffic, what is no convolution.
 
-Its pace is what a network takes whose layers narrow and widen as a ResNet's do. A machine is not equally fast at all
-times, and its caches are not: in units of the pace, latencies of separate runs can be compared.
+Its pace is what a network takes whose layers widen as a ResNet's do. A machine is not equally fast at all times, and
+its caches are not: what an engine shares with the pace is taken out when separate runs are compared.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ SHAPES: Mapping[Precision, Sequence[tuple[int, int]]] = {"int8": ((256, 28), (12
 _IN_A_ROW = 2
 
 # Channels in, channels out and stride of the pace's 3x3 convolutions, of 28 pixels a side at first; 19 MB of weights.
-# Of four candidates it shared most with a ResNet-18, pruned INT8 (0.26 ms) and dense FP32 (2.9 ms), on a machine whose
-# caches others used as well: over 42 processes their medians spread by 5.5% and 6.5%, in its units by 2.6% and 1.9%;
-# in units of the peak's convolutions, which need little memory, by 3.6% and 4.4%.
+# docs/decisions/0012-pace.md holds it against other candidates.
 PACE = ((64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1))
 _SIDE = 28
 
