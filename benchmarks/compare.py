@@ -54,7 +54,9 @@ def notes(comparison: RunComparison) -> list[str]:
             raw, slope = interval(one.uncorrected, 3), f"{one.slope:.2f}"
             found.append(f"{name}: as measured the ratio is {raw}; it follows the yardstick by a power of {slope}")
         else:
-            found.append(f"{name}: not corrected for the machine's pace, which the two runs do not tell alike")
+            found.append(
+                f"{name}: not corrected for the machine's pace, which the runs do not both tell, or not well enough"
+            )
         found += [f"INVALID: {name}: {reason}" for reason in one.invalid]
         found += [_judgement(name, gate) for gate in one.gates if gate.decision != "PASS" and not one.invalid]
         found += [f"different: {name}: {what}: {a} against {b}" for what, (a, b) in one.different.items()]
