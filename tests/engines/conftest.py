@@ -84,8 +84,9 @@ def quantized(folder: Path, float_onnx: Path) -> Callable[..., Path]:
     """Make an INT8 version: ``quantized(name, target=..., **options of quantize_static)``."""
 
     def make(name: str, target: str = "ort-x86", **options: Any) -> Path:
-        path = folder / f"{name}.onnx"
+        path = folder / target / f"{name}.onnx"
         if not path.exists():
+            path.parent.mkdir(exist_ok=True)
             settings = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
             quantize_static(float_onnx, path, _Noise(), quant_format=QuantFormat.QDQ, **{**settings, **options})
             model = onnx.load(path)
