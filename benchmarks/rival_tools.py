@@ -93,7 +93,8 @@ def rival(engine: Path, settings: Settings) -> RivalTool:
             "-api": "sync",
             "-nstreams": "1",
             "-nthreads": str(settings.threads),
-            "-shape": str(shape).replace(" ", ""),
+            "-data_shape": str(shape).replace(" ", ""),  # -shape would fix the batch, which the file leaves open
+            "-infer_precision": "f32",  # as our engines; its default is bfloat16 where the processor has that
             "-t": str(_SECONDS),
         }
         command = [str(program), *(text for pair in options.items() for text in pair)]
