@@ -6,7 +6,8 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -72,6 +73,20 @@ def fastest_processors() -> list[int]:
     fastest = [n for n in own if int(clocks[n] or 0) == highest]
     cores = [_told(partial((_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text, encoding="ascii")) or n for n in fastest]
     return [n for _, n in sorted((cores[:i].count(cores[i]), n) for i, n in enumerate(fastest))]
+
+
+@contextmanager
+def bound_to(processors: Sequence[int] | None) -> Iterator[None]:
+    """Inside, this thread and what it starts run on these processors only."""
+    if not processors:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def tool() -> Tool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from benchmarks.environment import bound_to
 from benchmarks.worker import Settings, input_pool
 from compress.engines.base import Engine, OpenOptions
 from compress.errors import EngineError
@@ -54,7 +53,7 @@ def time_nodes(path: Path, settings: Settings) -> Profiled:
         EngineError: the engine cannot be opened or run.
         BackendAbsent: its runtime is not installed.
     """
-    with _bound_to(settings.affinity):
+    with bound_to(settings.affinity):
         return (_onnxruntime if path.suffix == ".onnx" else _openvino)(path, settings)
 
 
@@ -151,17 +150,3 @@ def _run(engine: Engine, settings: Settings, after_each: Callable[[], None]) -> 
         run_ms.append((time.perf_counter_ns() - start) / 1e6)
         after_each()
     return run_ms[_WARMUP:]
-
-
-@contextmanager
-def _bound_to(processors: tuple[int, ...] | None) -> Iterator[None]:
-    """Inside, this thread and those that it starts run on these processors only."""
-    if not processors:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psutil
 
+from benchmarks.environment import bound_to
 from benchmarks.worker import Settings, open_for
 from compress.errors import BackendAbsent, EngineError
 
@@ -42,26 +41,12 @@ class RivalTool:
         """
         iterations = max(20, round(_SECONDS * 1e3 / about_ms))
         command = [part.format(iterations=iterations) for part in self.command]
-        with _bound(processors):
+        with bound_to(processors):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = re.search(self.printed, done.stdout)
         if done.returncode or found is None:
             raise EngineError(f"{self.name} failed: {(done.stderr or done.stdout).strip()[-300:]}")
         return float(found[1])
-
-
-@contextmanager
-def _bound(processors: Sequence[int] | None) -> Iterator[None]:
-    """What is started inside inherits the processors."""
-    if not processors:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def rival(engine: Path, settings: Settings) -> RivalTool:
