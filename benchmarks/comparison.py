@@ -136,10 +136,7 @@ def conditions(result: LatencyResult) -> dict[str, str]:
         "batch": str(scenario.batch),
         "input shape": "x".join(map(str, scenario.shape)),
         "inputs": scenario.inputs,
-        **{
-            f"{backend.name}'s {name}" if name == "streams" else name: str(value)
-            for name, value in result.modes.items()
-        },
+        **{name: str(value) for name, value in result.modes.items()},
     }
 
 

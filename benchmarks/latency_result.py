@@ -136,7 +136,7 @@ def result_of(
 
 
 def pace_of(yardstick: Series) -> Pace:
-    """How fast the machine was, told by a yardstick that took a turn beside every turn of the engines."""
+    """How fast the machine was, told by a yardstick that took a turn in every round of the engines."""
     return Pace(
         sha256=file_sha256(yardstick.path),
         version=yardstick.opened[0].version,

@@ -3,8 +3,8 @@
 Its peak is what large convolutions reach, INT8 and FP32. What an engine reaches of it says how much its layers leave
 unused: thin ones, memory traffic, what is no convolution.
 
-Its pace is what a network takes whose layers widen as a ResNet's do. A machine is not equally fast at all times, and
-its caches are not: what an engine shares with the pace is taken out when separate runs are compared.
+Its pace is what a network takes whose layers widen as a ResNet's do. A machine is not equally fast at all
+times: what an engine shares with the pace is taken out when separate runs are compared.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Yardstick:
 
     Attributes:
         macs: of one image.
-        throughout: it has its turn beside every turn of the engines, to tell the pace; else at the beginning only.
+        throughout: it has its turn in every round of the engines, to tell the pace; else at the beginning only.
     """
 
     path: Path
