@@ -110,7 +110,7 @@ def result_of(this: Predictions, other: Predictions | None = None, *, argv: Sequ
         config={},
         artifact=this.artifact,
         backend=this.backend,
-        host=host(),
+        host=host(this.backend.name),
         modes=dict(this.modes),
         warnings=list(dict.fromkeys(text for one in both for text in one.warnings)),
         verdict=Verdict(status="INVALID" if reasons else "VALID", reasons=reasons),

@@ -17,6 +17,7 @@ import psutil
 from benchmarks.gpu import gpu_names, gpu_states
 from benchmarks.schema import Contention, Host, MachineState, Tool
 from compress import __version__
+from compress.engines.saturation import pair_sums
 
 T = TypeVar("T")
 _LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
@@ -28,8 +29,9 @@ _SIBLINGS = "topology/thread_siblings_list"
 _THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
 
 
-def host() -> Host:
-    """Processor, memory, system and library versions."""
+def host(engine: str | None = None) -> Host:
+    """Processor, memory, system and library versions; and how ``engine`` adds INT8 products here, if one is named."""
+    sums = pair_sums(engine) if engine else None
     return Host(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
@@ -38,6 +40,7 @@ def host() -> Host:
         python=platform.python_version(),
         gpus=gpu_names(),
         libraries={name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+        int8_pair_sums={engine: sums} if engine and sums else {},
     )
 
 

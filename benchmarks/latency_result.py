@@ -30,6 +30,7 @@ from benchmarks.schema import (
 from benchmarks.series import Series
 from benchmarks.worker import FEWEST, Settings
 from benchmarks.yardsticks import ENGINE, gmacs
+from compress.export.overflow import overflow_warnings
 from compress.run import file_sha256
 from compress.targets import profile
 
@@ -96,7 +97,7 @@ def result_of(
         backend=BackendInfo(
             name=opened.name, version=opened.version, requested=opened.requested, actual=opened.provider
         ),
-        host=host(),
+        host=host(opened.name),
         device=settings.device or "default",
         scenario=Scenario(
             name="single-stream" if settings.streams == 1 else "offline",
@@ -128,6 +129,7 @@ def result_of(
             *concerns(monitor.before, monitor.after, settings.threads * settings.streams, settings.affinity),
             *shared(contention),
             *elsewhere(opened.target, opened.name),
+            *overflow_warnings(one.path, opened.name),
             *_warnings(one, summary, flagged),
         ],
         verdict=_verdict(one, contention, monitor),

@@ -25,6 +25,7 @@ from calibration.loader import batches
 from calibration.transforms import eval_transform
 from compress.engines.base import Array, Engine, infer, open_engine
 from compress.errors import DataError
+from compress.export.overflow import overflow_warnings
 from compress.progress import SILENT, Progress
 from compress.run import write_atomic
 
@@ -95,7 +96,7 @@ def predict(
         if (classes := engine.outputs[0].shape[-1]) is not None:
             check_classes(split, classes)  # before any image is decoded
         named = engine.metadata.classes if engine.metadata else ()
-        warnings = _check_names(named, split, path)
+        warnings = (*_check_names(named, split, path), *overflow_warnings(path, engine.name))
         size, fixed = _batch_size(engine, batch_size)
         logits, labels = [], []
         loader = batches(split, eval_transform(preprocess), size)

@@ -79,6 +79,11 @@ class Host(Record):
     python: str
     gpus: list[str] = Field(description="model and driver")
     libraries: dict[str, str]
+    int8_pair_sums: dict[str, Literal["int32", "int16"]] = Field(
+        default_factory=dict,
+        description="by engine, what its INT8 kernels add two products in on this processor, as a run of it showed; "
+        "int16 overflows with weights that are not made for it",
+    )
 
 
 class GpuState(Record):

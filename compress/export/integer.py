@@ -4,6 +4,9 @@
 rounding boundary, and each such step moves others in the layers after it. Two correct computations of a ResNet-18 so
 come to differ by a few percent, which hides a real fault of that size. This one does not differ.
 
+The sums are exact, as they are with VNNI and, by the choice of weights (``pairs``), without it. What a processor
+without VNNI makes of other weights can be computed as well: ``pair_sums="int16"`` clips each pair of products.
+
 A tensor is held as what the kernels hold at that place: integers with their scale (``Codes``), or a result that is
 still to be rounded (``Sum``, ``Addition``). What runs in float between them runs in float here.
 """
@@ -12,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from compress.export.lower import quantize_weight
 from compress.quantize.fakequant import FakeActivation, insert
+from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.placement import MOVES
 from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.quantize.rounding import quantize_weight
 from compress.targets import Profile
 
 
@@ -104,32 +109,60 @@ def simulates(target: Profile) -> bool:
 
 
 Held = Codes | Sum | Addition | Rectified
+PairSums = Literal["int32", "int16"]
 
 
-def integer_network(net: nn.Module, quantizers: Quantizers) -> Callable[[Tensor], Any]:
+class IntegerNetwork(fx.Interpreter):
     """A function from images (N, C, H, W) to what the engine gives for them, in the structure that ``net`` returns.
+
+    It runs the graph node by node on what the kernels hold.
 
     Args:
         net: BN-folded, as calibrated.
         quantizers: placed for ONNX Runtime on x86.
+        pair_sums: what the processor adds two products in; without VNNI that is int16, which clips.
+
+    Attributes:
+        exact: whether, in the runs so far, integers followed from integers everywhere; where a float operation stands
+            between them, its last bits decide a rounding now and then.
     """
-    integers = _Integers(net, quantizers)
-    return lambda images: pytree.tree_map(_real, integers.run(images))
 
-
-class _Integers(fx.Interpreter):
-    """Runs the graph node by node on what the kernels hold."""
-
-    def __init__(self, net: nn.Module, quantizers: Quantizers) -> None:
+    def __init__(self, net: nn.Module, quantizers: Quantizers, pair_sums: PairSums = "int32") -> None:
         super().__init__(insert(net, replace(quantizers, weights=()), FakeActivation, lambda _, __: nn.Identity()))
-        self.weights = {w.layer: w for w in quantizers.weights}
+        self.weights, self.clips = {w.layer: w for w in quantizers.weights}, pair_sums == "int16"
+        self.exact = True
+        self._seen: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Any:
+        return pytree.tree_map(_real, self.run(images))
+
+    def at_quantizers(self, images: Tensor) -> dict[str, Tensor]:
+        """What the quantized tensors say, as real values, by the name of the quantizer's module in the graph."""
+        self._seen = {}
+        self(images)
+        return self._seen
+
+    def _is_quantizer(self, n: fx.Node) -> bool:
+        return n.op == "call_module" and isinstance(self.module.get_submodule(str(n.target)), FakeActivation)
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if self._is_quantizer(n):
+            (source,) = n.all_input_nodes
+            float_readers = any(
+                not self._is_quantizer(user) for user in source.users
+            )  # the engine computes it in float
+            from_float = source.op != "placeholder" and isinstance(self.env[source], Tensor)
+            self.exact &= not (float_readers or from_float)
+            self._seen[str(n.target)] = result.real()
+        return result
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module, x = self.module.get_submodule(str(target)), args[0]
         if isinstance(module, FakeActivation):
             return _quantize(x, module.quantizer) if isinstance(x, Tensor) else x.rounded(module.quantizer)
         if isinstance(module, nn.Conv2d | nn.Linear) and str(target) in self.weights and isinstance(x, Codes):
-            return _layer(module, self.weights[str(target)], x)
+            return _layer(module, self.weights[str(target)], x, self.clips)
         return _apply(type(module).__name__, module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -157,14 +190,41 @@ def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: M
     return call(*real_args, **real_kwargs)
 
 
-def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes) -> Sum:
+def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes, clips: bool) -> Sum:
     """An int32 accumulator: float64 holds it exactly."""
     scale = x.scale * torch.tensor(w.scale)
     state = {"weight": quantize_weight(w, layer.weight).double()}
     if layer.bias is not None:
         state["bias"] = (layer.bias / scale).round().double()
     total = torch.func.functional_call(layer, state, (x.centered(),))
+    if clips:
+        total = total - _clipped_off(layer, state["weight"], x).reshape(total.shape)
     return Sum(total, scale.reshape(1, -1, *[1] * (total.dim() - 2)))
+
+
+def _clipped_off(layer: nn.Conv2d | nn.Linear, weight: Tensor, x: Codes) -> Tensor:
+    """(N, C_out, positions): what is missing from the sums where each pair of products is clipped to int16.
+
+    The kernels multiply the integers as they are, and take the zero point out of the sum afterwards.
+    """
+    if isinstance(layer, nn.Conv2d):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        value = {"value": float(x.q.zero_point)} if mode == "constant" else {}
+        padded = F.pad(x.integers, layer._reversed_padding_repeated_twice, mode=mode, **value)
+        columns = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
+        groups = layer.groups
+    else:
+        columns, groups = x.integers.reshape(-1, layer.in_features, 1), 1
+    missing = columns.new_zeros(len(columns), len(weight), columns.shape[2])
+    if groups == len(weight) == weight.shape[1] * groups:
+        return missing  # a depthwise convolution has a kernel of its own, which does not add pairs
+    inputs, outputs, flat = columns.chunk(groups, 1), len(weight) // groups, weight.flatten(1)
+    in_pairs = torch.from_numpy(pairs(tuple(weight.shape[1:]))[0])
+    for channel in range(len(weight)):
+        chosen = in_pairs[flat[channel, in_pairs].sum(1).abs() > PAIR_HIGH]
+        sums = (inputs[channel // outputs][:, chosen] * flat[channel, chosen][:, :, None]).sum(2)
+        missing[:, channel] = (sums - sums.clamp(-(2**15), 2**15 - 1)).sum(1)
+    return missing
 
 
 def _quantize(x: Tensor, q: Activation) -> Codes:

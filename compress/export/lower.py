@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 
 from compress.quantize.fakequant import insert
 from compress.quantize.graph import layer_of
-from compress.quantize.placement import WEIGHT_HIGH
-from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.quantize.quantizer import WEIGHT_HIGH, Activation, Quantizers, Weight
+from compress.quantize.rounding import quantize_weight
 from compress.targets import profile
 
 _OPS = torch.ops.quantized_decomposed
@@ -74,16 +74,6 @@ class _DequantizeBias(nn.Module):
             self.integers, self.scale, self.zero_point, 0, bounds.min, bounds.max, torch.int32
         )
         return result
-
-
-def quantize_weight(q: Weight, weight: Tensor) -> Tensor:
-    """The int8 integers of a weight (C_out, ...): round to nearest even, clamp.
-
-    >>> quantize_weight(Weight("fc", (0.5,)), torch.tensor([[0.6, -100.0]]))
-    tensor([[   1, -127]], dtype=torch.int8)
-    """
-    inverse = 1.0 / torch.tensor(q.scale).reshape(-1, *[1] * (weight.dim() - 1))  # as torch.fake_quantize computes it
-    return (weight * inverse).round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH).to(torch.int8)
 
 
 def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:

@@ -1,25 +1,36 @@
-"""Does the exported file compute what torch computes? Both run on the same images, and the difference is told."""
+"""Does the exported file compute what torch computes? Both run on the same images, and the difference is reported.
+
+A file runs in the engine that it is made for, where that is on this machine. Elsewhere ONNX Runtime evaluates it
+operation by operation, without any optimization: in float, and so alike on every processor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from compress.errors import ModelError
-from compress.export.half import is_half
+from compress.engines.base import OpenOptions, check_machine
+from compress.engines.openvino import open_engine as open_openvino
+from compress.engines.openvino import require as require_openvino
+from compress.errors import BackendAbsent, ModelError
+from compress.export.difference import UNKNOWN, Run, explain
+from compress.targets import Profile
 
 FP32_ERROR = 1e-3
 INT8_ERROR = 0.15  # of two correct computations that add up in different orders: see ``integer``
-INTEGER_ERROR = 0.03  # against the integers; more means other kernels, or a fault
+INTEGER_ERROR = 1e-5  # against the integers: the last bits of what is float at the end
+MIXED_ERROR = 0.03  # against the integers where float operations stand between them
+_EXPLAINED_ON = 4  # images
 
 
 @dataclass(frozen=True)
@@ -71,21 +82,21 @@ def _leaves(outputs: object) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
-def run_onnx(path: Path, images: Tensor) -> list[NDArray[np.float32]]:
+def run_onnx(path: Path, images: Tensor, *, optimized: bool = True) -> list[NDArray[np.float32]]:
     """The same through ONNX Runtime on the CPU, one image at a time as on a device.
 
-    A float16 file runs without the optimizer WeightBiasQuantization, which ONNX Runtime 1.31 gets wrong there: on a
-    ResNet-18 the outputs had a relative error of 1.0 with it, and of 0.04 to 0.06 without it.
+    Args:
+        optimized: as it runs in production; else operation by operation.
 
     Raises:
         ModelError: ONNX Runtime cannot load the file or run it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors
-    model = path.read_bytes()
-    wrong = ["WeightBiasQuantization"] if is_half(onnx.load_from_string(model)) else []
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=wrong)
+        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         results = [session.run(None, {name: image[None].numpy()}) for image in images]
     except Exception as error:  # the runtime's exceptions have no public base class
@@ -97,21 +108,86 @@ def run_onnx(path: Path, images: Tensor) -> list[NDArray[np.float32]]:
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
-def check(path: Path, reference: Callable[[Tensor], object], images: Tensor, *, limit: float) -> Parity:
+def run_openvino(path: Path, images: Tensor) -> list[NDArray[np.float32]]:
+    """The same through OpenVINO.
+
+    Raises:
+        BackendAbsent: OpenVINO is not installed.
+        EngineError: OpenVINO cannot load the file or run it.
+    """
+    with open_openvino(path, OpenOptions(threads=torch.get_num_threads())) as engine:
+        name = engine.inputs[0].name
+        results = [list(engine.run({name: image[None].numpy()}).values()) for image in images]
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What runs a file here.
+
+    Attributes:
+        name: in messages.
+        engine: a name in ``engines.BACKENDS`` where it is the one that the file is made for; else None.
+    """
+
+    name: str
+    engine: str | None
+    run: Run
+
+
+NATIVE = Runner("ONNX Runtime", "onnxruntime", run_onnx)
+EVALUATED = Runner("ONNX Runtime without optimizations", None, partial(run_onnx, optimized=False))
+
+
+def runner_for(target: Profile) -> Runner:
+    """The target's own engine where it is on this machine, else ONNX Runtime without optimizations."""
+    try:
+        check_machine(target.name)
+        if target.engines[0] == "onnxruntime":
+            return NATIVE
+        if target.engines[0] == "openvino":
+            require_openvino("cpu")
+            return Runner("OpenVINO", "openvino", run_openvino)
+    except BackendAbsent:
+        pass
+    return EVALUATED
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a file is held against.
+
+    Attributes:
+        name: in messages.
+        network: from images to outputs.
+        limit: the largest relative error that rounding explains; infinite where the comparison is a remark.
+        at_quantizers: from images to what the network's quantized tensors say, by quantizer; see ``IntegerNetwork``.
+    """
+
+    name: str
+    network: Callable[[Tensor], object]
+    limit: float = math.inf
+    at_quantizers: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+
+
+def check(path: Path, reference: Reference, images: Tensor, runner: Runner = NATIVE) -> Parity:
     """Hold a file against the network that it was exported from.
 
     Args:
-        reference: the float network; for an INT8 file the fake-quantized one, or its integers (``integer_network``).
         images: (N, C, H, W), preprocessed.
-        limit: the largest relative error that rounding explains.
 
     Raises:
-        ModelError: they differ by more than rounding explains.
+        ModelError: they differ by more than ``reference.limit``; it says where that begins, and why if that is known.
     """
-    parity = compare(run_torch(reference, images), run_onnx(path, images))
-    if not parity.error <= limit:
+    parity = compare(run_torch(reference.network, images), runner.run(path, images))
+    if not parity.error <= reference.limit:
+        where, remedy = "", UNKNOWN
+        if reference.at_quantizers is not None:
+            few = images[:_EXPLAINED_ON]
+            seen = reference.at_quantizers(few)
+            where, remedy = explain(path, seen, few, reference.limit, runner.run, runner.engine)
         raise ModelError(
-            f"{path.name} does not compute what torch computes, on {parity}",
-            remedy="an operation was exported wrongly; please report it with the network",
+            f"{path.name} in {runner.name} does not compute what {reference.name} computes, on {parity}{where}",
+            remedy=remedy,
         )
     return parity

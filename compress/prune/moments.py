@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from compress.errors import ModelError
 
 RIDGE = 1e-3
 """Weight of the old weights against the new ones' fit, as a share of the mean variance of an input."""
@@ -106,6 +110,23 @@ class Moments:
         cross = self._xy.double() / self.count - torch.outer(self._x / self.count, self._y / self.count)
         target_mean = self._shift_y.double() + self._y / self.count
         return Statistics(self.count, self.mean, target_mean, self.covariance(), cross)
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Where the moments of a layer's inputs cannot be inverted inside, say whose they are.
+
+    Raises:
+        ModelError: a factorization or a solution failed, because of infinite values or of values so far apart that
+            their squares drown one another.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise ModelError(
+            f"the inputs of '{layer}' are too large, or too far apart, to solve for its weights: {error}",
+            remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was",
+        ) from error
 
 
 def solve(seen: Statistics, old: Tensor, ridge: float) -> Tensor:

@@ -21,7 +21,7 @@ from compress.progress import SILENT, Progress
 from compress.prune.affine import Affine, read, write
 from compress.prune.coupling import Coupling
 from compress.prune.gates import masked
-from compress.prune.moments import RIDGES, Moments, Sampler, Statistics, best_ridge, solve
+from compress.prune.moments import RIDGES, Moments, Sampler, Statistics, best_ridge, naming, solve
 from compress.prune.structure import Structure
 from compress.prune.trace import Trace
 from compress.prune.walk import See, Values
@@ -180,7 +180,8 @@ class _Sweep:
                 y = targets[goal.addition][index] - others[p.layer] if goal else targets[p.output][index]
                 moments[p.layer][index % _HELD_OUT == 1].add(x[p.node], y)
         for p in places:
-            self._write(p, [part.statistics() for part in moments[p.layer] if part.count])
+            with naming(p.layer):
+                self._write(p, [part.statistics() for part in moments[p.layer] if part.count])
 
     def _write(self, place: Affine, parts: Sequence[Statistics]) -> None:
         """New weights for a layer, from what was fitted on and, unless there was one batch only, what was held out."""

@@ -26,7 +26,7 @@ from compress.prune.brain_surgeon import Path, Reader, remove
 from compress.prune.coupling import Group
 from compress.prune.gates import bypassed, gated
 from compress.prune.importance import Scores
-from compress.prune.moments import Moments, Sampler
+from compress.prune.moments import Moments, Sampler, naming
 from compress.prune.reconstruct import ROWS, repair
 from compress.prune.structure import Structure
 from compress.prune.walk import Values
@@ -245,7 +245,8 @@ class Sensitivity:
                 covariance = self._covariance(self._places[slot.layer], moments)
                 readers.append(Reader(weights, covariance, importance, rows.flatten(1)))
         order = None if self._scores is None else np.argsort(-self._scores[group.name], kind="stable").tolist()
-        return remove(readers, group.units, below, order=order)
+        with naming("', '".join(slot.layer for slot in group.readers)):
+            return remove(readers, group.units, below, order=order)
 
 
 def output_importance(

@@ -26,6 +26,7 @@ from compress.quantize.equalize import equalize
 from compress.quantize.fakequant import fake_quantized
 from compress.quantize.fold import fold
 from compress.quantize.graph import Unrolled, trace
+from compress.quantize.grid import Grid
 from compress.quantize.histogram import Histogram
 from compress.quantize.insertion import Sites, find_sites
 from compress.quantize.placement import Range, leave_float, place, quantize_only
@@ -110,18 +111,18 @@ def calibrate(
             in it can be quantized.
         ConfigError: an unknown target.
     """
-    symmetric = profile(target).symmetric
+    grid = Grid.of(profile(target))
     if len(images) == 0:
         raise DataError("the calibration sample is empty", remedy="set quantize.calibration_images above 0")
     folded = fold(net)
     for name, value in folded.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(f"'{name}' has NaN or infinite values", remedy="load another checkpoint, or train again")
-    sites = _sites(folded, images, symmetric=symmetric)
+    sites = _sites(folded, images, symmetric=grid.symmetric)
 
     def quantized(float_net: nn.Module) -> Calibrated:
         seen = _observe(float_net, sites, images, progress)
-        ranges = [Range(source, user, *METHODS[method](seen[source], symmetric)) for source, user in sites.activations]
+        ranges = [Range(source, user, *METHODS[method](seen[source], grid)) for source, user in sites.activations]
         quantizers = place(float_net, target, ranges, _magnitudes(float_net, sites))
         rounded = correct(float_net, quantizers, _first(images, _CORRECTED_ON), correction, progress=progress)
         return Calibrated(rounded, quantizers, float_net)

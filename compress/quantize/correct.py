@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from compress.errors import ModelError
 from compress.progress import SILENT, Progress
+from compress.prune.moments import naming
 from compress.quantize.fakequant import FakeActivation, FakeWeight, insert
 from compress.quantize.graph import Unrolled, layer_of, trace
 from compress.quantize.quantizer import Quantizers
@@ -57,26 +57,22 @@ class _Sweep(fx.Interpreter):
     ) -> None:
         super().__init__(insert(net, replace(quantizers, weights=()), FakeActivation, lambda q, _: FakeWeight(q)))
         self.net, self.how, self.means, self.tick = net, how, means, tick
-        self.left = {w.layer: torch.tensor(w.scale) for w in quantizers.weights}
+        self.left = {w.layer: w for w in quantizers.weights}
         self.generator = torch.Generator().manual_seed(0)  # the pixels that ``gptq`` looks at
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        scale = self.left.pop(str(target), None)  # a layer that is called again keeps what the first call gave it
-        if scale is None:
+        quantizer = self.left.pop(str(target), None)  # a layer that is called again keeps what the first call gave it
+        if quantizer is None:
             return super().call_module(target, args, dict(kwargs))
         layer, own = self.module.get_submodule(str(target)), self.net.get_submodule(str(target))
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         assert isinstance(own, nn.Conv2d | nn.Linear)
+        scale, pairs_fit = torch.tensor(quantizer.scale), quantizer.pairs_fit
         if self.how == "gptq":
-            try:
-                layer.weight.copy_(round_layer(layer, scale, args[0], self.generator))
-            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-                raise ModelError(
-                    f"the inputs of '{target}' are too large to sum their squares: {error}",
-                    remedy="evaluate the float network: it may have diverged; or set quantize.correction=none",
-                ) from error
+            with naming(str(target)):
+                layer.weight.copy_(round_layer(layer, scale, args[0], self.generator, pairs_fit))
         else:
-            layer.weight.copy_(round_to_nearest(layer.weight, scale))
+            layer.weight.copy_(round_to_nearest(layer.weight, scale, pairs_fit))
         output = layer(*args, **kwargs)
         if self.how == "bias" and layer.bias is not None:
             shift = self.means[str(target)] - _channel_means(layer, output)

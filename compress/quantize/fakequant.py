@@ -9,15 +9,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from compress.quantize.graph import trace
-from compress.quantize.placement import WEIGHT_HIGH, float32
-from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.quantize.grid import float32
+from compress.quantize.pairs import PAIR_HIGH
+from compress.quantize.quantizer import WEIGHT_HIGH, Activation, Quantizers, Weight
+from compress.quantize.rounding import in_steps, index_pairs, nearest, per_channel
 
 Scales = Literal["frozen", "learned"]
 
@@ -35,19 +37,61 @@ class FakeActivation(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x.float(), q.scale, q.zero_point, q.low, q.high)
 
 
+class _Nearest(torch.autograd.Function):
+    """``nearest`` whose gradient is that of its limits: rounding counts as the identity (Bengio et al. 2013).
+
+    A weight out of range gets none. Two weights whose pair is at its limit can only give to one another: the gradient
+    of the projection onto w0 + w1 = 128.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, steps: Tensor, pairs_fit: bool) -> Tensor:
+        whole, ctx.pairs_fit = nearest(steps, pairs_fit), pairs_fit
+        ctx.save_for_backward(steps, whole)
+        return whole
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        steps, whole = ctx.saved_tensors
+        grad = (grads[0] * (steps.abs() <= WEIGHT_HIGH + 0.5)).flatten(1)
+        rounded = steps.round().flatten(1)
+        for chosen in index_pairs(steps) if ctx.pairs_fit else ():
+            limited = rounded[:, chosen].sum(2, keepdim=True).abs() > PAIR_HIGH
+            pair = grad[:, chosen]
+            grad[:, chosen] = torch.where(limited, (pair - pair.flip(2)) / 2, pair)
+        return grad.reshape(whole.shape), None
+
+
+class _Scaled(torch.autograd.Function):
+    """The identity; its gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+def _fake(weight: Tensor, scale: Tensor, pairs_fit: bool) -> Tensor:
+    whole: Tensor = _Nearest.apply(in_steps(weight, scale), pairs_fit)
+    return whole * per_channel(scale, weight)
+
+
 class FakeWeight(nn.Module):
     """Round a weight (C_out, ...) to the grid of its channel; the gradient passes where the weight is in range."""
 
     scale: Tensor
-    zero_point: Tensor
 
     def __init__(self, quantizer: Weight) -> None:
         super().__init__()
+        self.pairs_fit = quantizer.pairs_fit
         self.register_buffer("scale", torch.tensor(quantizer.scale), persistent=False)
-        self.register_buffer("zero_point", torch.zeros(len(quantizer.scale), dtype=torch.int32), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.fake_quantize_per_channel_affine(weight, self.scale, self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH)
+        return _fake(weight, self.scale, self.pairs_fit)
 
 
 class LearnedActivation(FakeActivation):
@@ -76,25 +120,22 @@ class LearnedActivation(FakeActivation):
 class LearnedWeight(nn.Module):
     """``FakeWeight`` whose scales are trained too."""
 
-    zero_point: Tensor
     first: Tensor
 
     def __init__(self, quantizer: Weight) -> None:
         super().__init__()
-        self.layer = quantizer.layer
+        self.quantizer = quantizer
         self.scale = nn.Parameter(torch.tensor(quantizer.scale))
         self.register_buffer("first", torch.tensor(quantizer.scale), persistent=False)
-        self.register_buffer("zero_point", torch.zeros(len(quantizer.scale)), persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
         gradient = _step_gradient(weight[0].numel(), WEIGHT_HIGH)
-        return torch._fake_quantize_learnable_per_channel_affine(
-            weight, _bounded(self.scale, self.first), self.zero_point, 0, -WEIGHT_HIGH, WEIGHT_HIGH, gradient
-        )
+        scale: Tensor = _Scaled.apply(_bounded(self.scale, self.first), gradient)
+        return _fake(weight, scale, self.quantizer.pairs_fit)
 
     def learned(self) -> Weight:
         """The quantizer with the scales that training arrived at."""
-        return Weight(self.layer, tuple(float32(s) for s in _bounded(self.scale, self.first).tolist()))
+        return replace(self.quantizer, scale=tuple(float32(s) for s in _bounded(self.scale, self.first).tolist()))
 
 
 def insert(
@@ -140,13 +181,31 @@ def fake_quantized(net: nn.Module, quantizers: Quantizers, scales: Scales = "fro
     return insert(net, quantizers, LearnedActivation, lambda q, _: LearnedWeight(q))
 
 
+@torch.no_grad()
+def at_quantizers(fake: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What the quantized tensors of a fake-quantized network say, by the name of the quantizer's module."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name, module in fake.named_modules():
+        if isinstance(module, FakeActivation):
+
+            def see(_: nn.Module, __: object, output: Tensor, name: str = name) -> None:
+                seen[name] = output.clone()  # a residual block may add to it in place
+
+            handles.append(module.register_forward_hook(see))
+    fake(images)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
 def trained(net: nn.Module, quantizers: Quantizers, fake: nn.Module) -> tuple[nn.Module, Quantizers]:
     """A copy of ``net``, and its quantizers, as ``fake = fake_quantized(net, quantizers, ...)`` was trained."""
     result = copy.deepcopy(net)
     state = {key.replace("parametrizations.weight.original", "weight"): v for key, v in fake.state_dict().items()}
     result.load_state_dict({key: state.get(key, old) for key, old in result.state_dict().items()})
     activations = {m.quantizer: m.learned() for m in fake.modules() if isinstance(m, LearnedActivation)}
-    weights = {m.layer: m.learned() for m in fake.modules() if isinstance(m, LearnedWeight)}
+    weights = {m.quantizer.layer: m.learned() for m in fake.modules() if isinstance(m, LearnedWeight)}
     return result.eval(), replace(
         quantizers,
         activations=tuple(activations.get(a, a) for a in quantizers.activations),

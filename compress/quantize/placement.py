@@ -14,11 +14,11 @@ from torch import Tensor, fx, nn
 
 from compress.models.cifar import SelectPad
 from compress.quantize.graph import layer_of, trace
-from compress.quantize.quantizer import Activation, Quantizers, Weight
+from compress.quantize.grid import Grid
+from compress.quantize.quantizer import TINY, WEIGHT_HIGH, Activation, Quantizers, Weight
+from compress.quantize.rounding import fitting_reach
 from compress.targets import Profile, profile
 
-WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
-_TINY = 2.0**-100
 _BIAS_HIGH = 2.0**28  # int32, less a factor of 8 for scales that training makes smaller
 # Layers, functions and methods that pass integers on as they are.
 MOVES = "MaxPool2d max_pool2d SelectPad Flatten flatten view reshape squeeze Dropout dropout".split()  # noqa: SIM905
@@ -48,11 +48,11 @@ def place(net: nn.Module, target: str, ranges: Sequence[Range], magnitudes: Mapp
     rule = profile(target)
     graph = trace(net)
     fused = _direct_inputs(graph) if rule.add == "skip" else set()
-    clipped = _clip_below_relu(graph, _share_with_moves(graph, ranges))
-    activations = tuple(_activation(r, rule) for r in _without(fused, graph, clipped))
+    placed = list(_without(fused, graph, _share_with_moves(graph, ranges)))
+    activations = tuple(_activation(r, Grid.of(rule)) for r in _clip_below_relu(graph, placed))
     steps = _input_steps(graph, activations)
     weights = tuple(
-        Weight(layer, _weight_scale(net.get_submodule(layer), _grouped(magnitude, rule), steps.get(layer)))
+        _weight(layer, net.get_submodule(layer), magnitude, steps.get(layer), rule)
         for layer, magnitude in magnitudes.items()
     )
     kinds = {"Conv2d": nn.Conv2d, "Linear": nn.Linear}
@@ -107,7 +107,7 @@ def _feeds(
         return [reader for user in node.users for reader in readers(user)]
 
     for a in activations:
-        for user in [nodes[a.user]] if a.user else nodes[a.source].users:
+        for user in _readers(nodes, a):
             yield nodes[a.source], user, readers(user)
 
 
@@ -121,7 +121,8 @@ def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _input_steps(graph: fx.GraphModule, activations: Sequence[Activation]) -> dict[str, float]:
     """The scale of what each layer reads; the finest where it is called more than once."""
-    edges = {(a.source, user): a.scale for a in activations for user in _users(graph, a)}
+    nodes = {node.name: node for node in graph.graph.nodes}
+    edges = {(a.source, user.name): a.scale for a in activations for user in _readers(nodes, a)}
     steps: dict[str, float] = {}
     for source, user, readers in _feeds(graph, activations):
         for reader in readers:
@@ -130,44 +131,30 @@ def _input_steps(graph: fx.GraphModule, activations: Sequence[Activation]) -> di
     return steps
 
 
-def _users(graph: fx.GraphModule, a: Activation) -> list[str]:
-    return [a.user] if a.user else [n.name for s in graph.graph.nodes if s.name == a.source for n in s.users]
+def _activation(r: Range, grid: Grid) -> Activation:
+    scale, zero_point = grid.fit(r.low, r.high)
+    return Activation(r.source, r.user, scale, zero_point, low=grid.least, high=grid.most)
 
 
-def _grouped(magnitude: Tensor, rule: Profile) -> Tensor:
-    return magnitude if rule.weights == "per_channel" else magnitude.max().expand_as(magnitude)
-
-
-def _activation(r: Range, rule: Profile) -> Activation:
-    """Affine parameters whose grid contains 0 exactly (Jacob et al. 2018, arXiv:1712.05877, equation 1)."""
-    low, high = min(r.low, 0.0), max(r.high, 0.0)
-    least = 0 if rule.activations == "uint8" else -128
-    if rule.symmetric:
-        scale = float32(max(-low, high) / 127)
-        return Activation(r.source, r.user, scale, zero_point=0, low=least, high=least + 255)
-    scale = float32((high - low) / 255)
-    zero_point = least + min(255, round(-low / scale))
-    return Activation(r.source, r.user, scale, zero_point, low=least, high=least + 255)
-
-
-def float32(value: float) -> float:
-    """The nearest float32, as engines hold scales; a tensor that is always 0 still has a scale above 0."""
-    return float(torch.tensor(max(value, _TINY), dtype=torch.float32))
-
-
-def _weight_scale(layer: nn.Module, magnitude: Tensor, step: float | None) -> tuple[float, ...]:
+def _weight(name: str, layer: nn.Module, magnitude: Tensor, step: float | None, rule: Profile) -> Weight:
     """One scale a channel, none so small that the bias overflows.
 
     Engines hold the bias as int32 in steps of (input scale * weight scale). A channel whose weights are (nearly) all
     zero, as pruning and folded BNs leave them, would make that step so small that its bias wraps around.
 
     Args:
+        magnitude: (C_out,), the largest |w|.
         step: the scale of the layer's input; None where that is float.
     """
-    floor = torch.full_like(magnitude, _TINY)
+    assert isinstance(layer.weight, Tensor)
+    pairs_fit = rule.pair_sums == "int16"
+    reach = fitting_reach(layer.weight.detach(), magnitude) if pairs_fit else magnitude
+    if rule.weights == "per_tensor":
+        reach = reach.max().expand_as(reach)
+    floor = torch.full_like(magnitude, TINY)
     if isinstance(layer.bias, Tensor) and step is not None:
         floor = torch.maximum(floor, layer.bias.detach().abs() / (step * _BIAS_HIGH))
-    return tuple(torch.maximum(magnitude / WEIGHT_HIGH, floor).tolist())
+    return Weight(name, tuple(torch.maximum(reach / WEIGHT_HIGH, floor).tolist()), pairs_fit)
 
 
 def _share_with_moves(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Range]:
@@ -194,24 +181,31 @@ def _share_with_moves(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Ra
 def _clip_below_relu(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Range]:
     """Cut off what a ReLU after an add loses anyway, so that the steps get finer where it matters.
 
-    In relu(a + b) with b <= high_b, any a < -high_b gives 0, as a = -high_b does.
+    In relu(a + b) with b <= high_b, any a < -high_b gives 0, as a = -high_b does. Only a quantized b has a largest
+    value.
     """
     nodes = {node.name: node for node in graph.graph.nodes}
-    known = {r.source: r for r in ranges}
+    on_edge = {(r.source, user.name): r for r in ranges for user in _readers(nodes, r)}
 
-    def high(node: fx.Node) -> float:
-        while node.name not in known and isinstance(layer_of(graph, node), nn.MaxPool2d):
-            node = node.all_input_nodes[0]
-        return known[node.name].high if node.name in known else float("inf")
+    def highest(node: fx.Node, user: fx.Node) -> float:
+        while (node.name, user.name) not in on_edge and isinstance(layer_of(graph, node), nn.MaxPool2d):
+            node, user = node.all_input_nodes[0], node
+        r = on_edge.get((node.name, user.name))
+        return r.high if r else float("inf")
 
     def clip(r: Range) -> Range:
-        users = [nodes[r.user]] if r.user else list(nodes[r.source].users)
+        users = _readers(nodes, r)
         if len(users) != 1 or not is_add(users[0]) or not all(_is_relu(graph, after) for after in users[0].users):
             return r
         others = [node for node in users[0].all_input_nodes if node.name != r.source]
-        return replace(r, low=max(r.low, -high(others[0])))
+        return replace(r, low=max(r.low, -highest(others[0], users[0])))
 
     return [clip(r) for r in ranges]
+
+
+def _readers(nodes: Mapping[str, fx.Node], place: Range | Activation) -> list[fx.Node]:
+    """The nodes that see a tensor quantized."""
+    return [nodes[place.user]] if place.user else list(nodes[place.source].users)
 
 
 def _is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:

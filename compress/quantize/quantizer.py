@@ -10,7 +10,9 @@ from typing import Any
 from compress.errors import CheckpointError
 from compress.run import read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
+WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
+TINY = 2.0**-100  # the least scale, of what is always 0
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,15 @@ class Activation:
 
 @dataclass(frozen=True)
 class Weight:
-    """A scale for each output channel of one layer, symmetric int8 in -127..127: w[k] ~ scale[k] * q[k]."""
+    """A scale for each output channel of one layer, symmetric int8 in -127..127: w[k] ~ scale[k] * q[k].
+
+    Attributes:
+        pairs_fit: neighbouring integers are chosen so that the sum of their products fits into int16; see ``pairs``.
+    """
 
     layer: str
     scale: tuple[float, ...]
+    pairs_fit: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,9 @@ class Quantizers:
             if record["format"] != FORMAT:
                 raise ValueError(f"format {record['format']}, this version reads {FORMAT}")
             activations = tuple(Activation(**value) for value in record["activations"])
-            weights = tuple(Weight(value["layer"], tuple(value["scale"])) for value in record["weights"])
+            weights = tuple(
+                Weight(value["layer"], tuple(value["scale"]), value["pairs_fit"]) for value in record["weights"]
+            )
             return cls(record["target"], activations, weights)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"cannot read {path}: {error}", remedy="run the quantize stage again") from None

@@ -1,6 +1,6 @@
 """From what was seen of a tensor to the range that its integers represent.
 
-A wide range rounds coarsely, a narrow one clips; each method weighs the two in its own way.
+A wide range rounds coarsely, a narrow one clips; each method weighs the two in its own way, on the integers that ship.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from compress.quantize.grid import Grid
 from compress.quantize.histogram import BINS, Histogram
 
-LEVELS = 256
 _TAIL = 1e-5  # left out at each end by ``percentile``: 99.999%, as ONNX Runtime's calibrator does
 _STEPS = 33  # narrower ranges that ``mse`` and ``entropy`` try: 20% to 100% of the widest
 _NARROWEST = 0.2
 
 
-def minmax(seen: Histogram, symmetric: bool) -> tuple[float, float]:
+def minmax(seen: Histogram, grid: Grid) -> tuple[float, float]:
     """The extremes: nothing is clipped."""
     return seen.low, seen.high
 
 
-def percentile(seen: Histogram, symmetric: bool) -> tuple[float, float]:
+def percentile(seen: Histogram, grid: Grid) -> tuple[float, float]:
     """The range that leaves out 0.001% of the values at each end."""
     share = seen.counts.cumsum(0).double() / seen.counts.sum()
     first, last = int((share <= _TAIL).sum()), int((share < 1 - _TAIL).sum())
@@ -31,19 +31,17 @@ def percentile(seen: Histogram, symmetric: bool) -> tuple[float, float]:
     return max(float(edge[0]), seen.low), min(float(edge[1]), seen.high)
 
 
-def mse(seen: Histogram, symmetric: bool) -> tuple[float, float]:
+def mse(seen: Histogram, grid: Grid) -> tuple[float, float]:
     """The range with the least mean squared error of rounding and clipping (Sung et al. 2015, arXiv:1511.06488)."""
     values, counts = _occupied(seen)
 
     def error(low: float, high: float) -> float:
-        scale = (high - low) / (LEVELS - 1)
-        rounded = ((values - low) / scale).round_().clamp_(0, LEVELS - 1).mul_(scale).add_(low)
-        return float((rounded.sub_(values).square_() * counts).sum())
+        return float((grid.rounded(values, low, high).sub_(values).square_() * counts).sum())
 
-    return _best(seen, symmetric, error)
+    return _best(seen, grid, error)
 
 
-def entropy(seen: Histogram, symmetric: bool) -> tuple[float, float]:
+def entropy(seen: Histogram, grid: Grid) -> tuple[float, float]:
     """The range whose integers keep the distribution best: least Kullback-Leibler divergence.
 
     Migacz 2017, "8-bit inference with TensorRT" (GTC): values outside count at the ends of the true distribution and
@@ -52,23 +50,24 @@ def entropy(seen: Histogram, symmetric: bool) -> tuple[float, float]:
     values, counts = _occupied(seen)
 
     def lost(low: float, high: float) -> float:
-        inside = (values >= low) & (values <= high)
+        codes = grid.codes(values, low, high)
+        inside = (codes >= grid.least) & (codes <= grid.most)
         if not inside.any():
             return float("inf")
         true = counts[inside].clone()
-        true[0] += counts[values < low].sum()
-        true[-1] += counts[values > high].sum()
-        level = ((values[inside] - low) / (high - low) * (LEVELS - 1)).round_().to(torch.int64)
-        total = torch.zeros(LEVELS, dtype=torch.float64).index_add_(0, level, counts[inside])
-        bins = torch.bincount(level, minlength=LEVELS)
+        true[0] += counts[codes < grid.least].sum()
+        true[-1] += counts[codes > grid.most].sum()
+        level = (codes[inside] - grid.least).to(torch.int64)
+        total = torch.zeros(grid.levels, dtype=torch.float64).index_add_(0, level, counts[inside])
+        bins = torch.bincount(level, minlength=grid.levels)
         rounded = (total / bins.clamp(min=1))[level]
         p, q = true / true.sum(), rounded / rounded.sum()
         return float((p * (p / q).log()).sum())
 
-    return _best(seen, symmetric, lost)
+    return _best(seen, grid, lost)
 
 
-METHODS: dict[str, Callable[[Histogram, bool], tuple[float, float]]] = {
+METHODS: dict[str, Callable[[Histogram, Grid], tuple[float, float]]] = {
     "minmax": minmax,
     "percentile": percentile,
     "entropy": entropy,
@@ -82,13 +81,13 @@ def _occupied(seen: Histogram) -> tuple[Tensor, Tensor]:
     return seen.centers()[used], seen.counts[used].double()
 
 
-def _best(seen: Histogram, symmetric: bool, cost: Callable[[float, float], float]) -> tuple[float, float]:
+def _best(seen: Histogram, grid: Grid, cost: Callable[[float, float], float]) -> tuple[float, float]:
     """The range of least cost, around 0 and within the extremes."""
     least, most = min(seen.low, 0.0), max(seen.high, 0.0)
     if least == most:
         return least, most
     shares = torch.linspace(1.0, _NARROWEST, _STEPS, dtype=torch.float64).tolist()
-    if symmetric:
+    if grid.symmetric:
         widest = max(-least, most)
         low, high = min(((-share * widest, share * widest) for share in shares), key=lambda r: cost(*r))
         return max(low, least), min(high, most)

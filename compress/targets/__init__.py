@@ -36,6 +36,11 @@ class Profile(BaseModel):
     weights: Literal["per_channel", "per_tensor"] = Field(
         "per_channel", description="one symmetric int8 weight scale for each output channel, or for the layer"
     )
+    pair_sums: Literal["int32", "int16"] = Field(
+        "int32",
+        description="what a processor of this target may hold the sum of two products in: int16 overflows, so weights "
+        "are chosen whose pairs fit",
+    )
     add: Literal["both", "skip"] = Field(
         description="quantize both inputs of a residual add, or the skip alone, so that conv + add + ReLU fuse"
     )

@@ -14,7 +14,7 @@ from compress.engines.metadata import Metadata
 from compress.engines.onnxruntime import OpenOptions, operator_counts, optimized_graph
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
-from compress.export.parity import FP32_ERROR, INT8_ERROR, check
+from compress.export.parity import FP32_ERROR, INT8_ERROR, Reference, check
 from compress.models.model import Model, load_model, save_model
 from compress.prune.blocks import segments
 from compress.prune.coupling import couple
@@ -44,7 +44,7 @@ def metadata(precision: str) -> Metadata:
 def test_the_float_file(shallow: nn.Module, images: list[Tensor], tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export_onnx(fold(shallow), path, metadata("fp32"), opset=20)
-    check(path, shallow, torch.cat(images), limit=FP32_ERROR)
+    check(path, Reference("torch", shallow, FP32_ERROR), torch.cat(images))
     counts = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert (counts["Conv"], counts["Add"], counts["Relu"]) == (15, 7, 15)
     assert not {"ConstantOfShape", "Expand", "Identity", "Shape"} & counts.keys()
@@ -54,7 +54,7 @@ def test_the_int8_file(shallow: nn.Module, images: list[Tensor], tmp_path: Path)
     calibrated = calibrate(shallow, images, "ort-x86")
     path = tmp_path / "net.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata("int8"), opset=20)
-    check(path, calibrated.fake(), torch.cat(images), limit=INT8_ERROR)
+    check(path, Reference("torch", calibrated.fake(), INT8_ERROR), torch.cat(images))
     counts = operator_counts(optimized_graph(path, OpenOptions()))
     assert (counts["QLinearConv"], counts["QLinearAdd"]) == (15, 7)
     assert not {"Conv", "Add", "ConstantOfShape", "Expand"} & counts.keys()

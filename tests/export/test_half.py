@@ -22,7 +22,7 @@ from compress.errors import ModelError
 from compress.export.half import half_scale, is_half, to_half
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
-from compress.export.parity import INT8_ERROR, check, compare, run_onnx, run_torch
+from compress.export.parity import EVALUATED, INT8_ERROR, Reference, check, compare, run_onnx, run_torch
 from compress.export.stage import export
 from compress.models.model import Model, save_model
 from compress.models.registry import build
@@ -103,14 +103,15 @@ def test_metadata_survive_and_the_same_net_gives_the_same_bytes(files: tuple[Pat
 
 def test_parity_runs_the_float16_file_right(files: tuple[Path, Path], calibrated: Calibrated) -> None:
     images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(3))
-    assert check(files[1], calibrated.fake(), images, limit=INT8_ERROR).cosine > 0.99
-    single, half = (compare(run_torch(calibrated.net, images), run_onnx(path, images)).error for path in files)
+    assert check(files[1], Reference("torch", calibrated.fake(), INT8_ERROR), images, EVALUATED).cosine > 0.99
+    expected = run_torch(calibrated.net, images)
+    single, half = (compare(expected, run_onnx(path, images, optimized=False)).error for path in files)
     assert half < 1.5 * single  # no farther from the float network than the float32 file is
 
 
 def test_a_float16_file_of_another_net_fails_parity(files: tuple[Path, Path], make: Callable[[str], nn.Module]) -> None:
     with pytest.raises(ModelError, match="does not compute what torch computes"):
-        check(files[1], make("cifar_resnet20_b"), torch.randn(4, 3, 32, 32), limit=INT8_ERROR)
+        check(files[1], Reference("torch", make("cifar_resnet20_b"), INT8_ERROR), torch.randn(4, 3, 32, 32), EVALUATED)
 
 
 def test_a_backbone_with_several_outputs(
@@ -120,7 +121,7 @@ def test_a_backbone_with_several_outputs(
     path = tmp_path / "maps.onnx"
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, METADATA, opset=20, half=True)
     assert {out.type.tensor_type.elem_type for out in onnx.load(path).graph.output} == {TensorProto.FLOAT}
-    assert check(path, calibrated.fake(), images[0], limit=INT8_ERROR).cosine > 0.99
+    assert check(path, Reference("torch", calibrated.fake(), INT8_ERROR), images[0], EVALUATED).cosine > 0.99
 
 
 def test_the_stage_types_the_int8_file_alone(tmp_path: Path) -> None:

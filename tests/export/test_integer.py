@@ -1,7 +1,11 @@
+"""The engine's own integers, on processors of either kind: with VNNI and without."""
+
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,48 +13,156 @@ from torch import Tensor, nn
 from calibration.preprocess import Preprocess
 from compress import targets
 from compress.engines.metadata import Metadata
+from compress.engines.saturation import pair_sums
 from compress.errors import ModelError
-from compress.export.integer import integer_network, simulates
+from compress.export.integer import IntegerNetwork, simulates
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
-from compress.export.parity import INT8_ERROR, INTEGER_ERROR, check
-from compress.quantize.calibrate import calibrate
-from compress.quantize.fakequant import fake_quantized
+from compress.export.overflow import pairs_in_danger
+from compress.export.parity import (
+    EVALUATED,
+    INT8_ERROR,
+    INTEGER_ERROR,
+    MIXED_ERROR,
+    Reference,
+    check,
+    compare,
+    run_onnx,
+    run_torch,
+)
+from compress.export.qdq import Graph
+from compress.quantize import placement
+from compress.quantize.calibrate import Calibrated, calibrate
+from compress.quantize.fakequant import at_quantizers, fake_quantized
+from compress.targets import Profile
 
 Make = Callable[[str], nn.Module]
-CPUINFO = Path("/proc/cpuinfo")
-VNNI = CPUINFO.exists() and "vnni" in CPUINFO.read_text()
+NETS = ["resnet18", "cifar_resnet20", "cifar_resnet20_b", "resnext50_32x4d", "maps"]
+MANY = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
-def exported(net: nn.Module, images: list[Tensor], path: Path) -> tuple[Path, nn.Module, Callable[[Tensor], object]]:
-    calibrated = calibrate(net, images, "ort-x86")
+def write(calibrated: Calibrated, path: Path) -> Path:
     metadata = Metadata("net", "int8", Preprocess(32), ("a", "b"), 10, 20, "ort-x86", "0.1.0")
     export_onnx(lower(calibrated.net, calibrated.quantizers), path, metadata, opset=20)
-    return path, calibrated.fake(), integer_network(calibrated.net, calibrated.quantizers)
+    return path
 
 
-@pytest.mark.skipif(not VNNI, reason="without VNNI the kernels saturate")
-@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_resnet20_b", "resnext50_32x4d", "maps"])
-def test_the_engine_computes_these_integers(make: Make, images: list[Tensor], tmp_path: Path, name: str) -> None:
-    path, fake, integers = exported(make(name), images, tmp_path / "net.onnx")
-    many = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    ours, float_sums = check(path, integers, many, limit=INTEGER_ERROR), check(path, fake, many, limit=INT8_ERROR)
-    assert ours.error < 0.01
-    assert ours.error <= float_sums.error
+def integers(calibrated: Calibrated) -> Reference:
+    network = IntegerNetwork(calibrated.net, calibrated.quantizers)
+    return Reference("its integers", network, INTEGER_ERROR, network.at_quantizers)
+
+
+@pytest.fixture
+def full_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as other tools choose them: up to 127 each, whatever their neighbours are."""
+    plain = targets.profile("ort-x86").model_copy(update={"pair_sums": "int32"})
+
+    def profile(name: str) -> Profile:
+        return plain if name == "ort-x86" else targets.profile(name)
+
+    monkeypatch.setattr(placement, "profile", profile)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_engine_computes_these_integers_on_every_processor(
+    make: Make, images: list[Tensor], tmp_path: Path, name: str
+) -> None:
+    calibrated = calibrate(make(name), images, "ort-x86")
+    path = write(calibrated, tmp_path / "net.onnx")
+    network = IntegerNetwork(calibrated.net, calibrated.quantizers)
+    network(MANY[:1])
+    assert network.exact == (name != "maps")  # its first convolution makes an output too, and so runs in float
+    limit = INTEGER_ERROR if network.exact else MIXED_ERROR
+    ours = check(path, Reference("its integers", network, limit), MANY)
     assert ours.agreement in (None, 1.0)
+    assert ours.error <= check(path, Reference("torch", calibrated.fake(), INT8_ERROR), MANY).error
+    assert not pairs_in_danger(Graph(onnx.load(path)))
+    clipped = IntegerNetwork(calibrated.net, calibrated.quantizers, pair_sums="int16")
+    assert compare(run_torch(clipped, MANY), run_torch(network, MANY)).error == 0.0
 
 
-@pytest.mark.skipif(not VNNI, reason="without VNNI the kernels saturate")
-def test_a_fault_that_float_leaves_room_for_is_found(make: Make, images: list[Tensor], tmp_path: Path) -> None:
-    net = make("cifar_resnet20_b")
-    path, *_ = exported(net, images, tmp_path / "net.onnx")
-    calibrated = calibrate(net, images, "ort-x86")
-    other = copy.deepcopy(calibrated.net)
-    other.get_parameter("layer3.2.conv2.weight").data *= 1.1
-    many = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    check(path, fake_quantized(other, calibrated.quantizers), many, limit=INT8_ERROR)
-    with pytest.raises(ModelError, match="does not compute"):
-        check(path, integer_network(other, calibrated.quantizers), many, limit=INTEGER_ERROR)
+@pytest.mark.usefixtures("full_range")
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnext50_32x4d"])
+def test_weights_of_full_range_break_where_pairs_are_added_in_int16(
+    make: Make, images: list[Tensor], tmp_path: Path, name: str
+) -> None:
+    calibrated = calibrate(make(name), images, "ort-x86")
+    path = write(calibrated, tmp_path / "net.onnx")
+    exact, clipped = (
+        run_torch(IntegerNetwork(calibrated.net, calibrated.quantizers, sums), MANY) for sums in ("int32", "int16")
+    )
+    assert compare(exact, clipped).error > 100 * INTEGER_ERROR
+    assert pairs_in_danger(Graph(onnx.load(path)))
+    here = {"int32": exact, "int16": clipped}[pair_sums("onnxruntime") or ""]
+    assert compare(here, run_onnx(path, MANY)).error <= INTEGER_ERROR
+
+
+@pytest.mark.usefixtures("full_range")
+@pytest.mark.skipif(pair_sums("onnxruntime") == "int32", reason="this processor adds pairs exactly")
+def test_parity_names_the_layer_that_overflows(make: Make, images: list[Tensor], tmp_path: Path) -> None:
+    calibrated = calibrate(make("cifar_resnet20"), images, "ort-x86")
+    with pytest.raises(ModelError, match=r"the first tensor that differs is what .*conv1") as raised:
+        check(write(calibrated, tmp_path / "net.onnx"), integers(calibrated), MANY)
+    assert "overflow in int16" in raised.value.remedy
+    assert "report" not in raised.value.remedy
+
+
+@pytest.mark.parametrize("layer", ["layer1.1.conv2", "layer3.2.conv2"])
+def test_a_fault_is_found_where_it_begins(make: Make, images: list[Tensor], tmp_path: Path, layer: str) -> None:
+    calibrated = calibrate(make("cifar_resnet20_b"), images, "ort-x86")
+    path, other = write(calibrated, tmp_path / "net.onnx"), copy.deepcopy(calibrated.net)
+    other.get_parameter(f"{layer}.weight").data *= 1.1
+    fake = fake_quantized(other, calibrated.quantizers)
+    check(path, Reference("torch", fake, INT8_ERROR), MANY)  # float leaves room for a fault of this size
+    network = IntegerNetwork(other, calibrated.quantizers)
+    with pytest.raises(ModelError, match=rf"its integers computes.*the first tensor that differs is .*{layer}"):
+        check(path, Reference("its integers", network, INTEGER_ERROR, network.at_quantizers), MANY)
+    with pytest.raises(ModelError, match=rf"the first tensor that differs is .*{layer}"):
+        check(path, Reference("torch", fake, 1e-3, lambda x: at_quantizers(fake, x)), MANY, EVALUATED)
+
+
+def test_without_optimizations_a_file_is_what_torch_says(make: Make, images: list[Tensor], tmp_path: Path) -> None:
+    calibrated = calibrate(make("cifar_resnet20"), images, "ort-x86")
+    path = write(calibrated, tmp_path / "net.onnx")
+    assert check(path, Reference("torch", calibrated.fake(), INT8_ERROR), MANY, EVALUATED).error < 0.02
+
+
+class Gated(nn.Module):
+    """A float operation between two quantized tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.fc = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.one(x))
+        x = torch.relu(self.two(x * x.mean((2, 3), keepdim=True).sigmoid()))
+        logits: Tensor = self.fc(x.mean((2, 3)))
+        return logits
+
+
+def test_it_says_where_the_integers_are_not_known_to_the_bit(images: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    calibrated = calibrate(Gated(), images, "ort-x86")
+    network = IntegerNetwork(calibrated.net, calibrated.quantizers)
+    network(images[0])
+    assert not network.exact
+
+
+def test_a_sum_is_clipped_pair_by_pair() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 1, 1, bias=False))
+    net[0].weight.data[:] = torch.tensor([1.0, 0.5, -1.0, 1.0])[None, :, None, None]
+    x = torch.ones(1, 4, 1, 1)
+    calibrated = calibrate(net, [x], "tensorrt", correction="none")
+    quantizers = calibrated.quantizers
+    (activation,) = [a for a in quantizers.activations if a.source == "input_1"]
+    uint8 = replace(activation, low=0, high=255, scale=1 / 255)
+    quantizers = replace(quantizers, activations=(uint8,))
+    found = {}
+    for sums in ("int32", "int16"):
+        value = IntegerNetwork(net, quantizers, sums)(x)  # type: ignore[arg-type]
+        found[sums] = round(float(value) / (uint8.scale * quantizers.weights[0].scale[0]))
+    assert found == {"int32": 255 * (127 + 64), "int16": 2**15 - 1}
 
 
 def test_it_simulates_the_targets_of_onnxruntime_on_x86_alone() -> None:

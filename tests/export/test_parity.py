@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compress.errors import ModelError
-from compress.export.parity import check, run_onnx
+from compress.export.parity import Reference, check, run_onnx
 
 
 def save(path: Path, batch: int = 1, op: str = "Relu") -> Path:
@@ -18,7 +18,7 @@ def save(path: Path, batch: int = 1, op: str = "Relu") -> Path:
 
 
 def test_the_same_network_is_the_same(tmp_path: Path) -> None:
-    parity = check(save(tmp_path / "relu.onnx"), torch.relu, torch.randn(4, 3), limit=1e-6)
+    parity = check(save(tmp_path / "relu.onnx"), Reference("torch", torch.relu, 1e-6), torch.randn(4, 3))
     assert (parity.images, parity.max_abs, parity.agreement) == (4, 0.0, 1.0)
 
 

@@ -90,6 +90,14 @@ def test_what_a_relu_loses_is_not_given_any_step() -> None:
     assert placed["two"].range == pytest.approx((-2.0, 3.0), abs=0.02)
 
 
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_beside_an_operand_that_is_not_quantized_nothing_is_cut_off(target: str) -> None:
+    ranges = [Range("x", None, -10.0, 2.0), Range("two", None, -3.0, 3.01)]
+    placed = {a.source: a for a in place(Block(project=False), target, ranges, {}).activations}
+    assert "two" not in placed  # fused with the add: nothing says how large it may become
+    assert placed["x"].range[0] == pytest.approx(-10.0, abs=0.1)
+
+
 def test_a_dead_channel_keeps_a_scale_at_which_its_bias_fits_into_int32() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 1))
     with torch.no_grad():

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from onnx import NodeProto
 
+from compress.export.overflow import pairs_in_danger
 from compress.export.qdq import DQ, Graph, Q, attribute
 from compress.export.rules.registry import Faults, onnxruntime_runs, rule
 from compress.targets import Profile
@@ -102,6 +103,14 @@ def weight_type(graph: Graph, want: Profile) -> Faults:
         kind = graph.parameters(node).integers
         if kind != "int8":
             yield graph.label(layer), f"has {kind} weights; files for this target have int8 ones, with zero point 0"
+
+
+@rule("warning", "quantize with this package, or with 7-bit weights (reduce_range, overflow_fix)")
+def pair_sums(graph: Graph, want: Profile) -> Faults:
+    """Without VNNI two products are added in saturating int16."""
+    for layer, count in pairs_in_danger(graph).items() if want.pair_sums == "int16" else ():
+        verb = "pair of its weights overflows" if count == 1 else "pairs of its weights overflow"
+        yield layer, f"may compute something else on a processor without VNNI: {count} {verb} int16 there"
 
 
 @rule("error")

@@ -1,0 +1,92 @@
+"""Where an exported file begins to compute something else, and why, if that can be told."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto
+from torch import Tensor
+
+from compress.engines.onnxruntime import float_convolutions, optimized_graph
+from compress.engines.saturation import pair_sums
+from compress.export.overflow import pairs_in_danger
+from compress.export.qdq import CLAMPS, MOVES, Graph, module_of
+
+Run = Callable[[Path, Tensor], list[NDArray[np.float32]]]
+
+UNKNOWN = "an operation was exported wrongly; please report it with the network"
+
+
+def explain(
+    path: Path, expected: Mapping[str, Tensor], images: Tensor, limit: float, run: Run, engine: str | None
+) -> tuple[str, str]:
+    """Find the first tensor that differs.
+
+    Args:
+        path: the exported INT8 file.
+        expected: what its quantized tensors should say on ``images``, by the name of the quantizer's module.
+        limit: the relative error of a tensor from which it counts as different.
+        run: runs a file on images and gives all of its outputs.
+        engine: that ``run`` uses, in production settings; None where it evaluates operation by operation.
+
+    Returns:
+        where it begins, to end a sentence with (empty where it cannot be found), and what to do.
+    """
+    graph = Graph(onnx.load(path))
+    quantizers = [(module_of(node), node) for node in graph.activations()]
+    known = {node.output[0]: (expected[name], node) for name, node in quantizers if name and name in expected}
+    for tensor, found in _tensors(path, list(known), images, run).items():
+        value, node = known[tensor]
+        p = graph.parameters(node)
+        if p.scale is None or p.zero_point is None:
+            continue
+        real = (found.astype(np.float32) - p.zero_point) * p.scale
+        error = float(np.linalg.norm(real - value.numpy()) / max(float(np.linalg.norm(value.numpy())), 1e-30))
+        if error > limit:
+            layer = _made_by(graph, node)
+            return f"; the first tensor that differs is what {graph.label(layer)} makes", _reason(path, layer, engine)
+    return "", UNKNOWN
+
+
+def _tensors(path: Path, names: list[str], images: Tensor, run: Run) -> dict[str, NDArray[np.float32]]:
+    """The integers of some quantized tensors, in the order of the graph: the file is run with more outputs."""
+    model = onnx.load(path)
+    own = len(model.graph.output)
+    kinds = Graph(model).types
+    for name in names:
+        kind = onnx.TensorProto.INT8 if kinds.get(name) == "int8" else onnx.TensorProto.UINT8
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    with tempfile.TemporaryDirectory() as folder:
+        longer = Path(folder) / path.name
+        longer.write_bytes(model.SerializeToString())
+        return dict(zip(names, run(longer, images)[own:], strict=True))
+
+
+def _made_by(graph: Graph, quantizer: NodeProto) -> NodeProto:
+    """What computes the values that ``quantizer`` rounds: a layer or an addition, seen through its ReLU."""
+    node = quantizer
+    while (before := graph.producer(node.input[0])) is not None:
+        node = before
+        if node.op_type not in (*CLAMPS, *MOVES):
+            break
+    return node
+
+
+def _reason(path: Path, layer: NodeProto, engine: str | None) -> str:
+    """Why a layer differs, and what to do."""
+    graph = Graph(onnx.load(path))
+    endangered = pairs_in_danger(graph).get(graph.label(layer), 0)
+    if engine is not None and endangered and pair_sums(engine) == "int16":
+        return (
+            f"{endangered} pairs of its weights overflow in int16, in which this processor adds products: set "
+            'pair_sums = "int16" in the target\'s profile and quantize again, or export on a processor with VNNI'
+        )
+    floats = float_convolutions(optimized_graph(path)) if engine == "onnxruntime" else []
+    if any(name in names for names in floats for name in (layer.name, layer.output[0])):
+        return "ONNX Runtime runs this layer in float on this processor: build the engine on the device that it is for"
+    return UNKNOWN
