@@ -14,12 +14,14 @@ from typing import Any
 from benchmarks import kit_guest
 from benchmarks.profile_plan import Piece, Survey
 from compress.config import TargetConfig
+from compress.engines.saturation import probe
 from compress.errors import ConfigError, EngineError
 from compress.export.template import Template
 from compress.prune.latency_table import Kind, Layer, Member, Side
 from compress.run import write_atomic, write_json
 
 SCRIPT, MANIFEST, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
+PROBE = "probe.onnx"
 
 _README = """\
 Latency profiling kit of resnet-compress: {count} ONNX files, target {target}, engine {engine}, {threads} thread(s).
@@ -89,6 +91,7 @@ def emit(
         described: the network and its kinds; see ``describe``.
     """
     shutil.copyfile(kit_guest.__file__, folder / SCRIPT)
+    write_atomic(folder / PROBE, probe())
     count, package = len(pieces), "the Python package tensorrt" if target.engine == "tensorrt" else target.engine
     text = _README.format(
         count=count, target=target.name, engine=target.engine, threads=target.threads, package=package

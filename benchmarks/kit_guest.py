@@ -53,6 +53,11 @@ class OnnxRuntime:
         feeds = {node.name: noise(node.shape) for node in session.get_inputs()}
         return timed(lambda: session.run(None, feeds), self.clock, evict)
 
+    def run(self, path: Path, value: float) -> Any:
+        session = self.ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        node = session.get_inputs()[0]
+        return session.run(None, {node.name: np.full(node.shape, value, np.float32)})[0]
+
 
 class OpenVino:
     """One request on the CPU, with the settings of the engine that ships."""
@@ -77,6 +82,10 @@ class OpenVino:
         for port in model.inputs:
             request.set_tensor(port, self.ov.Tensor(noise(list(port.shape))))
         return timed(request.infer, time.perf_counter, evict)
+
+    def run(self, path: Path, value: float) -> Any:
+        model = self.core.compile_model(str(path), "CPU", self.settings)
+        return model([np.full(list(model.input(0).shape), value, np.float32)])[0]
 
 
 class TensorRT:
@@ -210,6 +219,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def pair_sums(backend: Any, path: Path) -> str:
+    """What the engine adds two products of its INT8 convolutions in: int16, which overflows without VNNI, or int32.
+
+    In the probe all weights are 127 and all activations 255; int16 halves its sums. Empty on a GPU.
+    """
+    if not (hasattr(backend, "run") and path.exists()):
+        return ""
+    exact = 127 * 255 * 16 * 9
+    return "int32" if float(np.median(backend.run(path, 255.0))) > 0.75 * exact else "int16"
+
+
 def timed(call: Callable[[], Any], clock: Callable[[], float], evict: int) -> Callable[[int], float]:
     """A function that calls ``call`` a number of times, with ``evict`` bytes read before each, and times the calls."""
     others = np.ones(evict // 8, dtype=np.int64)
@@ -280,7 +300,12 @@ def main() -> None:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     backend = ENGINES[manifest["engine"]](manifest["threads"])
     results = folder / "results.jsonl"
-    place = {"version": backend.version, "device": backend.device, "machine": platform.machine()}
+    place = {
+        "version": backend.version,
+        "device": backend.device,
+        "machine": platform.machine(),
+        "pair_sums": pair_sums(backend, folder / "probe.onnx"),
+    }
     rows = read_results(results)
     if any(row["place"] != place for row in rows):
         sys.exit(f"{results} was begun on another device or version: delete it to measure anew")

@@ -37,6 +37,12 @@ def measurement(record: RunRecord) -> Part:
     return Part("measured", "How it was measured", text, tables=tables, details=details)
 
 
+_SUMS = {
+    "int32": "added exactly",
+    "int16": "two added in saturating int16, as without VNNI: exact for files of this package",
+}
+
+
 def _machine(result: LatencyResult) -> list[list[str]]:
     host, scenario = result.host, result.scenario
     return [
@@ -44,6 +50,7 @@ def _machine(result: LatencyResult) -> list[list[str]]:
         ["memory", f"{host.memory_bytes / 2**30:.1f} GiB"],
         ["system", host.system],
         ["Python", host.python],
+        *([f"INT8 products in {name}", _SUMS[sums]] for name, sums in host.int8_pair_sums.items()),
         *([name, version] for name, version in sorted(host.libraries.items())),
         ["git commit", result.tool.git_sha or "unknown"],
         ["input", "×".join(str(dim) for dim in scenario.shape)],

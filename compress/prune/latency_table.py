@@ -39,6 +39,8 @@ class Place:
         device: the processor's or the GPU's name.
         machine: as ``platform.machine()`` says.
         threads, batch: of the timed inference.
+        pair_sums: what the engine's INT8 kernels add two products in there; see ``engines.saturation``. Empty where it
+            was not asked.
     """
 
     target: str
@@ -48,6 +50,7 @@ class Place:
     machine: str
     threads: int
     batch: int
+    pair_sums: str = ""
 
 
 @dataclass(frozen=True)

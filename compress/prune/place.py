@@ -10,6 +10,7 @@ import torch
 
 from compress.config import TargetConfig
 from compress.engines.base import backend, check_machine
+from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent
 from compress.prune.latency_table import Place
 
@@ -23,7 +24,16 @@ def here(target: TargetConfig) -> Place | None:
         return None
     version = str(importlib.import_module(target.engine).__version__)
     device = torch.cuda.get_device_name() if target.device == "cuda" else processor()
-    return Place(target.name, target.engine, version, device, platform.machine(), target.threads, target.batch)
+    return Place(
+        target.name,
+        target.engine,
+        version,
+        device,
+        platform.machine(),
+        target.threads,
+        target.batch,
+        pair_sums(target.engine) or "",
+    )
 
 
 def processor() -> str:

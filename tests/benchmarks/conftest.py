@@ -65,6 +65,17 @@ def float_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_onnx(float_onnx: Path) -> Path:
-    path = float_onnx.with_name("tiny_int8.onnx")
-    peer(["ort_minmax", "--fp32", str(float_onnx), "--data", "digits", "--images", "40", "--out", str(path)])
+    """With 7-bit weights: right on every processor."""
+    return quantized(float_onnx, "ort_reduce_range", "tiny_int8.onnx")
+
+
+@pytest.fixture(scope="session")
+def overflowing_onnx(float_onnx: Path) -> Path:
+    """With all of the averaging convolution's weights at 127: without VNNI every pair of products overflows."""
+    return quantized(float_onnx, "ort_minmax", "tiny_full_int8.onnx")
+
+
+def quantized(float_onnx: Path, by: str, name: str) -> Path:
+    path = float_onnx.with_name(name)
+    peer([by, "--fp32", str(float_onnx), "--data", "digits", "--images", "40", "--out", str(path)])
     return path

@@ -10,11 +10,13 @@ import onnx
 import pytest
 from PIL import Image
 
+from benchmarks import environment
 from benchmarks.accuracy import Gates, compare, main, predict, result_of
 from benchmarks.images import evaluation_split
 from benchmarks.schema import PairedAccuracy, json_schema
 from calibration.datasets import load_data
 from compress.errors import DataError, EngineError
+from compress.export import overflow
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,19 @@ def test_command_line(float_onnx: Path, int8_onnx: Path, tmp_path: Path, capsys:
     assert main(["--engine", str(int8_onnx), *flags]) == 0
     assert "450 images" in capsys.readouterr().out
     jsonschema.validate(json.loads(out.read_text())[0], json_schema())
+
+
+@pytest.mark.parametrize("sums", ["int16", "int32"])
+def test_a_file_that_overflows_here_is_told_and_the_machine_with_it(
+    overflowing_onnx: Path, sums: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (environment, overflow):
+        monkeypatch.setattr(module, "pair_sums", lambda engine: sums)
+    out = tmp_path / "accuracy.json"
+    assert main(["--engine", str(overflowing_onnx), "--data", "digits", "--json", str(out)]) == 0
+    (record,) = json.loads(out.read_text())
+    assert record["host"]["int8_pair_sums"] == {"onnxruntime": sums}
+    assert any("can overflow" in text for text in record["warnings"]) == (sums == "int16")
 
 
 def test_worse_model_fails_the_gate(edited, float_onnx: Path) -> None:  # type: ignore[no-untyped-def]

@@ -20,6 +20,7 @@ from benchmarks.profile_plan import Piece, Survey, ladder
 from benchmarks.profile_table import Timing, make_table, timings, with_steps
 from calibration.preprocess import Preprocess
 from compress.config import TargetConfig
+from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent, ConfigError
 from compress.models.model import Model, save_model
 from compress.models.registry import build
@@ -97,6 +98,7 @@ def test_a_kit_runs_by_itself_and_comes_back_as_a_table(run_folder: Path, tmp_pa
     table = LatencyTable.read(run_folder / profile.TABLE)
     assert table.imported
     assert table.place.device
+    assert table.place.pair_sums == pair_sums("onnxruntime")
     assert command(run_folder) == ConfigError.exit_code  # what a device measured is not replaced
     assert LatencyTable.read(run_folder / profile.TABLE) == table
     assert command(run_folder, "--import-kit", str(folder), "--set", "target.batch=2") == ConfigError.exit_code

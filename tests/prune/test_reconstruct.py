@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from user_nets import Backbone, Heads, OptionA, Plain
 
+from compress.errors import ModelError
 from compress.models.registry import build
 from compress.prune.affine import affines, read, write
 from compress.prune.brain_surgeon import Reader, remove
@@ -295,3 +296,13 @@ def test_an_output_that_is_no_row_of_logits_is_not_taken_for_one(outputs):
     sensitivity = Sensitivity(net, structure_of(net), Images(sample[:3], sample[3:]), classifier=False)
     ((_, curve),) = sensitivity.curves({"0": [2]})
     assert curve.loss[0] > 1e-3
+
+
+def test_inputs_too_large_to_solve_for_are_an_error_that_names_the_layer():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():
+        net[0].weight.mul_(1e22)
+    with pytest.raises(ModelError, match="inputs of '2' are too large"):
+        list(sensitivity_of(net).curves({"0": [2, 4]}))
+    with pytest.raises(ModelError, match="inputs of '2' are too large"):
+        repair(net, structure_of(net), {"0": range(4)}, [], [images(25)])

@@ -5,11 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress import targets
 from compress.errors import CheckpointError, DataError, ModelError
 from compress.models.registry import build
 from compress.quantize.calibrate import calibrate
-from compress.quantize.fakequant import Scales, fake_quantized, trained
-from compress.quantize.quantizer import Quantizers
+from compress.quantize.correct import Correction
+from compress.quantize.fakequant import FakeWeight, Scales, fake_quantized, trained
+from compress.quantize.pairs import overflowing
+from compress.quantize.quantizer import Quantizers, Weight
+from compress.quantize.rounding import quantize_weight
 
 Make = Callable[[str], nn.Module]
 
@@ -155,3 +159,57 @@ def test_qat_trains_the_weights_through_the_rounding_and_they_come_back(
     assert (quantizers == calibrated.quantizers) == (scales == "frozen")
     with torch.no_grad():
         assert error(fake_quantized(net, quantizers).eval()(images[0]), fake.eval()(images[0])) < 1e-5
+
+
+def endangered(net: nn.Module, quantizers: Quantizers) -> list[str]:
+    """Layers with a pair of weights whose products can overflow int16."""
+    weights = {w.layer: quantize_weight(w, net.get_parameter(f"{w.layer}.weight").detach()) for w in quantizers.weights}
+    return [layer for layer, integers in weights.items() if overflowing(integers.numpy()).any()]
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "correction"),
+    [
+        ("functional", "ort-x86", "gptq"),  # odd widths
+        ("functional", "openvino", "bias"),
+        ("option A", "ort-x86", "none"),
+        ("resnext", "openvino", "gptq"),
+    ],
+)
+def test_no_pair_of_a_network_for_x86_overflows(
+    make: Make, images: list[Tensor], name: str, target: str, correction: Correction
+) -> None:
+    calibrated = calibrate(make(name), images, target, correction=correction)
+    assert endangered(calibrated.net, calibrated.quantizers) == []
+
+
+def test_targets_that_add_exactly_keep_the_full_range(make: Make, images: list[Tensor]) -> None:
+    assert [n for n in targets.names() if targets.profile(n).pair_sums == "int16"] == ["openvino", "ort-x86"]
+    calibrated = calibrate(make("resnet18"), images, "tensorrt")
+    assert endangered(calibrated.net, calibrated.quantizers)
+
+
+@pytest.mark.parametrize("scales", ["frozen", "learned"])
+def test_no_pair_overflows_after_training_however_far_it_moves(
+    make: Make, images: list[Tensor], scales: Scales
+) -> None:
+    calibrated = calibrate(make("functional"), images, "ort-x86")
+    fake = fake_quantized(calibrated.net, calibrated.quantizers, scales).train()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in fake.parameters():
+            value.mul_(1 + torch.rand(value.shape, generator=generator))  # pushes many pairs beyond the limit
+    net, quantizers = trained(calibrated.net, calibrated.quantizers, fake)
+    assert endangered(net, quantizers) == []
+    with torch.no_grad():
+        assert error(fake_quantized(net, quantizers).eval()(images[0]), fake.eval()(images[0])) < 1e-5
+
+
+def test_the_gradient_stops_at_the_limits_of_a_weight_and_of_a_pair() -> None:
+    fake = FakeWeight(Weight("layer", (1.0,), pairs_fit=True))
+    weight = torch.tensor([[130.0, -5.0, 100.0, 60.0, 10.0, 20.0]], requires_grad=True)
+    rounded = fake(weight)
+    assert rounded.tolist() == [[127.0, -5.0, 84.0, 44.0, 10.0, 20.0]]
+    (rounded * torch.tensor([[1.0, 1.0, 3.0, 1.0, 1.0, 1.0]])).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0.0, 1.0, 1.0, -1.0, 1.0, 1.0]]  # what one of a pair at its limit gains, one loses
