@@ -1,4 +1,4 @@
-"""The part of ``benchmarks.arm`` that runs inside the emulated Python, which has numpy and onnxruntime and no more."""
+"""What ``benchmarks.emulate`` runs inside the emulated Python, which has numpy and onnxruntime and no more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def run(model: Path, options: Any, images: Any) -> Any:
 
 
 if __name__ == "__main__":
-    model, images, outputs, optimized = map(Path, sys.argv[1:])
+    engine, work = map(Path, sys.argv[1:])
     settings = ort.SessionOptions()
-    settings.optimized_model_filepath = str(optimized)
-    np.save(outputs, run(model, settings, np.load(images)))
+    settings.optimized_model_filepath = str(work / "optimized.onnx")
+    np.save(work / "outputs.npy", run(engine, settings, np.load(work / "images.npy")))
+    np.save(work / "probed.npy", run(work / "probe.onnx", ort.SessionOptions(), np.load(work / "probe.npy")))

@@ -28,7 +28,7 @@ from benchmarks.accuracy import predict, result_of
 from benchmarks.environment import concerns, host, machine_state
 from benchmarks.images import DATA_HELP, calibration_split, evaluation_split
 from benchmarks.latency import count, seed
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, USUAL
 from benchmarks.peers.source import read
 from benchmarks.quantization_step import Job, Step, run_apart
 from benchmarks.schema import AccuracyResult, Bounds
@@ -129,7 +129,7 @@ def produce(
         PipelineError: see ``quantization_step.run``.
     """
     made: dict[str, list[tuple[Path, Step]]] = {job.name: [] for job in jobs}
-    for i in range(repeat):
+    for i in range(repeat if jobs else 0):
         run = Run(out / f"round{i + 1}", force=force, progress=progress)
         first = i % len(jobs)  # each round begins with another one
         for job in [*jobs[first:], *jobs[:first]]:
@@ -175,7 +175,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eval", required=True, help="evaluation images, in the same forms")
     p.add_argument("--images", type=count, default=300, metavar="N", help="calibration images, class-balanced (300)")
     p.add_argument("--seed", type=seed, default=0, help="which images (0)")
-    p.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), metavar="NAME", help=_listed(PEERS))
+    p.add_argument(
+        "--peers",
+        nargs="*",
+        default=USUAL,
+        choices=[*PEERS, "all"],
+        metavar="NAME",
+        help=f"other tools ({' '.join(USUAL)}), or all: {', '.join(PEERS)}",
+    )
     p.add_argument(
         "--ours", nargs="+", default=[], metavar="X", help="targets to quantize --model for, or INT8 files that exist"
     )
@@ -187,8 +194,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def _listed(names: Mapping[str, object]) -> str:
-    return f"other tools (all): {', '.join(names)}"
+def chosen(peers: Sequence[str]) -> list[str]:
+    """The peers that are meant; ``all`` means every one.
+
+    >>> chosen(["ort_u8u8"]), chosen(["all"]) == list(PEERS)
+    (['ort_u8u8'], True)
+    """
+    return list(PEERS if "all" in peers else peers)
 
 
 def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
@@ -202,7 +214,8 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
     names = [name for name in args.ours if name not in given]
     if names and args.model is None:
         raise ConfigError(f"--ours {names[0]} needs the float network", remedy="give --model, as in runs/NAME/baseline")
-    jobs = [Job(name, args.fp32, args.model, args.data, args.images, args.seed) for name in [*args.peers, *names]]
+    wanted = [*chosen(args.peers), *names]
+    jobs = [Job(name, args.fp32, args.model, args.data, args.images, args.seed) for name in wanted]
     if not jobs and not given:
         raise ConfigError("nothing to compare", remedy="give --peers or --ours")
     return jobs, given

@@ -30,7 +30,7 @@ class Peer:
 
     module: str
     suffix: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str | bool] = field(default_factory=dict)
 
 
 PEERS: dict[str, Peer] = {
@@ -39,7 +39,15 @@ PEERS: dict[str, Peer] = {
     "ort_percentile": Peer("ort_static", ".onnx", {"method": "percentile"}),
     "nncf_onnx": Peer("nncf_onnx", ".onnx"),
     "nncf_openvino": Peer("nncf_openvino", ".xml"),
+    "ort_default": Peer("ort_static", ".onnx", {"activations": "int8", "per_channel": False}),
+    # Without VNNI x86 adds pairs of uint8 x int8 products in saturating int16: what the tools do about it, and nothing.
+    "ort_reduce_range": Peer("ort_static", ".onnx", {"reduce_range": True}),
+    "ort_u8u8": Peer("ort_static", ".onnx", {"weights": "uint8"}),
+    "nncf_openvino_fix": Peer("nncf_openvino", ".xml", {"overflow_fix": "enable"}),
+    "nncf_openvino_nofix": Peer("nncf_openvino", ".xml", {"overflow_fix": "disable"}),
 }
+# Those that are compared unless others are named.
+USUAL = ("ort_minmax", "ort_entropy", "ort_percentile", "nncf_onnx", "nncf_openvino")
 
 Quantize = Callable[[Source, Images, Path], None]
 

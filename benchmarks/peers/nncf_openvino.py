@@ -15,13 +15,17 @@ from compress.engines.base import engine_files
 from compress.run import write_atomic
 
 
-def quantize(source: Source, images: Images, out: Path) -> None:
+def quantize(source: Source, images: Images, out: Path, *, overflow_fix: str = "first_layer_only") -> None:
     """Write NNCF's INT8 version of ``source`` as ``out`` (.xml) with its weights (.bin) beside it.
+
+    Args:
+        overflow_fix: see ``nncf_ptq.quantized``.
 
     Raises:
         EngineError: NNCF cannot quantize it.
     """
-    model = quantized(openvino.Core().read_model(source.path), images, lambda x: x.numpy())
+    floats = openvino.Core().read_model(source.path)
+    model = quantized(floats, images, lambda x: x.numpy(), overflow_fix=overflow_fix)
     for key, value in source.int8("openvino").to_props().items():
         model.set_rt_info(value, ["framework", key])  # where OpenVINO keeps the properties of an ONNX file
     with tempfile.TemporaryDirectory() as folder:

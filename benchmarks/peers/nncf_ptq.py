@@ -16,14 +16,17 @@ from benchmarks.peers.source import Images
 from compress.errors import EngineError
 
 
-def quantized(model: Any, images: Images, feed: Callable[[Tensor], Any]) -> Any:
+def quantized(
+    model: Any, images: Images, feed: Callable[[Tensor], Any], *, overflow_fix: str = "first_layer_only"
+) -> Any:
     """The model with NNCF's quantizers.
 
     Uint8 activations where that fits better (``MIXED``), fast bias correction, all images: its documented settings
-    for accuracy on x86. All else is NNCF's default, the half range of the first layer's weights included.
+    for accuracy on x86. All else is NNCF's default, ``overflow_fix`` included.
 
     Args:
         feed: from a batch of images to the model's input.
+        overflow_fix: whose weights take half their range: ``first_layer_only``, ``enable`` (all) or ``disable`` (none).
 
     Raises:
         EngineError: NNCF cannot quantize it.
@@ -35,6 +38,7 @@ def quantized(model: Any, images: Images, feed: Callable[[Tensor], Any]) -> Any:
             nncf.Dataset(images, feed),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(images),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix(overflow_fix)),
         )
     except (nncf.errors.Error, RuntimeError, ValueError) as error:
         raise EngineError(f"NNCF cannot quantize the model: {error}") from error

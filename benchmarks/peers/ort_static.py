@@ -1,6 +1,6 @@
-"""ONNX Runtime's own ``quantize_static``, with the settings that are best on x86.
+"""ONNX Runtime's own ``quantize_static``, in Q/DQ form, after ``quant_pre_process``.
 
-Uint8 activations, int8 weights per channel, in Q/DQ form, after ``quant_pre_process``.
+Unless told otherwise with the settings that are best on x86: uint8 activations, int8 weights per channel.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ METHODS = {
     "entropy": CalibrationMethod.Entropy,
     "percentile": CalibrationMethod.Percentile,
 }
+TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 _HELD_BYTES = 10e9  # activations that the histogram methods may hold in memory at once
 
 
@@ -47,11 +48,24 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {self._name: batch.numpy()}
 
 
-def quantize(source: Source, images: Images, out: Path, *, method: str) -> None:
+def quantize(
+    source: Source,
+    images: Images,
+    out: Path,
+    *,
+    method: str = "minmax",
+    activations: str = "uint8",
+    weights: str = "int8",
+    per_channel: bool = True,
+    reduce_range: bool = False,
+) -> None:
     """Write ONNX Runtime's INT8 version of ``source``.
 
     Args:
         method: a name in ``METHODS``.
+        activations, weights: names in ``TYPES``. Weights per channel are symmetric in both, about 0 or 128.
+        per_channel: a scale for each output channel of the weights.
+        reduce_range: weights of 7 bits, so that no pair of products overflows int16.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
@@ -62,9 +76,10 @@ def quantize(source: Source, images: Images, out: Path, *, method: str) -> None:
             str(quantized),
             _Reader(source.input, images),
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            activation_type=TYPES[activations],
+            weight_type=TYPES[weights],
             calibrate_method=METHODS[method],
             # The histogram methods hold every activation of all images, 9 GB for ResNet-18 and 300 images, or else of a
             # stride of them, and merge the histograms; which makes them a little worse, so only where it must be.

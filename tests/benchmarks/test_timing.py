@@ -180,7 +180,7 @@ def test_engines_share_a_processor_and_the_next_processes_the_next(tmp_path: Pat
 
 def test_no_more_processes_than_the_precision_needs(tmp_path: Path) -> None:
     paths = [engine(tmp_path, "engine", "sleep 2")]
-    settings = replace(QUICK, processes=9, turns=1, duration_s=0.05, iterations=10, precision=1.0)
+    settings = replace(QUICK, processes=9, turns=1, duration_s=0.05, iterations=10, precision=1e3)
     assert measure(paths, settings, opener=open_scripted)[0].scenario.processes == 6
 
 

@@ -161,8 +161,9 @@ def test_compare_tells_how_far_and_how_often() -> None:
     assert parity.cosine == pytest.approx(9 / 25)
 
 
-def test_fake_quantization_equals_the_lowered_graph_bit_for_bit(make: Make, images: list[Tensor]) -> None:
-    calibrated = calibrate(make("cifar_resnet20"), images, "tensorrt")
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_fake_quantization_equals_the_lowered_graph_bit_for_bit(make: Make, images: list[Tensor], target: str) -> None:
+    calibrated = calibrate(make("cifar_resnet20"), images, target)
     with torch.no_grad():
         fake = fake_quantized(calibrated.net, calibrated.quantizers).eval()(images[0])
         assert torch.equal(lower(calibrated.net, calibrated.quantizers)(images[0]), fake)
