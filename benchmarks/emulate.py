@@ -74,8 +74,8 @@ def _arm(part: int, features: str) -> Processor:
 
 
 PROCESSORS: Mapping[str, Processor] = {
-    "Haswell": Processor("x86_64"),  # AVX2 and no VNNI, as all that Intel made before 2019
-    "EPYC-Rome": Processor("x86_64"),  # AVX2 and no VNNI, as all that AMD made before Zen 4
+    "Haswell": Processor("x86_64"),  # AVX2 and no VNNI
+    "EPYC-Rome": Processor("x86_64"),  # AVX2 and no VNNI
     "cortex-a72": _arm(0xD08, _V8),  # no dot product, as in a Raspberry Pi 4
     "neoverse-n1": _arm(0xD0C, f"{_V8} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),  # asimddp: dot product
 }

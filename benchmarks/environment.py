@@ -29,9 +29,8 @@ _SIBLINGS = "topology/thread_siblings_list"
 _THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
 
 
-def host(engine: str | None = None) -> Host:
-    """Processor, memory, system and library versions; and how ``engine`` adds INT8 products here, if one is named."""
-    sums = pair_sums(engine) if engine else None
+def host(*engines: str) -> Host:
+    """Processor, memory, system and library versions; and how ``engines`` add INT8 products here."""
     return Host(
         cpu=_cpu_model(),
         cores=os.cpu_count() or 1,
@@ -40,7 +39,7 @@ def host(engine: str | None = None) -> Host:
         python=platform.python_version(),
         gpus=gpu_names(),
         libraries={name: version for name in _LIBRARIES if (version := _version(name)) is not None},
-        int8_pair_sums={engine: sums} if engine and sums else {},
+        int8_pair_sums={engine: sums for engine in engines if (sums := pair_sums(engine)) is not None},
     )
 
 

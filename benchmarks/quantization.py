@@ -230,7 +230,7 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], warnings: Sequence[st
     record = {
         "schema_version": 1,
         "title": title,
-        "host": host().model_dump(mode="json"),
+        "host": host(*{row.accuracy.backend.name for row in rows}).model_dump(mode="json"),
         "warnings": list(warnings),
         "rows": [row.record() for row in rows],
     }

@@ -1,6 +1,6 @@
 """ONNX Runtime's own ``quantize_static``, in Q/DQ form, after ``quant_pre_process``.
 
-Unless told otherwise with the settings that are best on x86: uint8 activations, int8 weights per channel.
+Unless asked for otherwise, with the settings that are best on x86: uint8 activations, int8 weights per channel.
 """
 
 from __future__ import annotations

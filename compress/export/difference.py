@@ -77,16 +77,18 @@ def _made_by(graph: Graph, quantizer: NodeProto) -> NodeProto:
     return node
 
 
-def _reason(path: Path, layer: NodeProto, engine: str | None) -> str:
-    """Why a layer differs, and what to do."""
+def _reason(path: Path, node: NodeProto, engine: str | None) -> str:
+    """Why what a node computes differs, and what to do."""
     graph = Graph(onnx.load(path))
-    endangered = pairs_in_danger(graph).get(graph.label(layer), 0)
+    layers = [node, *(source for name in node.input if (source := graph.producer(name)) is not None)]  # of an addition
+    danger = pairs_in_danger(graph)
+    endangered = sum(danger.get(graph.label(layer), 0) for layer in layers)
     if engine is not None and endangered and pair_sums(engine) == "int16":
         return (
-            f"{endangered} pairs of its weights overflow in int16, in which this processor adds products: set "
+            f"{endangered} pairs of its weights can overflow, and this processor clips sums of two products: set "
             'pair_sums = "int16" in the target\'s profile and quantize again, or export on a processor with VNNI'
         )
     floats = float_convolutions(optimized_graph(path)) if engine == "onnxruntime" else []
-    if any(name in names for names in floats for name in (layer.name, layer.output[0])):
+    if any(name in names for names in floats for layer in layers for name in (layer.name, layer.output[0])):
         return "ONNX Runtime runs this layer in float on this processor: build the engine on the device that it is for"
     return UNKNOWN

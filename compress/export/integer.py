@@ -136,6 +136,7 @@ class IntegerNetwork(fx.Interpreter):
     def __call__(self, images: Tensor) -> Any:
         return pytree.tree_map(_real, self.run(images))
 
+    @torch.no_grad()
     def at_quantizers(self, images: Tensor) -> dict[str, Tensor]:
         """What the quantized tensors say, as real values, by the name of the quantizer's module in the graph."""
         self._seen = {}
@@ -162,6 +163,9 @@ class IntegerNetwork(fx.Interpreter):
         if isinstance(module, FakeActivation):
             return _quantize(x, module.quantizer) if isinstance(x, Tensor) else x.rounded(module.quantizer)
         if isinstance(module, nn.Conv2d | nn.Linear) and str(target) in self.weights and isinstance(x, Codes):
+            # The engine runs a Pad before a convolution, and a product of more than two axes, in float.
+            padded = isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
+            self.exact &= not padded and (isinstance(module, nn.Conv2d) or x.integers.dim() == 2)
             return _layer(module, self.weights[str(target)], x, self.clips)
         return _apply(type(module).__name__, module, args, kwargs)
 
@@ -199,7 +203,7 @@ def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes, clips: bool) -> Su
     total = torch.func.functional_call(layer, state, (x.centered(),))
     if clips:
         total = total - _clipped_off(layer, state["weight"], x).reshape(total.shape)
-    return Sum(total, scale.reshape(1, -1, *[1] * (total.dim() - 2)))
+    return Sum(total, scale if isinstance(layer, nn.Linear) else scale.reshape(1, -1, 1, 1))
 
 
 def _clipped_off(layer: nn.Conv2d | nn.Linear, weight: Tensor, x: Codes) -> Tensor:

@@ -27,6 +27,8 @@ def pairs_in_danger(graph: Graph) -> dict[str, int]:
             continue
         if not graph.is_dequantized(layer.input[0]):
             continue  # it runs in float
+        if layer.op_type == "Conv" and 1 < attribute(layer, "group", 1) == len(weights):
+            continue  # depthwise: its kernels add no pairs
         transposed = layer.op_type == "MatMul" or (layer.op_type == "Gemm" and not attribute(layer, "transB", 0))
         if count := _count(weights.T if transposed else weights):
             found[graph.label(layer)] = count
@@ -44,15 +46,17 @@ def overflow_warnings(path: Path, engine: str) -> list[str]:
         return []
     if path.suffix == BACKENDS["onnxruntime"].suffix:
         found = pairs_in_danger(Graph(onnx.load(path)))
+    elif path.suffix != BACKENDS["openvino"].suffix:
+        return []
     else:
         found = {name: count for name, weights in _openvino_weights(path) if (count := _count(weights))}
     if not found:
         return []
     most = max(found, key=found.__getitem__)
     return [
-        f"{sum(found.values())} pairs of weights in {len(found)} layers (most in {most}) can overflow, and {engine} "
-        "adds pairs in int16 on this processor: its answers are not those of a processor with VNNI; quantize with this "
-        "package, or with 7-bit weights (reduce_range, overflow_fix)"
+        f"{sum(found.values())} pairs of weights in {len(found)} layers (most in {most}) can overflow: on this "
+        f"processor, which lacks VNNI, {engine} clips sums of two products to 16 bits, so answers may be wrong; "
+        "quantize with this package, or with 7-bit weights (reduce_range, overflow_fix)"
     ]
 
 
@@ -67,7 +71,19 @@ def _count(weights: Array) -> int:
 def _openvino_weights(path: Path) -> Iterator[tuple[str, Array]]:
     """Name and int8 weights of an .xml file's layers: (C_out, C_in of a group, kh, kw) or (C_out, C_in)."""
     for node in runtime().Core().read_model(path).get_ordered_ops():
-        if node.get_type_name() != "Constant" or node.get_element_type().get_type_name() != "i8":
+        kind = node.get_type_name()
+        if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        weights = np.asarray(node.get_data())
-        yield node.get_friendly_name(), weights.reshape(-1, *weights.shape[2:]) if weights.ndim == 5 else weights
+        source = node.input_value(1).get_node()
+        while source.get_type_name() != "Constant" and source.get_input_size():
+            source = source.input_value(0).get_node()
+        if source.get_type_name() != "Constant" or source.get_element_type().get_type_name() != "i8":
+            continue
+        weights = np.asarray(source.get_data())
+        if kind == "MatMul":
+            weights = weights if node.get_attributes()["transpose_b"] else weights.swapaxes(-1, -2)
+        elif weights.ndim == 5:
+            if weights.shape[1:3] == (1, 1):
+                continue  # depthwise: its kernels add no pairs
+            weights = weights.reshape(-1, *weights.shape[2:])
+        yield source.get_friendly_name(), weights

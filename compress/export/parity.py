@@ -29,7 +29,7 @@ from compress.targets import Profile
 FP32_ERROR = 1e-3
 INT8_ERROR = 0.15  # of two correct computations that add up in different orders: see ``integer``
 INTEGER_ERROR = 1e-5  # against the integers: the last bits of what is float at the end
-MIXED_ERROR = 0.03  # against the integers where float operations stand between them
+MIXED_ERROR = 0.03  # what float operations between integers were seen to make of them at most
 _EXPLAINED_ON = 4  # images
 
 
@@ -187,7 +187,7 @@ def check(path: Path, reference: Reference, images: Tensor, runner: Runner = NAT
             seen = reference.at_quantizers(few)
             where, remedy = explain(path, seen, few, reference.limit, runner.run, runner.engine)
         raise ModelError(
-            f"{path.name} in {runner.name} does not compute what {reference.name} computes, on {parity}{where}",
+            f"{path.name} in {runner.name} does not compute the same as {reference.name}, on {parity}{where}",
             remedy=remedy,
         )
     return parity

@@ -27,7 +27,6 @@ from compress.export.parity import (
     FP32_ERROR,
     INT8_ERROR,
     INTEGER_ERROR,
-    MIXED_ERROR,
     NATIVE,
     Reference,
     Runner,
@@ -45,7 +44,7 @@ from compress.run import Run, read_json, write_json
 from compress.targets import Profile
 
 PARITY_IMAGES = 64
-INTEGERS = "its integers"
+INTEGERS = "its own integers"
 
 
 def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
@@ -130,7 +129,7 @@ def _references(calibrated: Calibrated, target: Profile, runner: Runner, image: 
         return [Reference("torch", fake, INT8_ERROR, partial(at_quantizers, fake))]
     integers = IntegerNetwork(calibrated.net, calibrated.quantizers)
     integers(image)
-    limit = INTEGER_ERROR if integers.exact else MIXED_ERROR
+    limit = INTEGER_ERROR if integers.exact else INT8_ERROR
     return [Reference(INTEGERS, integers, limit, integers.at_quantizers), Reference("torch", fake)]
 
 

@@ -200,6 +200,8 @@ class LatencyTable:
         bound: dict[str, object] = {"threads": target.threads}
         if here is not None and not self.imported:
             bound |= {"version": here.version, "machine": here.machine, "device": here.device}
+            if self.place.pair_sums and here.pair_sums:  # one name of a virtual processor can stand for several
+                bound["pair_sums"] = here.pair_sums
         for name, wanted in bound.items():
             if getattr(self.place, name) != wanted and not foreign:
                 raise ConfigError(
@@ -209,7 +211,9 @@ class LatencyTable:
 
 
 def _differs(name: str, table: Place, wanted: object) -> str:
-    what = {"version": f"{table.engine} version", "threads": "number of threads"}.get(name, name)
+    what = {"version": f"{table.engine} version", "threads": "number of threads", "pair_sums": "INT8 sums in"}.get(
+        name, name
+    )
     return f"the latency table was measured for {what} {getattr(table, name)}, not {wanted}"
 
 

@@ -113,8 +113,11 @@ class Moments:
 
 
 @contextmanager
-def naming(layer: str) -> Iterator[None]:
+def naming(layer: str, way_out: str = "") -> Iterator[None]:
     """Where the moments of a layer's inputs cannot be inverted inside, say whose they are.
+
+    Args:
+        way_out: what else the user can do, to end the remedy with.
 
     Raises:
         ModelError: a factorization or a solution failed, because of infinite values or of values so far apart that
@@ -125,7 +128,8 @@ def naming(layer: str) -> Iterator[None]:
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise ModelError(
             f"the inputs of '{layer}' are too large, or too far apart, to solve for its weights: {error}",
-            remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was",
+            remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was"
+            + way_out,
         ) from error
 
 

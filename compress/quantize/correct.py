@@ -69,7 +69,7 @@ class _Sweep(fx.Interpreter):
         assert isinstance(own, nn.Conv2d | nn.Linear)
         scale, pairs_fit = torch.tensor(quantizer.scale), quantizer.pairs_fit
         if self.how == "gptq":
-            with naming(str(target)):
+            with naming(str(target), "; or set quantize.correction=none"):
                 layer.weight.copy_(round_layer(layer, scale, args[0], self.generator, pairs_fit))
         else:
             layer.weight.copy_(round_to_nearest(layer.weight, scale, pairs_fit))

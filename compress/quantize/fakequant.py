@@ -53,13 +53,17 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         steps, whole = ctx.saved_tensors
-        grad = (grads[0] * (steps.abs() <= WEIGHT_HIGH + 0.5)).flatten(1)
-        rounded = steps.round().flatten(1)
+        grad, values = grads[0].flatten(1).clone(), steps.round().clamp(-WEIGHT_HIGH, WEIGHT_HIGH).flatten(1)
+        limits = []
         for chosen in index_pairs(steps) if ctx.pairs_fit else ():
-            limited = rounded[:, chosen].sum(2, keepdim=True).abs() > PAIR_HIGH
+            sums = values[:, chosen].sum(2, keepdim=True)
+            excess = sums - sums.clamp(-PAIR_HIGH, PAIR_HIGH)
+            values[:, chosen] -= excess / 2
+            limits.append((chosen, excess != 0))
+        for chosen, limited in reversed(limits):
             pair = grad[:, chosen]
             grad[:, chosen] = torch.where(limited, (pair - pair.flip(2)) / 2, pair)
-        return grad.reshape(whole.shape), None
+        return grad.reshape(whole.shape) * (steps.abs() <= WEIGHT_HIGH + 0.5), None
 
 
 class _Scaled(torch.autograd.Function):

@@ -147,7 +147,8 @@ def _weight(name: str, layer: nn.Module, magnitude: Tensor, step: float | None, 
         step: the scale of the layer's input; None where that is float.
     """
     assert isinstance(layer.weight, Tensor)
-    pairs_fit = rule.pair_sums == "int16"
+    depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.in_channels == layer.out_channels
+    pairs_fit = rule.pair_sums == "int16" and not depthwise  # whose kernels add no pairs
     reach = fitting_reach(layer.weight.detach(), magnitude) if pairs_fit else magnitude
     if rule.weights == "per_tensor":
         reach = reach.max().expand_as(reach)

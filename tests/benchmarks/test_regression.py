@@ -31,14 +31,14 @@ epochs = 3
 lr = 0.1
 flip = false
 [prune]
-macs = "80%"
+macs = "90%"
 multiple = 4
 min_width = 4
 importance = "norm"
 repair = false
 depth = false
 [finetune]
-epochs = 1
+epochs = 3
 flip = false
 [quantize]
 calibration_images = 40

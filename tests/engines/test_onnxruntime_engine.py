@@ -103,7 +103,7 @@ def test_file_for_another_processor_is_refused_with_the_way_to_check_it(
     quantized: Callable[..., Path], tmp_path: Path
 ) -> None:
     arm = quantized("arm", target="ort-arm", activation_type=QuantType.QInt8)
-    with pytest.raises(BackendAbsent, match=r"made for aarch64 or arm64.*\n?.*benchmarks\.arm --engine") as caught:
+    with pytest.raises(BackendAbsent, match=r"made for aarch64 or arm64.*\n?.*benchmarks\.emulate --engine") as caught:
         build(arm, tmp_path)
     assert caught.value.exit_code == 5
     assert list(tmp_path.iterdir()) == []

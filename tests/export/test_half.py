@@ -110,7 +110,7 @@ def test_parity_runs_the_float16_file_right(files: tuple[Path, Path], calibrated
 
 
 def test_a_float16_file_of_another_net_fails_parity(files: tuple[Path, Path], make: Callable[[str], nn.Module]) -> None:
-    with pytest.raises(ModelError, match="does not compute what torch computes"):
+    with pytest.raises(ModelError, match="does not compute the same as torch"):
         check(files[1], Reference("torch", make("cifar_resnet20_b"), INT8_ERROR), torch.randn(4, 3, 32, 32), EVALUATED)
 
 

@@ -128,7 +128,7 @@ def test_a_dead_channel_with_a_bias_survives_integer_arithmetic(images: list[Ten
 def test_a_file_of_another_net_fails_parity(make: Make, images: list[Tensor], tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     export_onnx(fold(make("cifar_resnet20")), path, metadata("fp32"), opset=20)
-    with pytest.raises(ModelError, match="does not compute what torch computes"):
+    with pytest.raises(ModelError, match="does not compute the same as torch"):
         check(path, Reference("torch", make("cifar_resnet20_b"), FP32_ERROR), images[0])
 
 

@@ -56,6 +56,7 @@ MATRIX = np.array([[127, 1, 0, 0], [127, 2, -127, -1], [100, -100, 0, 0]], np.in
         (layer("Conv", MATRIX[:, :, None, None]), 1),
         (layer("Conv", MATRIX.reshape(3, 1, 2, 2)), 1),
         (layer("Conv", MATRIX[:, :, None]), 1),
+        (layer("Conv", np.full((8, 1, 3, 3), 127, np.int8), group=8), 0),  # depthwise: its kernels add no pairs
         (layer("Conv", (MATRIX // 2)[:, :, None, None]), 0),
         (layer("Conv", MATRIX.astype(np.uint8)[:, :, None, None]), 0),  # another kernel, which is exact
     ],

@@ -127,6 +127,9 @@ def test_cutting_takes_the_units_that_it_is_told_to(grouped: Taken) -> None:
             for name in (node.input[2], grouped.template.producers[node.input[1]].input[0]):
                 constants[name] = constants[name].copy()
                 constants[name][[1, 4]] = 0
+    for name, value in constants.items():  # other neighbours than before: small weights fit beside any
+        if value.dtype == np.int8 and value.ndim == 4:
+            constants[name] = value // 2
     template = replace(grouped.template, constants=constants)
     x = np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
     kept = {group.name: [unit for unit in range(group.units) if unit not in (1, 4)]}

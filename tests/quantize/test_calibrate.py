@@ -157,6 +157,7 @@ def test_qat_trains_the_weights_through_the_rounding_and_they_come_back(
     net, quantizers = trained(calibrated.net, calibrated.quantizers, fake)
     assert net.state_dict().keys() == calibrated.net.state_dict().keys()
     assert (quantizers == calibrated.quantizers) == (scales == "frozen")
+    assert endangered(net, quantizers) == []
     with torch.no_grad():
         assert error(fake_quantized(net, quantizers).eval()(images[0]), fake.eval()(images[0])) < 1e-5
 
@@ -203,6 +204,22 @@ def test_no_pair_overflows_after_training_however_far_it_moves(
     assert endangered(net, quantizers) == []
     with torch.no_grad():
         assert error(fake_quantized(net, quantizers).eval()(images[0]), fake.eval()(images[0])) < 1e-5
+
+
+def test_a_weight_out_of_range_does_not_limit_its_neighbour() -> None:
+    weight = torch.tensor([[200.0, -60.0]], requires_grad=True)
+    rounded = FakeWeight(Weight("layer", (1.0,), pairs_fit=True))(weight)
+    assert rounded.tolist() == [[127.0, -60.0]]
+    rounded[0, 1].backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[0.0, 1.0]]
+
+
+def test_depthwise_layers_keep_the_full_range(images: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    found = {w.layer: w.pairs_fit for w in calibrate(net, images, "openvino").quantizers.weights}
+    assert found == {"0": True, "2": False, "4": True}
 
 
 def test_the_gradient_stops_at_the_limits_of_a_weight_and_of_a_pair() -> None:

@@ -109,8 +109,11 @@ def weight_type(graph: Graph, want: Profile) -> Faults:
 def pair_sums(graph: Graph, want: Profile) -> Faults:
     """Without VNNI two products are added in saturating int16."""
     for layer, count in pairs_in_danger(graph).items() if want.pair_sums == "int16" else ():
-        verb = "pair of its weights overflows" if count == 1 else "pairs of its weights overflow"
-        yield layer, f"may compute something else on a processor without VNNI: {count} {verb} int16 there"
+        verb = "pair of its weights can overflow" if count == 1 else "pairs of its weights can overflow"
+        yield (
+            layer,
+            f"may give wrong answers on a processor without VNNI, which clips sums of two products: {count} {verb}",
+        )
 
 
 @rule("error")
