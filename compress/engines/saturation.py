@@ -15,12 +15,12 @@ from typing import Literal, cast
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.engines.base import BACKENDS, Opener, OpenOptions, backend, infer
+from compress.engines.base import BACKENDS, Array, Opener, OpenOptions, backend, infer
 
 PairSums = Literal["int32", "int16"]
 
 _ENGINES = ("onnxruntime", "openvino")  # those that run on processors
-_CHANNELS, _KERNEL = 16, 3
+_CHANNELS, _KERNEL, _SIDE = 16, 3, 8
 _EXACT = 127 * 255 * _CHANNELS * _KERNEL**2
 
 
@@ -43,37 +43,47 @@ def pair_sums(engine: str) -> PairSums | None:
         path = Path(folder) / f"probe{BACKENDS['onnxruntime'].suffix}"
         path.write_bytes(probe())
         with module.open_engine(path, OpenOptions()) as opened:
-            image = np.full((1, _CHANNELS, 8, 8), 255.0, np.float32)
+            image = np.full((1, _CHANNELS, _SIDE, _SIDE), 255.0, np.float32)
             share = float(np.median(infer(opened, image))) / _EXACT
     return read_probe(share)
 
 
 def probe() -> bytes:
     """An ONNX file with one INT8 convolution, all weights 127, for an input (1, 16, 8, 8) of 255 everywhere."""
-    weights = np.full((_CHANNELS, _CHANNELS, _KERNEL, _KERNEL), 127, np.int8)
+    return convolution(np.full((_CHANNELS, _CHANNELS, _KERNEL, _KERNEL), 127, np.int8), largest=_EXACT)
+
+
+def convolution(weights: Array, largest: float, groups: int = 1) -> bytes:
+    """An ONNX file with one INT8 convolution whose output is its sums of products of integers.
+
+    Args:
+        weights: int8 (C_out, C_in of a group, kh, kw). The input is (1, C_in, 8, 8), values 0 to 255.
+        largest: sum that is to be told apart from others; the output rounds to a 200th of it.
+    """
+    outputs, inputs, height, width = weights.shape
     constants = {
         "one": np.float32(1),
         "zero": np.uint8(0),
         "weights": weights,
-        "ones": np.ones(_CHANNELS, np.float32),
-        "zeros": np.zeros(_CHANNELS, np.int8),
-        "step": np.float32(_EXACT / 200),
+        "ones": np.ones(outputs, np.float32),
+        "zeros": np.zeros(outputs, np.int8),
+        "step": np.float32(largest / 200),
     }
     nodes = [
         helper.make_node("QuantizeLinear", ["input", "one", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["x"]),
         helper.make_node("DequantizeLinear", ["weights", "ones", "zeros"], ["w"], axis=0),
-        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("Conv", ["x", "w"], ["y"], group=groups),
         helper.make_node("QuantizeLinear", ["y", "step", "zero"], ["r"]),
         helper.make_node("DequantizeLinear", ["r", "step", "zero"], ["output"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "probe",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, _CHANNELS, 8, 8])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, _CHANNELS, 6, 6])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
+    shapes = {
+        "input": [1, inputs * groups, _SIDE, _SIDE],
+        "output": [1, outputs, _SIDE + 1 - height, _SIDE + 1 - width],
+    }
+    given, made = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items())
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "convolution", [given], [made], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     serialized: bytes = model.SerializeToString()
     return serialized

@@ -49,11 +49,6 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return typed
 
 
-def is_half(model: onnx.ModelProto) -> bool:
-    """Whether the file computes in FP16 anywhere."""
-    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
-
-
 def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """The nearest scales that FP16 has, above 0, as float32.
 

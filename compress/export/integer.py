@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from compress.engines.saturation import PairSums
 from compress.quantize.fakequant import FakeActivation, insert
 from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.placement import MOVES
@@ -109,7 +110,6 @@ def simulates(target: Profile) -> bool:
 
 
 Held = Codes | Sum | Addition | Rectified
-PairSums = Literal["int32", "int16"]
 
 
 class IntegerNetwork(fx.Interpreter):
@@ -133,10 +133,10 @@ class IntegerNetwork(fx.Interpreter):
         self.exact = True
         self._seen: dict[str, Tensor] = {}
 
+    @torch.no_grad()
     def __call__(self, images: Tensor) -> Any:
         return pytree.tree_map(_real, self.run(images))
 
-    @torch.no_grad()
     def at_quantizers(self, images: Tensor) -> dict[str, Tensor]:
         """What the quantized tensors say, as real values, by the name of the quantizer's module in the graph."""
         self._seen = {}
@@ -150,9 +150,8 @@ class IntegerNetwork(fx.Interpreter):
         result = super().run_node(n)
         if self._is_quantizer(n):
             (source,) = n.all_input_nodes
-            float_readers = any(
-                not self._is_quantizer(user) for user in source.users
-            )  # the engine computes it in float
+            # What something else reads too, the engine computes in float.
+            float_readers = not all(self._is_quantizer(user) for user in source.users)
             from_float = source.op != "placeholder" and isinstance(self.env[source], Tensor)
             self.exact &= not (float_readers or from_float)
             self._seen[str(n.target)] = result.real()

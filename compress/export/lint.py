@@ -31,7 +31,8 @@ class Finding:
 
     Attributes:
         rule: which rule found it, such as ``relu-zero-point``.
-        severity: ``error``: it does not load, or runs in float what should be INT8; ``warning``: slower than it could.
+        severity: ``error``: it does not load, or runs in float what should be INT8; ``warning``: slower than
+            it could be, or right on some processors only.
         node: the node, tensor or property of the file, with the layer's name where the file tells it.
         message: what is wrong and what follows from it; ``node`` is the subject of the sentence.
         remedy: how to mend it.

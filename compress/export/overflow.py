@@ -29,8 +29,9 @@ def pairs_in_danger(graph: Graph) -> dict[str, int]:
             continue  # it runs in float
         if layer.op_type == "Conv" and 1 < attribute(layer, "group", 1) == len(weights):
             continue  # depthwise: its kernels add no pairs
-        transposed = layer.op_type == "MatMul" or (layer.op_type == "Gemm" and not attribute(layer, "transB", 0))
-        if count := _count(weights.T if transposed else weights):
+        if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and not attribute(layer, "transB", 0)):
+            weights = weights.T if weights.ndim == 2 else weights[:0]  # a batch of matrices is no layer's weight
+        if count := _count(weights):
             found[graph.label(layer)] = count
     return found
 
@@ -44,11 +45,10 @@ def overflow_warnings(path: Path, engine: str) -> list[str]:
     """
     if pair_sums(engine) != "int16":
         return []
+    found: dict[str, int] = {}
     if path.suffix == BACKENDS["onnxruntime"].suffix:
         found = pairs_in_danger(Graph(onnx.load(path)))
-    elif path.suffix != BACKENDS["openvino"].suffix:
-        return []
-    else:
+    elif path.suffix == BACKENDS["openvino"].suffix:
         found = {name: count for name, weights in _openvino_weights(path) if (count := _count(weights))}
     if not found:
         return []

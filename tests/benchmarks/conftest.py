@@ -10,12 +10,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks import environment
 from benchmarks.peers.__main__ import main as peer
 from calibration.datasets import load_data
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
 from calibration.transforms import eval_transform
 from compress.engines.metadata import Metadata
+from compress.export import overflow
 
 PREPROCESS = Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
 METADATA = Metadata(
@@ -73,6 +75,14 @@ def int8_onnx(float_onnx: Path) -> Path:
 def overflowing_onnx(float_onnx: Path) -> Path:
     """With all of the averaging convolution's weights at 127: without VNNI every pair of products overflows."""
     return quantized(float_onnx, "ort_minmax", "tiny_full_int8.onnx")
+
+
+@pytest.fixture(params=["int16", "int32"])
+def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the engines are made to say that they add two products in: as a processor of either kind would."""
+    for module in (environment, overflow):
+        monkeypatch.setattr(module, "pair_sums", lambda engine: request.param)
+    return str(request.param)
 
 
 def quantized(float_onnx: Path, by: str, name: str) -> Path:

@@ -19,7 +19,7 @@ from calibration.preprocess import Preprocess
 from compress.config import load_config
 from compress.engines.metadata import Metadata
 from compress.errors import ModelError
-from compress.export.half import half_scale, is_half, to_half
+from compress.export.half import half_scale, to_half
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
 from compress.export.parity import EVALUATED, INT8_ERROR, Reference, check, compare, run_onnx, run_torch
@@ -31,6 +31,11 @@ from compress.quantize.stage import quantize
 from compress.run import Run
 
 METADATA = Metadata("net", "int8", Preprocess(32), ("a", "b"), 10, 20, "tensorrt", "0.1.0")
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether the file holds anything in FP16."""
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from compress.engines.base import open_engine
+from compress.export.overflow import pairs_in_danger
+from compress.export.qdq import Graph
 from compress.run import read_json
 
 ROOT = Path(__file__).parent.parent.parent
@@ -83,6 +85,10 @@ def test_the_exported_files_are_valid_and_carry_what_they_need(run: Path) -> Non
             assert engine.metadata.preprocess.size == 32
             assert engine.metadata.classes == tuple("0123456789")
             assert engine.inputs[0].shape == (None, 3, 32, 32)
+
+
+def test_no_pair_of_trained_weights_can_overflow(run: Path) -> None:
+    assert not pairs_in_danger(Graph(onnx.load(run / "export" / "tiny_int8.onnx")))
 
 
 def test_the_engine_runs_in_int8(run: Path) -> None:

@@ -161,6 +161,14 @@ def test_a_foreign_table_is_refused_unless_it_is_allowed(table: LatencyTable, ch
     replace(table, imported=True).check(table.network, TargetConfig(), here)
 
 
+def test_a_processor_that_adds_in_another_way_is_another_one_whatever_its_name(table: LatencyTable) -> None:
+    exact, clipping = (replace(PLACE, pair_sums=sums) for sums in ("int32", "int16"))
+    with pytest.raises(ConfigError, match="INT8 sums in int32, not int16"):
+        replace(table, place=exact).check(table.network, TargetConfig(), clipping)
+    replace(table, place=exact).check(table.network, TargetConfig(), exact)
+    table.check(table.network, TargetConfig(), clipping)  # an older table does not say
+
+
 @pytest.mark.parametrize("imported", [False, True])
 def test_the_number_of_threads_is_the_users_to_say(table: LatencyTable, imported: bool) -> None:
     table = replace(table, imported=imported)

@@ -191,9 +191,7 @@ def test_targets_that_add_exactly_keep_the_full_range(make: Make, images: list[T
 
 
 @pytest.mark.parametrize("scales", ["frozen", "learned"])
-def test_no_pair_overflows_after_training_however_far_it_moves(
-    make: Make, images: list[Tensor], scales: Scales
-) -> None:
+def test_no_pair_overflows_however_far_the_parameters_move(make: Make, images: list[Tensor], scales: Scales) -> None:
     calibrated = calibrate(make("functional"), images, "ort-x86")
     fake = fake_quantized(calibrated.net, calibrated.quantizers, scales).train()
     generator = torch.Generator().manual_seed(0)
