@@ -211,9 +211,8 @@ class LatencyTable:
 
 
 def _differs(name: str, table: Place, wanted: object) -> str:
-    what = {"version": f"{table.engine} version", "threads": "number of threads", "pair_sums": "INT8 sums in"}.get(
-        name, name
-    )
+    words = {"version": f"{table.engine} version", "threads": "number of threads", "pair_sums": "INT8 sums in"}
+    what = words.get(name, name)
     return f"the latency table was measured for {what} {getattr(table, name)}, not {wanted}"
 
 
