@@ -106,7 +106,7 @@ report: $(RUN)/summary.json           ## the run as one HTML page, and a model c
 	@$(PY) -m benchmarks.report $(RUN)
 
 ##@ Development
-.PHONY: env bindings test test-all baseline-update lint clean help
+.PHONY: env bindings test test-all kill-test baseline-update lint clean help
 env: $(ENV)            ## the environment, from pinned versions
 BINDINGS := $(addprefix $(VENV)/tensorrt-,10.0.1 11.4.0.106)
 bindings: $(BINDINGS)  ## TensorRT's Python bindings, old and new, for the tests that hold our calls against them
@@ -120,6 +120,9 @@ baseline-update: $(ENV)  ## compress the embedded default anew; show and write t
 	@$(PY) -m benchmarks.regression --baseline tests/regression/baseline.json --update
 test-all: $(ENV)       ## every test that this machine can run
 	@$(PY) -m pytest -m ''
+KILLS ?= 50
+kill-test: $(ENV)      ## kill the pipeline KILLS times at random moments: each time it must come to the same bytes
+	@KILLS=$(KILLS) $(PY) -m pytest -m '' --timeout 0 -s tests/integration/test_kill.py
 lint: $(ENV)           ## ruff and mypy --strict
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 clean:                 ## remove what the stages wrote for this run

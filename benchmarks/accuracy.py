@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.environment import host, tool
@@ -32,6 +31,8 @@ from benchmarks.schema import Accuracy, AccuracyResult, Bounds, ClassAccuracy, P
 from benchmarks.tables import emit, interval, percent, points, show
 from compress.cli import run_command
 from compress.config import load_config
+from compress.console import Console
+from compress.engines.examine import examine
 from compress.errors import ConfigError
 from compress.progress import Terminal
 
@@ -175,13 +176,12 @@ def _report(result: AccuracyResult, console: Console, *, classes: bool) -> None:
             f"same answer on {paired.agreement:.1%} of the images; right only here {paired.only_this}, "
             f"only there {paired.only_other} (McNemar p = {paired.mcnemar_p:.3g}){ratio}",
             soft_wrap=True,
-            markup=False,
         )
     if classes:
         console.print()
         _report_classes(result, console)
     for text in result.warnings:
-        console.print(f"warning: {text}", markup=False, soft_wrap=True)
+        console.print(f"warning: {text}", soft_wrap=True)
 
 
 def _report_classes(result: AccuracyResult, console: Console) -> None:
@@ -220,24 +220,27 @@ def _command(argv: Sequence[str] | None) -> int:
     other: Predictions | None = None
     if args.against is not None and args.against.suffix == SUFFIX:
         other = load_predictions(args.against, split)  # refused before the engine runs
+    for path in (args.engine, args.against):
+        if path is not None:
+            examine(path)
     this = predict(args.engine, split, **settings, progress=progress)
     if args.against is not None and other is None:
         other = predict(args.against, split, **settings, progress=progress)
     result = result_of(this, other, argv=sys.argv if argv is None else argv)
-    console = Console(stderr=args.json == "-", highlight=False)
+    console = Console(stderr=args.json == "-")
     if args.json is not None:
         emit(dump([result]), args.json)
     _report(result, console, classes=args.per_class)
     for reason in result.verdict.reasons:
-        console.print(f"INVALID: {reason}", markup=False, soft_wrap=True)
+        console.print(f"INVALID: {reason}", soft_wrap=True)
     if result.verdict.status == "INVALID":
         return INVALID
     if args.save_predictions is not None:
         save_predictions(this, split, args.save_predictions)
-        console.print(f"written: {args.save_predictions}", markup=False, soft_wrap=True)
+        console.print(f"written: {args.save_predictions}", soft_wrap=True)
     failures = [] if result.paired is None else Gates(args.max_drop, args.min_ratio).failures(result.paired)
     for failure in failures:
-        console.print(f"REGRESSION: {failure}", markup=False, soft_wrap=True)
+        console.print(f"REGRESSION: {failure}", soft_wrap=True)
     return REGRESSION if failures else 0
 
 

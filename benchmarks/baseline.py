@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.schema import Bounds
 from compress.config import Config, load_config
 from compress.errors import ConfigError
-from compress.run import read_json, write_atomic
+from compress.files import write_atomic
+from compress.parse import Finite, NonNegative, read
 
 Bound = Literal["least", "most", "both"]
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
 
 class Quantity(Part):
@@ -34,9 +35,9 @@ class Quantity(Part):
         why: where the tolerance comes from.
     """
 
-    value: float
+    value: Finite
     bound: Bound
-    tolerance: Annotated[float, Field(ge=0)]
+    tolerance: NonNegative
     why: Annotated[str, Field(min_length=1)]
 
     def allows(self, found: Bounds) -> bool:
@@ -110,12 +111,7 @@ class Baseline(Part):
                 f"there is no baseline at {path}",
                 remedy=f"make one: python -m benchmarks.regression --baseline {path} --config FILE --update",
             )
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"{path} is not a baseline: {where}: {first['msg']}") from None
+        return read(path, cls, remedy="mend the field, or make the file again with --update", error=ConfigError)
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all; ``read`` gives it back."""

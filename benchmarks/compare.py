@@ -11,12 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.comparison import Limit, compare, exit_code, limit
 from benchmarks.schema import EngineComparison, Gate, RunComparison, dump, load_latency
-from benchmarks.tables import emit, interval, markdown, show
+from benchmarks.tables import emit, interval, literal, markdown, show
 from compress.cli import run_command
+from compress.console import Console
 
 
 def header(comparison: RunComparison) -> list[str]:
@@ -68,12 +67,12 @@ def present(console: Console, comparison: RunComparison, title: str) -> None:
     """Print the table and the notes."""
     show(console, title, header(comparison), rows(comparison))
     for note in notes(comparison):
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
 
 
 def as_markdown(comparison: RunComparison, title: str) -> str:
     """The table and the notes, for a pull request."""
-    bullets = "".join(f"- {note}\n" for note in notes(comparison))
+    bullets = "".join(f"- {literal(note)}\n" for note in notes(comparison))
     return f"{title}\n\n{markdown(header(comparison), rows(comparison))}\n\n{bullets}"
 
 
@@ -133,7 +132,7 @@ def _command(argv: Sequence[str] | None) -> int:
         argv=sys.argv if argv is None else argv,
     )
     title = f"{args.candidate} over {args.baseline}, 95% intervals; a ratio below 1 is faster"
-    console = Console(stderr="-" in (args.json, args.markdown), highlight=False)
+    console = Console(stderr="-" in (args.json, args.markdown))
     if args.json is not None:
         emit(dump([comparison]), args.json)
     if args.markdown is not None:

@@ -32,6 +32,7 @@ from benchmarks.tables import emit
 from compress.cli import run_command
 from compress.engines.base import BACKENDS, Array, open_engine
 from compress.engines.convolutions import check_convolutions, unquantized
+from compress.engines.examine import examine
 from compress.engines.metadata import Metadata
 from compress.engines.onnxruntime import float_convolutions, operator_counts
 from compress.engines.saturation import PairSums, probe, read_probe
@@ -311,6 +312,7 @@ def _command(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     if args.engine.suffix != (suffix := BACKENDS["onnxruntime"].suffix):
         raise ConfigError(f"ONNX Runtime runs {suffix} files, not '{args.engine.name}'")
+    examine(args.engine)
     with open_engine(args.engine) as engine:
         shape, metadata = preprocess_of(engine, args.engine).shape, engine.metadata
     assert metadata is not None  # it has a preprocess

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from benchmarks.latency import count as whole_number
 from benchmarks.tables import emit, show
 from compress.cli import run_command
 from compress.config import Config, load_config
+from compress.console import Console
 from compress.errors import ConfigError, ModelError
 from compress.models.model import load_model
 from compress.progress import Progress, Terminal
@@ -56,11 +56,11 @@ def cells(config: Config, run: Run, wanted: int, *, progress: Progress) -> tuple
         PipelineError: there is no baseline, or no images; ModelError: it is no classifier.
     """
     folder = run.need("baseline")
-    model = load_model(folder)
+    model = load_model(folder, config.model.arch)
     if not model.classes:
         raise ModelError("a backbone has no logits to compare", remedy="give the run of a classifier")
     structure = Structure.of(model.net, model.preprocess.shape)
-    curves = load_losses(measured_losses(config, run, folder, structure)).curves
+    curves = load_losses(measured_losses(config, run, folder, structure), structure).curves
     images = solve_and_judge(pruning_images(config, model, progress))
     judged, solved = images.judge, images.solve
     reference = [_outputs(model.net, x) for x in judged]
@@ -126,10 +126,10 @@ def _command(argv: Sequence[str] | None) -> int:
         raise ConfigError(f"{args.cells} cells have no rank correlation", remedy=f"give --cells {_FEWEST} or more")
     config, progress = load_config(args.config, args.overrides), Terminal()
     dense, found = cells(config, Run(config.run.dir, progress=progress), args.cells, progress=progress)
-    console = Console(stderr=args.json == "-", highlight=False)
+    console = Console(stderr=args.json == "-")
     rows = [[c.group, f"{c.width} of {c.units}", f"{c.float_loss:.4f}", f"{c.int8_loss:.4f}"] for c in found]
     show(console, "loss of one cut, nats an image", ["group", "units kept", "float", "INT8"], rows)
-    console.print(summary(dense, found), markup=False, soft_wrap=True)
+    console.print(summary(dense, found), soft_wrap=True)
     if args.json is not None:
         emit(json.dumps({"dense": dense, "cells": [dataclasses.asdict(c) for c in found]}, indent=2) + "\n", args.json)
     return 0

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_core import from_json
 
 from benchmarks import kit_guest
-from benchmarks.profile_plan import Piece, Survey
+from benchmarks.profile_plan import Piece, Survey, rungs
+from calibration.children import tied
 from compress.config import TargetConfig
 from compress.engines.saturation import probe
 from compress.errors import ConfigError, EngineError
 from compress.export.template import Template
-from compress.prune.latency_table import Kind, Layer, Member, Side
-from compress.run import write_atomic, write_json
+from compress.files import write_atomic, write_json
+from compress.parse import Count, Positive, Size, parse, read, read_bytes
+from compress.prune.latency_table import Kind, Member, Ms
 
-SCRIPT, MANIFEST, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
+SCRIPT, DESCRIBED, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
 PROBE = "probe.onnx"
 
 _README = """\
@@ -73,7 +78,7 @@ def write_manifest(
     names = [piece.name for piece in pieces]
     timing = {"engine": target.engine, "threads": target.threads, **asdict(effort)}
     manifest = {**timing, "files": names, "evict": evict, **described}
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / DESCRIBED, manifest)
 
 
 def emit(
@@ -114,37 +119,132 @@ def describe(survey: Survey, target: TargetConfig) -> dict[str, Any]:
     }
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a kit, with ``pieces``, ``kinds`` and ``segments`` as values.
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json`` of a kit: what the guest reads, and what the import needs to know of the network.
+
+    Attributes:
+        files: names of the ONNX files, the reference first.
+        evict: bytes that are read before each run of a file.
+        unit: channels a unit of each group.
+    """
+
+    engine: str
+    threads: Size
+    rounds: Size
+    round_s: Positive
+    files: tuple[str, ...]
+    evict: Mapping[str, Count]
+    pieces: tuple[Piece, ...]
+    network: str
+    target: str
+    batch: Size
+    groups: Mapping[str, Size]
+    unit: Mapping[str, Size]
+    kinds: tuple[Kind, ...]
+    segments: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        axes = {kind.name: len(kind.units) for kind in self.kinds}
+        for piece in self.pieces:
+            if piece.role == "segment" and len(piece.units) != axes.get(piece.subject):
+                raise ValueError(f"the piece '{piece.name}' is of no kind, or has other groups than its kind")
+            if not piece.units.keys() <= self.groups.keys() or self.groups.keys() != self.unit.keys():
+                raise ValueError(f"the piece '{piece.name}' has groups that the network does not have")
+            if piece.role == "ends" and len(piece.shapes) != 1:
+                raise ValueError(f"the piece '{piece.name}' is the ends of {len(piece.shapes)} tensors, not of one")
+        self._check_segments()
+
+    def _check_segments(self) -> None:
+        """Make sure that there are pieces for all that a table is made of."""
+        order, segments = self._order(), {member.name for member in self.segments}
+        for member in self.segments:
+            kind = next((kind for kind in self.kinds if kind.name == member.kind), None)
+            if kind is None or kind.units != tuple(self.groups.get(group, 0) for group in member.groups):
+                raise ValueError(f"the segment '{member.name}' does not fit its kind")
+        sizes = {piece.shapes[0][2:] for piece in self.pieces if piece.role == "ends"}
+        measured = set()
+        for piece in self.pieces:
+            if piece.role == "segment":
+                if piece.units.keys() != set(order.get(piece.subject, ())) or not sizes >= {
+                    s[2:] for s in piece.shapes
+                }:
+                    raise ValueError(f"the piece '{piece.name}' has other groups than its kind, or no ends were timed")
+                measured.add((piece.subject, tuple(piece.units[group] for group in order[piece.subject])))
+            if any(len(shape) < 2 for shape in piece.shapes) or not segments.issuperset(piece.removed):
+                raise ValueError(f"the piece '{piece.name}' has tensors without channels, or lacks unknown blocks")
+        for kind in self.kinds:
+            if missing := [units for units in rungs(kind) if (kind.name, units) not in measured]:
+                raise ValueError(f"there is no piece of '{kind.name}' with {missing[0]} units")
+
+    def _order(self) -> dict[str, tuple[str, ...]]:
+        """By kind, the groups that its axes stand for in the segment that was measured."""
+        return {member.kind: member.groups for member in self.segments if member.name == member.kind}
+
+    def in_order(self) -> Manifest:
+        """The same, each segment's units in the order of its kind's axes: JSON does not keep any order."""
+        order = self._order()
+        pieces = (
+            replace(piece, units={group: piece.units[group] for group in order[piece.subject]})
+            if piece.role == "segment"
+            else piece
+            for piece in self.pieces
+        )
+        return replace(self, pieces=tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Where the guest ran; see ``compress.prune.latency_table.Place``."""
+
+    version: str
+    device: str
+    machine: str
+    pair_sums: str
+
+
+Rounds = Annotated[tuple[tuple[Ms, Ms], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A row of the guest's: the least and the median time of each round, in ms, of a file and of the reference."""
+
+    name: str
+    rounds: Rounds
+    reference: Rounds
+    place: Ran
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a kit.
 
     Raises:
         ConfigError: the folder is no kit of this version.
     """
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        manifest["pieces"] = [Piece.from_json(value) for value in manifest["pieces"]]
-        manifest["kinds"] = [_kind(value) for value in manifest["kinds"]]
-        manifest["segments"] = [Member(**{**v, "groups": tuple(v["groups"])}) for v in manifest["segments"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder} is no profiling kit: {type(error).__name__}: {error}",
-            remedy="give the folder that --emit-kit made, with results.jsonl in it",
-        ) from None
-    return manifest
+    path, remedy = folder / DESCRIBED, "give the folder that --emit-kit made"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no profiling kit: it has no {DESCRIBED}", remedy=remedy)
+    return read(path, Manifest, remedy=remedy, error=ConfigError).in_order()
 
 
-def _kind(value: Mapping[str, Any]) -> Kind:
-    def side(v: Mapping[str, Any]) -> Side:
-        return Side(v["fixed"], tuple(v["per_unit"]))
+def results(folder: Path) -> list[Timed]:
+    """The guest's rows that are there so far; a kill may have cut a line, which is left out.
 
-    layers = tuple(Layer(side(layer["inputs"]), side(layer["outputs"])) for layer in value["layers"])
-    return Kind(value["name"], tuple(value["units"]), tuple(value["step"]), layers)
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    """The guest's rows that are there so far."""
-    rows: list[dict[str, Any]] = kit_guest.read_results(folder / RESULTS)
+    Raises:
+        ConfigError: a line is JSON, but no such row.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    remedy = "delete the line, and run the kit's script again: it measures what is missing"
+    rows = []
+    for number, line in enumerate(read_bytes(path, remedy=remedy, error=ConfigError).splitlines(), start=1):
+        try:
+            from_json(line)
+        except ValueError:
+            continue
+        rows.append(parse(line, Timed, f"{path}, line {number}", remedy=remedy, error=ConfigError))
     return rows
 
 
@@ -155,7 +255,9 @@ def run_guest(folder: Path) -> Iterator[int]:
         EngineError: it ended with an error, which the message says.
     """
     command = [sys.executable, "-P", kit_guest.__file__, str(folder)]  # -P: no module beside it is in the way
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as guest:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=tied(os.getpid())
+    ) as guest:
         try:
             assert guest.stdout is not None
             assert guest.stderr is not None

@@ -11,11 +11,9 @@ import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-
-from rich.console import Console
 
 from benchmarks.compare import add_arguments, as_markdown, present
 from benchmarks.comparison import INVALID, compare, exit_code
@@ -23,12 +21,14 @@ from benchmarks.environment import own_processors
 from benchmarks.node_profile import check, export
 from benchmarks.schema import LatencyResult, dump, load_latency
 from benchmarks.stats import samples_needed
-from benchmarks.tables import emit, interval, markdown, rate, show, speedup
+from benchmarks.tables import emit, interval, literal, markdown, rate, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import FEWEST, Settings, open_for
 from benchmarks.yardsticks import yardsticks
 from compress.cli import run_command
+from compress.console import Console
 from compress.engines.base import Array
+from compress.engines.examine import examine
 from compress.errors import BackendAbsent, ConfigError, PipelineError
 from compress.progress import Terminal
 
@@ -135,7 +135,7 @@ def remarks(results: Sequence[LatencyResult]) -> list[str]:
 
 def to_markdown(results: Sequence[LatencyResult]) -> str:
     """The table and the remarks."""
-    bullets = "".join(f"- {remark}\n" for remark in remarks(results))
+    bullets = "".join(f"- {literal(remark)}\n" for remark in remarks(results))
     return f"{title(results[0])}\n\n{markdown(HEADER, rows(results))}\n\n{bullets}"
 
 
@@ -251,6 +251,17 @@ def _processors(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in text.split(",")))
 
 
+def _sound(engines: Sequence[Path], failures: list[PipelineError]) -> Iterator[Path]:
+    """The engine files that can be opened without harm; of the others, why not goes into ``failures``."""
+    for path in engines:
+        try:
+            examine(path)
+        except PipelineError as error:
+            failures.append(error)
+        else:
+            yield path
+
+
 def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
     """Images as the first engine that opens takes them; where none does, ``measure`` will say why."""
     from benchmarks.images import evaluation_split, first_images, preprocess_of  # torch: only where images are used
@@ -267,9 +278,9 @@ def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | N
 
 def _tell(failures: Sequence[PipelineError]) -> int:
     """Print why engines failed; 0 where none did, 5 where all that did are absent here, else 1."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True)
     for failure in failures:
-        console.print(f"error: {failure}", markup=False, soft_wrap=True)
+        console.print(f"error: {failure}", soft_wrap=True)
     if all(isinstance(failure, BackendAbsent) for failure in failures):
         return BackendAbsent.exit_code if failures else 0
     return 1
@@ -283,14 +294,17 @@ def _command(argv: Sequence[str] | None) -> int:
     settings = settings_of(args)
     if args.export_profile is not None:
         check(args.engine, settings, args.export_profile)
-    if args.data is not None:
-        settings = dataclasses.replace(settings, images=_images(args.data, args.engine, settings))
-    command = list(sys.argv if argv is None else argv)
     failures: list[PipelineError] = []
-    known_work = settings.streams == 1 and not all(map(settings.on_gpu, args.engine))
+    engines = list(_sound(args.engine, failures))
+    if not engines:
+        return _tell(failures)
+    if args.data is not None:
+        settings = dataclasses.replace(settings, images=_images(args.data, engines, settings))
+    command = list(sys.argv if argv is None else argv)
+    known_work = settings.streams == 1 and not all(map(settings.on_gpu, engines))
     with yardsticks() if known_work else nullcontext(()) as known:
         results = measure(
-            args.engine,
+            engines,
             settings,
             yardsticks=known,
             argv=command,
@@ -299,14 +313,14 @@ def _command(argv: Sequence[str] | None) -> int:
         )
     if not results:
         return _tell(failures)
-    console = Console(stderr="-" in (args.json, args.csv, args.markdown, args.export_profile), highlight=False)
+    console = Console(stderr="-" in (args.json, args.csv, args.markdown, args.export_profile))
     if args.json is not None:
         emit(dump(results), args.json)
     if args.csv is not None:
         emit(to_csv(results), args.csv)
     show(console, title(results[0]), HEADER, rows(results))
     for remark in remarks(results):
-        console.print(remark, markup=False, soft_wrap=True)
+        console.print(remark, soft_wrap=True)
     failed = _tell(failures)
     report = to_markdown(results)
     regression = 0

@@ -31,7 +31,7 @@ from benchmarks.series import Series
 from benchmarks.worker import FEWEST, Settings
 from benchmarks.yardsticks import ENGINE, gmacs
 from compress.export.overflow import overflow_warnings
-from compress.run import file_sha256
+from compress.files import file_sha256
 from compress.targets import profile
 
 # Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 
 from compress.engines.sidecar import read_sidecar
-from compress.run import file_sha256
+from compress.files import file_sha256
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _RENAMED = re.compile(r"(_nchwc|_token_\d+|/[^/]*)$")  # such as "node_conv2d/WithoutBiases"

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
-from rich.console import Console
 
 from benchmarks.node_origins import Origins, exported_file
 from benchmarks.node_timing import Timed, time_nodes
 from benchmarks.schema import Bounds, Common, LatencyResult, LayerRecord, NodeProfile, NodeRecord
 from benchmarks.tables import emit, show
 from benchmarks.worker import Settings
+from compress.console import Console
 from compress.errors import ConfigError, EngineError
 from compress.export.qdq import module_of
 
@@ -140,7 +140,7 @@ def export(path: Path, settings: Settings, measured: LatencyResult, target: str,
         show(console, "time per layer of the model", ["layer", "nodes", "us", "share"], layer_rows(profile.layers))
     console.print()
     for line in (summary(profile), *(f"warning: {text}" for text in profile.warnings[len(measured.warnings) :])):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def node_rows(nodes: Sequence[NodeRecord]) -> list[list[str]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from benchmarks.rows import Row
 from benchmarks.schema import Bounds
-from benchmarks.tables import interval, markdown
+from benchmarks.tables import interval, literal, markdown
+from compress.files import MANIFEST, tree_sha256
 from compress.prune.plan import WidthPlan
-from compress.run import MANIFEST, Run, read_json, tree_sha256
+from compress.run import Run, read_manifest
 from compress.targets import profile
 
 PLAN = "plan.json"
@@ -24,7 +25,7 @@ class Section:
     rows: Sequence[Sequence[str]]
 
     def markdown(self) -> str:
-        return f"## {self.title}\n\n{markdown(self.header, self.rows)}\n"
+        return f"## {literal(self.title)}\n\n{markdown(self.header, self.rows)}\n"
 
 
 def plan_of(run: Run) -> WidthPlan | None:
@@ -34,11 +35,11 @@ def plan_of(run: Run) -> WidthPlan | None:
         return None
     child = "export"
     for stage in ("finetune", "prune"):
-        manifest = run.folder(child) / MANIFEST
-        if not manifest.exists() or tree_sha256(run.folder(stage)) not in read_json(manifest)["parents"].values():
+        made = run.folder(child)
+        if not (made / MANIFEST).exists() or tree_sha256(run.folder(stage)) not in read_manifest(made).parents.values():
             return None
         child = stage
-    return WidthPlan.from_json(read_json(folder / PLAN))
+    return WidthPlan.read(folder / PLAN)
 
 
 def error(predicted: float, measured: float) -> float:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from benchmarks import plots, tables
 from benchmarks.accuracy import predict, result_of
@@ -23,23 +22,25 @@ from benchmarks.images import evaluation_split, first_images
 from benchmarks.latency import PRESETS, count
 from benchmarks.outcome import error
 from benchmarks.rows import Row, metadata_of, remarks
-from benchmarks.tables import interval, markdown, percent, show, speedup
+from benchmarks.tables import interval, literal, markdown, percent, show, speedup
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config, PruneConfig, load_config
+from compress.console import Console
 from compress.data import open_data
 from compress.engines.base import BACKENDS
 from compress.engines.stage import build
 from compress.errors import BackendAbsent, ConfigError, DataError
 from compress.export.stage import export
+from compress.files import write_atomic, write_json
 from compress.progress import SILENT, Progress, Terminal
 from compress.prune.latency_table import LatencyTable
 from compress.prune.plan import WidthPlan
 from compress.prune.stage import PLAN, TABLE, prune
 from compress.quantize.stage import quantize
-from compress.run import Run, read_json, write_atomic, write_json
+from compress.run import Run
 from compress.train.stage import finetune
 
 FOLDER = "pareto"
@@ -132,7 +133,7 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
     plans: list[WidthPlan] = []
     for point, run in reversed(list(zip(points, runs, strict=True))):
         progress.note(f"pruning to {point.budget}: {len(plans) + 1} of {len(points)}")
-        plans.insert(0, WidthPlan.from_json(read_json(prune(point.config, run) / PLAN)))
+        plans.insert(0, WidthPlan.read(prune(point.config, run) / PLAN))
     dense = _within(parent, "dense", progress)
     progress.note("the dense network")
     dense_int8 = _finish(config, dense, "baseline")
@@ -216,10 +217,10 @@ def write(folder: Path, made: Sequence[Made], rows: Sequence[Row]) -> None:
         "rows": [{**row.record(), "predicted_ms": one.predicted} for one, row in pairs],
     }
     write_json(folder / "pareto.json", record)
-    text = f"# {title(rows)}\n\n{markdown(HEADER, [cells(*pair) for pair in pairs])}\n\n![front](pareto.svg)\n"
-    notes = "".join(f"- {note}\n" for note in remarks(rows))
+    text = f"# {literal(title(rows))}\n\n{markdown(HEADER, [cells(*pair) for pair in pairs])}\n\n![front](pareto.svg)\n"
+    notes = "".join(f"- {literal(note)}\n" for note in remarks(rows))
     write_atomic(folder / "pareto.md", f"{text}\n{notes}" if notes else text)
-    write_atomic(folder / "pareto.svg", plots.svg(plots.pareto(record)))
+    write_atomic(folder / "pareto.svg", plots.svg(plots.pareto(title(rows), rows)))
 
 
 def title(rows: Sequence[Row]) -> str:
@@ -273,11 +274,11 @@ def _command(argv: Sequence[str] | None) -> int:
     rows = evaluate(made, split, settings, progress)
     folder = config.run.dir / FOLDER
     write(folder, made, rows)
-    console = Console(highlight=False)
+    console = Console()
     show(console, title(rows), HEADER, [cells(*pair) for pair in zip(made, rows, strict=True)])
     console.print()
     for note in remarks(rows):
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     console.print(f"written: {folder / 'pareto.md'}, pareto.json, pareto.svg", soft_wrap=True)
     return 0 if all(verdict.status == "VALID" for row in rows for verdict in row.verdicts) else 4
 

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from benchmarks import kit
 from benchmarks.kit import Effort
@@ -26,10 +25,11 @@ from benchmarks.tables import interval, show
 from compress import targets
 from compress.cli import run_command
 from compress.config import TargetConfig
+from compress.console import Console
 from compress.errors import ConfigError
-from compress.models.model import load_model
+from compress.files import write_json
+from compress.models.model import ANY, TRUST, load_model
 from compress.prune.plan import WidthPlan
-from compress.run import read_json, write_json
 
 EFFORT = Effort(rounds=32, round_s=0.03)
 DENSE = Piece("dense", "network", "", {})
@@ -49,11 +49,11 @@ def ratios(survey: Survey, plans: Sequence[WidthPlan], target: TargetConfig, eff
         kit.write_manifest(folder, target, [DENSE, *pieces], survey.weights, effort, {})
         for _ in kit.run_guest(folder):
             pass
-        rows = {row["name"]: row for row in kit.results(folder)}
+        rows = {row.name: row for row in kit.results(folder)}
     found = []
     for piece in pieces:
         row = rows[piece.name]
-        ratio = ratio_interval(_medians(row["rounds"]), _medians(row["reference"]))
+        ratio = ratio_interval(_medians(row.rounds), _medians(row.reference))
         found.append(Bounds(value=ratio.value, lo=ratio.low, hi=ratio.high))
     return found
 
@@ -70,6 +70,7 @@ def _medians(rounds: Sequence[Sequence[float]]) -> Rounds:
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.plan_latency", description=__doc__)
     p.add_argument("--model", type=Path, required=True, metavar="DIR", help="the unpruned network: RUN/baseline")
+    p.add_argument("--trust", action="store_true", help=TRUST)
     p.add_argument("--plan", type=Path, nargs="+", required=True, metavar="FILE", help="such as RUN/prune/plan.json")
     p.add_argument("--target", default="ort-x86", choices=targets.names(), help="the INT8 file's (ort-x86)")
     p.add_argument("--engine", help="the one that runs it (the target's own)")
@@ -85,12 +86,14 @@ def _command(argv: Sequence[str] | None) -> int:
     given = {"engine": args.engine, "device": args.device}
     chosen = {"name": args.target, "threads": args.threads, "batch": args.batch}
     target = TargetConfig(**chosen, **{key: value for key, value in given.items() if value is not None})
-    plans = [_read(path) for path in args.plan]
-    model = load_model(args.model)
+    plans = [WidthPlan.read(path, error=ConfigError) for path in args.plan]
+    model = load_model(args.model, ANY if args.trust else "")
     survey = Survey(model.net, model.preprocess, target)
     for path, plan in zip(args.plan, plans, strict=True):
-        if {group.name: group.before for group in plan.groups} != {g.name: g.width for g in survey.coupling}:
-            raise ConfigError(f"{path} is the plan of another network than {args.model}")
+        if not plan.begins_with(survey.coupling) or not survey.segments.keys() >= set(plan.removed):
+            raise ConfigError(
+                f"{path} is the plan of another network than {args.model}", remedy="give the unpruned one: RUN/baseline"
+            )
     found = ratios(survey, plans, target)
     rows = []
     for path, plan, ratio in zip(args.plan, plans, found, strict=True):
@@ -98,7 +101,7 @@ def _command(argv: Sequence[str] | None) -> int:
         known = [f"{predicted:.3f}", f"{predicted / dense:.3f}"] if dense else ["", ""]
         rows.append([str(path), *known, interval(ratio, 3)])
     title = f"{target.name} on {target.engine}, {target.threads} thread(s), batch {target.batch}; 95% intervals"
-    show(Console(highlight=False), title, _HEADER, rows)
+    show(Console(), title, _HEADER, rows)
     if args.json is not None:
         record = {"schema_version": 1, "target": target.model_dump(mode="json"), "effort": asdict(EFFORT)}
         answers = [
@@ -107,13 +110,6 @@ def _command(argv: Sequence[str] | None) -> int:
         ]
         write_json(args.json, {**record, "plans": answers})
     return 0
-
-
-def _read(path: Path) -> WidthPlan:
-    try:
-        return WidthPlan.from_json(read_json(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no plan: {type(error).__name__}", remedy="give RUN/prune/plan.json") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

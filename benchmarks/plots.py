@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +18,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-from rich.console import Console
 
+from benchmarks.rows import Judged, MeasuredFile
+from calibration.names import readable
 from compress.cli import run_command
 from compress.config import load_config
+from compress.console import Console
 from compress.errors import PipelineError
+from compress.files import MANIFEST, write_atomic
+from compress.parse import read
+from compress.prune.allocate import FrontFile
 from compress.prune.losses import LOSSES, Measured, load_losses
 from compress.prune.plan import WidthPlan
 from compress.prune.stage import FRONT, PLAN
-from compress.run import MANIFEST, read_json, write_atomic
+from compress.run import read_manifest
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -49,6 +54,15 @@ _COST = {  # what a budget is of, its unit, and how much that is
 _LOSS = "loss: divergence of the outputs"
 
 
+def caption(text: str) -> str:
+    r"""A name from a file, for a figure: without control characters, and its dollars are no mathematics.
+
+    >>> print(caption("a $x_$"))
+    a \$x_\$
+    """
+    return readable(text).replace("$", r"\$")
+
+
 def svg(figure: Figure) -> str:
     """A figure as SVG: text as paths, so that it looks the same everywhere; no date."""
     buffer = io.StringIO()
@@ -57,16 +71,16 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def front(record: Mapping[str, Any], plan: WidthPlan, *, alone: bool) -> Figure:
+def front(record: FrontFile, plan: WidthPlan, *, alone: bool) -> Figure:
     """The least loss at every budget, and where the plan is.
 
     Args:
         record: of ``front.json``.
         alone: its budget was the only one; under others the plan may lose more than the front says.
     """
-    what, symbol, unit = _COST[record["kind"]]
-    cost, loss = np.array(record["cost"]) / unit, np.array(record["loss"])
-    full, chosen = (value / unit for value in _ends(record["kind"], plan))
+    what, symbol, unit = _COST[record.kind]
+    cost, loss = np.array(record.cost) / unit, np.array(record.loss)
+    full, chosen = (value / unit for value in _ends(record.kind, plan))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 4), layout="constrained")
         ax = figure.subplots()
@@ -120,7 +134,7 @@ def losses(measured: Measured, plan: WidthPlan, *, columns: int = _COLUMNS) -> F
                 title += f": {group.before} → {group.after}"
                 if 0 < (units_kept := len(group.kept)) < full:
                     ax.plot(100 * units_kept / full, curve.at([units_kept]), "o", markersize=5, color=RED)
-            ax.set_title(title, fontsize=8)
+            ax.set_title(caption(title), fontsize=8)
             ax.set(yscale="log", xlim=(0, 104), xticks=[0, 50, 100])
         for ax in panels[len(curves) - columns : len(curves)]:  # above an empty place there is no axis to share
             ax.tick_params(labelbottom=True)
@@ -150,48 +164,51 @@ def removals(measured: Measured, plan: WidthPlan) -> Figure:
         figure = Figure(figsize=(6, 0.28 * len(names) + 1.1), layout="constrained")
         ax = figure.subplots()
         colors = [RED if name in plan.removed else BLUE for name in names]
-        ax.barh(names, list(measured.removals.values()), color=colors, height=0.6)
+        ax.barh(list(map(caption, names)), list(measured.removals.values()), color=colors, height=0.6)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.set(xlabel=_LOSS, title="What each block's removal costs" + ("; red: removed" if plan.removed else ""))
     return figure
 
 
-def pareto(record: Mapping[str, Any]) -> Figure:
+def pareto(title: str, rows: Sequence[Judged]) -> Figure:
     """Measured top-1 against measured latency with 95% intervals; see ``benchmarks.pareto``.
 
     Args:
-        record: of ``pareto.json``.
+        title: of the figure.
+        rows: the networks, each with an accuracy; the first is the dense one in float.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.subplots()
-        for name, ms, top1 in ((row["name"], *_bounds(row)) for row in record["rows"]):
+        for name, ms, top1 in ((row.name, *_bounds(row)) for row in rows):
             dense = name.startswith("dense")
             color = GREY if dense else BLUE
             errors = [_reach(ms), _reach(top1)]
             ax.errorbar(ms[0], top1[0], errors[1], errors[0], "s" if dense else "o", color=color, capsize=2)
             text = name if dense else name.removesuffix(" INT8")
-            ax.annotate(text, (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
-        points = sorted((ms[0], top1[0]) for row in record["rows"][1:] for ms, top1 in [_bounds(row)])
+            ax.annotate(caption(text), (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
+        points = sorted((ms[0], top1[0]) for row in rows[1:] for ms, top1 in [_bounds(row)])
         ax.plot(*zip(*points, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
         ax.set_xscale("log")
         _plain_ticks(ax)
         ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")
-        ax.set_title(_wrapped(record["title"]))
+        ax.set_title(_wrapped(caption(title)))
         ax.margins(x=0.2, y=0.1)
     return figure
 
 
-def _bounds(row: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _bounds(row: Judged) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """ms and percent, each as (value, low, high)."""
-    ms, share = row["latency"]["stats"]["latency_ms"]["median"], row["accuracy"]["top1"]["value"]
-    return (ms["value"], ms["lo"], ms["hi"]), (100 * share["value"], 100 * share["lo"], 100 * share["hi"])
+    if row.accuracy is None:
+        raise PipelineError(f"'{row.name}' has no accuracy to draw", remedy="measure it on labelled images")
+    ms, share = row.latency.stats["latency_ms"].median, row.accuracy.top1.value
+    return (ms.value, ms.lo, ms.hi), (100 * share.value, 100 * share.lo, 100 * share.hi)
 
 
 def _reach(bounds: tuple[float, float, float]) -> list[list[float]]:
     value, low, high = bounds
-    return [[value - low], [high - value]]
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]  # a bootstrap interval need not hold the estimate
 
 
 def _plain_ticks(ax: Axes) -> None:
@@ -216,7 +233,7 @@ def draw(directory: Path) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     prune, measured = directory / "prune", directory / "pareto" / "pareto.json"
     if (prune / MANIFEST).exists():
-        plan = WidthPlan.from_json(read_json(prune / PLAN))
+        plan = WidthPlan.read(prune / PLAN)
         if (drawn := predicted_front(directory, plan)) is not None:
             found["front.svg"] = drawn
         if (curves := losses_of(directory)) is not None:
@@ -224,7 +241,8 @@ def draw(directory: Path) -> dict[str, Figure]:
             if curves.removals:
                 found["removals.svg"] = removals(curves, plan)
     if measured.exists():
-        found["pareto.svg"] = pareto(read_json(measured))
+        read_pareto = read(measured, MeasuredFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
+        found["pareto.svg"] = pareto(read_pareto.title, read_pareto.rows)
     if not found:
         raise PipelineError(f"there is nothing to draw in {directory}", remedy="python -m compress prune first")
     return found
@@ -235,14 +253,14 @@ def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
     path = directory / "prune" / FRONT
     if not path.exists():
         return None
-    settings = read_json(directory / "prune" / MANIFEST)["settings"]["prune"]
-    alone = sum(settings[kind] is not None for kind in ("latency", "macs", "params")) <= 1
-    return front(read_json(path), plan, alone=alone)
+    settings = read_manifest(directory / "prune").settings.get("prune", {})
+    alone = sum(settings.get(kind) is not None for kind in ("latency", "macs", "params")) <= 1
+    return front(read(path, FrontFile, remedy="make it again: python -m compress prune --force"), plan, alone=alone)
 
 
 def losses_of(directory: Path) -> Measured | None:
     """The losses that a run's network was pruned by, the last round's; None where they are not there."""
-    parents = read_json(directory / "prune" / MANIFEST)["parents"]
+    parents = read_manifest(directory / "prune").parents
     names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
     folders = [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
     return load_losses(folders[-1]) if folders else None
@@ -267,7 +285,7 @@ def _command(argv: Sequence[str] | None) -> int:
     figures = draw(directory)
     for name, figure in figures.items():
         write_atomic(folder / name, svg(figure))
-    Console(highlight=False).print(f"written: {folder}: {', '.join(figures)}", soft_wrap=True)
+    Console().print(f"written: {folder}: {', '.join(figures)}", soft_wrap=True)
     return 0
 
 

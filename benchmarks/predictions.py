@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from benchmarks.artifact import artifact
 from benchmarks.images import preprocess_of
@@ -26,8 +27,9 @@ from calibration.transforms import eval_transform
 from compress.engines.base import Array, Engine, infer, open_engine
 from compress.errors import DataError
 from compress.export.overflow import overflow_warnings
+from compress.files import write_atomic
+from compress.parse import brief, parse
 from compress.progress import SILENT, Progress
-from compress.run import write_atomic
 
 SUFFIX = ".npz"
 TOP = 5
@@ -157,33 +159,79 @@ def load_predictions(path: Path, split: Split) -> Predictions:
         DataError: no such file, not one of predictions, of another schema version, or of other images or labels.
     """
     remedy = "make it anew with `python -m benchmarks.accuracy --engine FILE --data DIR --save-predictions FILE.npz`"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files}
-    except OSError as error:
-        raise DataError(f"cannot read the predictions {path}: {error.strerror or error}", remedy=remedy) from None
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} does not hold predictions: {error}", remedy=remedy) from None
-    if (version := held.get("schema_version")) is None or version != _SCHEMA:
-        said = "none" if version is None else str(version)
-        raise DataError(f"{path} has schema version {said}, this version reads {_SCHEMA}", remedy=remedy)
-    try:
-        record = json.loads(str(held["record"]))
-        found = Predictions(
-            artifact=Artifact.model_validate(record["artifact"]),
-            backend=BackendInfo.model_validate(record["backend"]),
-            modes=record["modes"],
-            names=tuple(record["names"]),
-            labels=held["labels"].astype(np.int64),
-            ranked=held["ranked"].astype(np.int64),
-            finite=bool(held["finite"]),
-            warnings=tuple(record["warnings"]),
+    held = _arrays(path, remedy)
+    if (version := int(held["schema_version"])) != _SCHEMA:
+        raise DataError(f"{path} has schema version {version}, this version reads {_SCHEMA}", remedy=remedy)
+    record = parse(str(held["record"]), _Record, f"{path}, record", remedy=remedy, error=DataError)
+    found = Predictions(
+        artifact=record.artifact,
+        backend=record.backend,
+        modes=record.modes,
+        names=record.names,
+        labels=held["labels"].astype(np.int64),
+        ranked=held["ranked"].astype(np.int64),
+        finite=bool(held["finite"]),
+        warnings=record.warnings,
+    )
+    if not found.names or found.ranked.shape[1] != min(TOP, len(found.names)):
+        raise DataError(
+            f"{path} is damaged: it ranks {found.ranked.shape[1]} of {len(found.names)} classes", remedy=remedy
         )
-        images = held["images"]
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise DataError(f"{path} is damaged: {error!r}", remedy=remedy) from None
-    _check_same(path, found, images, split, remedy)
+    _check_same(path, found, held["images"], split, remedy)
+    for name, values in (("labels", found.labels), ("ranked", found.ranked)):
+        if values.size and not 0 <= values.min() <= values.max() < len(found.names):
+            raise DataError(f"{path} is damaged: '{name}' has numbers that are no classes", remedy=remedy)
     return found
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a kept file says in JSON."""
+
+    artifact: Artifact
+    backend: BackendInfo
+    modes: Mapping[str, str | int | bool]
+    names: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+_FORMS = {"schema_version": ("i", 0), "record": ("U", 0), "labels": ("i", 1), "ranked": ("i", 2), "finite": ("b", 0)}
+_FORMS |= {"images": ("u", 2)}  # kind and number of axes of each array
+_MOST_UNPACKED = 1 << 30
+
+
+def _arrays(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a kept file. None is made before its shape is known to fit what the file holds.
+
+    Raises:
+        DataError: it is no such file.
+    """
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not a regular file", remedy=remedy)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name: _array(archive, name, *form) for name, form in _FORMS.items()}
+    except FileNotFoundError:
+        raise DataError(f"cannot read the predictions {path}: there is no such file", remedy=remedy) from None
+    except Exception as error:  # damaged bytes make the readers of zip and npy raise nearly anything
+        raise DataError(f"{path} does not hold predictions: {brief(error)}", remedy=remedy) from None
+
+
+def _array(archive: zipfile.ZipFile, name: str, kind: str, axes: int) -> NDArray[Any]:
+    entry = archive.getinfo(f"{name}.npy")
+    if entry.file_size > _MOST_UNPACKED:
+        raise ValueError(f"'{name}' unpacks to {entry.file_size} bytes")
+    with archive.open(entry) as file:
+        if (version := np.lib.format.read_magic(file)) != (1, 0):
+            raise ValueError(f"'{name}' is of npy version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.kind != kind or len(shape) != axes:
+            raise ValueError(f"'{name}' holds {dtype} of shape {shape}")
+        if math.prod(shape) * dtype.itemsize > entry.file_size:
+            raise ValueError(f"'{name}' of shape {shape} is cut off")
+    with archive.open(entry) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def image_digests(split: Split) -> NDArray[np.uint8]:

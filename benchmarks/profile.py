@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks import kit
 from benchmarks.kit import FAST, NORMAL, Effort
 from benchmarks.profile_plan import Piece, Survey, check_measurable
@@ -26,6 +24,7 @@ from benchmarks.profile_table import Timing, make_table, timings, with_steps
 from benchmarks.tables import show
 from compress.cli import run_command
 from compress.config import Config, TargetConfig, load_config
+from compress.console import Console
 from compress.engines.base import backend, check_machine
 from compress.errors import BackendAbsent, ConfigError
 from compress.models.model import load_model
@@ -74,7 +73,7 @@ def _measured(
     what: str,
     progress: Progress,
 ) -> dict[str, Timing]:
-    done = {row["name"] for row in kit.results(folder)}
+    done = {row.name for row in kit.results(folder)}
     waiting = [piece for piece in pieces if piece.name not in done]
 
     def steps() -> Iterator[None]:
@@ -132,22 +131,28 @@ def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:
     """
     manifest = kit.read_manifest(folder)
     for name, asked in (("target", target.name), ("engine", target.engine), ("batch", target.batch)):
-        if manifest[name] != asked:
+        if (made := getattr(manifest, name)) != asked:
             raise ConfigError(
-                f"the kit was made for {name} {manifest[name]}, the configuration says {asked}",
-                remedy=f"--set target.{'name' if name == 'target' else name}={manifest[name]}",
+                f"the kit {folder / kit.DESCRIBED} was made for {name} {made}, the configuration says {asked}",
+                remedy=f"--set target.{'name' if name == 'target' else name}={made}",
             )
     rows = kit.results(folder)
-    missing = [piece.name for piece in manifest["pieces"] if piece.name not in {row["name"] for row in rows}]
-    if missing:
+    measured = {row.name for row in rows}
+    missing = [piece.name for piece in manifest.pieces if piece.name not in measured]
+    if missing or not rows:
         raise ConfigError(
-            f"{folder / kit.RESULTS} lacks {len(missing)} of {len(manifest['pieces'])} files, first '{missing[0]}'",
+            f"{folder / kit.RESULTS} lacks {len(missing)} of {len(manifest.pieces)} files, first '{missing[:1]}'",
             remedy=f"run {kit.SCRIPT} again on the device: it measures what is missing",
         )
+    if any(row.place != rows[0].place for row in rows):
+        raise ConfigError(
+            f"{folder / kit.RESULTS} has rows of several devices or versions",
+            remedy=f"delete it, and run {kit.SCRIPT} again on the device",
+        )
     times = timings(rows)
-    kinds = with_steps(manifest["kinds"], manifest["pieces"], times, manifest["unit"])
-    place = Place(target.name, target.engine, threads=manifest["threads"], batch=target.batch, **rows[0]["place"])
-    parts = (manifest["network"], place, manifest["groups"], kinds, manifest["segments"], manifest["pieces"], times)
+    kinds = with_steps(manifest.kinds, manifest.pieces, times, manifest.unit)
+    place = Place(target.name, target.engine, threads=manifest.threads, batch=target.batch, **asdict(rows[0].place))
+    parts = (manifest.network, place, manifest.groups, kinds, manifest.segments, manifest.pieces, times)
     return make_table(*parts, imported=True)
 
 
@@ -194,7 +199,7 @@ def _command(argv: Sequence[str] | None) -> int:
     directory = args.run or config.run.dir
     path = args.table or config.prune.table or directory / TABLE
     effort = FAST if args.fast else NORMAL
-    console, progress = Console(highlight=False), Terminal()
+    console, progress = Console(), Terminal()
     if args.import_kit is not None:
         table = import_kit(args.import_kit, config.target)
     else:
@@ -230,7 +235,7 @@ def _key(survey: Survey, place: Place, effort: Effort) -> str:
 
 
 def _survey(config: Config, directory: Path, progress: Progress) -> Survey:
-    model = load_model(Run(directory).need("baseline"))
+    model = load_model(Run(directory).need("baseline"), config.model.arch)
     progress.note(f"quantizing and exporting {model.arch} for {config.target.name} once")
     survey = Survey(model.net, model.preprocess, config.target)
     check_measurable(survey)

@@ -18,6 +18,7 @@ from compress.errors import ModelError
 from compress.export.fragments import ends, fragment, repeats, signature
 from compress.export.resize import resized, without
 from compress.export.template import Template, make_template
+from compress.parse import Size
 from compress.prune.blocks import Segment, segments
 from compress.prune.coupling import Coupling, couple
 from compress.prune.latency_table import Kind, Member, fingerprint, layers_of
@@ -28,7 +29,7 @@ _LEAST = 1 / 8  # of a group's units
 _POINTS = {0: 1, 1: 8, 2: 20, 3: 30, 4: 40}  # of a kind, by the number of its groups
 _GRID = 16  # parts of a group's units that a design's widths are multiples of, unless the steps are coarser
 
-Shape = tuple[int, ...]
+Shape = tuple[Size, ...]
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,14 @@ class Piece:
     name: str
     role: Literal["segment", "ends", "network"]
     subject: str
-    units: Mapping[str, int]
-    copies: int = 1
+    units: Mapping[str, Size]
+    copies: Size = 1
     shapes: tuple[Shape, ...] = ()
     removed: tuple[str, ...] = ()
     held_out: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Piece:
-        return cls(**{**value, "shapes": tuple(map(tuple, value["shapes"])), "removed": tuple(value["removed"])})
 
 
 class Survey:
@@ -123,11 +120,7 @@ class Survey:
         """For each group of each kind, widths that show its steps; the other groups have half of their units."""
         found = []
         for name, kind in self.kinds.items():
-            for axis, full in enumerate(kind.units):
-                for units in ladder(full)[1:]:
-                    at = [max(1, u // 2) for u in kind.units]
-                    at[axis] = units
-                    found.append(self._segment(name, at))
+            found += [self._segment(name, units) for units in rungs(kind)]
         return list({piece.name: piece for piece in found}.values())
 
     def ends(self) -> list[Piece]:
@@ -195,6 +188,14 @@ class Survey:
             yield segment.source, template.shapes[tensors[segment.source]]
         if tensors[segment.result] not in template.outputs:
             yield segment.result, template.shapes[tensors[segment.result]]
+
+
+def rungs(kind: Kind) -> Iterator[tuple[int, ...]]:
+    """The units of a kind at which its steps are asked: one axis after the other climbs, the others stay at a half."""
+    halves = [max(1, units // 2) for units in kind.units]
+    for axis, full in enumerate(kind.units):
+        for units in ladder(full)[1:]:
+            yield (*halves[:axis], units, *halves[axis + 1 :])
 
 
 def ladder(full: int) -> list[int]:

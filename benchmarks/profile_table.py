@@ -6,10 +6,10 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from benchmarks.kit import Timed
 from benchmarks.profile_plan import Piece, Shape, ladder
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import Array, Kind, LatencyTable, Member, Place, Row, WholeRow
@@ -30,21 +30,21 @@ class Timing:
     n: int
 
 
-def timings(rows: Sequence[Mapping[str, Any]]) -> dict[str, Timing]:
+def timings(rows: Sequence[Timed]) -> dict[str, Timing]:
     """By piece, from the guest's rows.
 
     Least samples, because what else a machine does only ever adds. Each row is scaled by how fast the reference ran in
     the same rounds, held against the middle of all rows.
     """
-    beside = {row["name"]: _low(row["reference"]) for row in rows}
+    beside = {row.name: _low(row.reference) for row in rows}
     usual = float(np.median(list(beside.values()))) if beside else 1.0
     found = {}
     for row in rows:
-        scale = usual / beside[row["name"]]
-        least = np.array([low for low, _ in row["rounds"]]) * scale
+        scale = usual / beside[row.name]
+        least = np.array([low for low, _ in row.rounds]) * scale
         lo, hi = float(least.min()), float(np.median(least))
-        median = float(np.median([median for _, median in row["rounds"]])) * scale
-        found[row["name"]] = Timing(_low(row["rounds"]) * scale, lo, hi, median, len(least))
+        median = float(np.median([median for _, median in row.rounds])) * scale
+        found[row.name] = Timing(_low(row.rounds) * scale, lo, hi, median, len(least))
     return found
 
 

@@ -11,13 +11,12 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.accuracy import predict
@@ -26,19 +25,22 @@ from benchmarks.images import DATA_HELP, calibration_split, evaluation_split
 from benchmarks.latency import PRESETS, count, seed
 from benchmarks.peers.torch_pruning import SETTINGS, Setting
 from benchmarks.pruning_nets import identity, int8_engine, macs_share
-from benchmarks.pruning_peer import RECORD, Pruner, Rough, finalists
+from benchmarks.pruning_peer import RECORD, Made, Pruner, Rough, finalists
 from benchmarks.schema import Bounds, LatencyResult
-from benchmarks.tables import interval, markdown, percent, points, show
+from benchmarks.tables import interval, literal, markdown, percent, points, show
 from benchmarks.timing import measure
 from calibration.sampler import calibration_sample
 from calibration.split import Split
 from compress import targets
 from compress.cli import run_command
 from compress.config import TargetConfig
+from compress.console import Console
 from compress.errors import BudgetError, ConfigError
-from compress.models.model import load_model
+from compress.files import MANIFEST, write_atomic, write_json
+from compress.models.model import ANY, TRUST, load_model
+from compress.parse import read
 from compress.progress import Terminal
-from compress.run import MANIFEST, Run, read_json, write_atomic, write_json
+from compress.run import Run, read_manifest
 from compress.train.evaluate import evaluate
 
 HEADER = ["network", "MACs %", "latency / dense INT8", "top-1 FP32 %", "top-1 INT8 %", "change, points", "pruned in s"]
@@ -130,6 +132,15 @@ def best_within(rows: Sequence[Row], budget: float) -> list[str]:
 
 
 @dataclass(frozen=True)
+class _Answers:
+    """An engine file, and 1 or 0 for each image that was classified right or not."""
+
+    engine: str
+    fp32: tuple[int, ...]
+    int8: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Judge:
     """Quantizes networks on ``sample`` and asks them and their INT8 engines about ``eval``, each once."""
 
@@ -137,6 +148,7 @@ class Judge:
     sample: Split
     eval: Split
     target: TargetConfig
+    factory: str = ""
 
     def __call__(self, folder: Path) -> tuple[Path, Right, Right]:
         """The engine file of a model folder, and which images it gets right in FP32 and in INT8.
@@ -146,12 +158,12 @@ class Judge:
         """
 
         def work(out: Path, scratch: Path) -> None:
-            model = load_model(folder)
+            model = load_model(folder, self.factory)
             engine = int8_engine(model, self.sample, self.target, out / "net_int8.onnx")
             int8 = predict(engine, self.eval, threads=self.target.threads, progress=self.run.progress).right
             fp32 = evaluate(model.net, self.eval, model.preprocess, progress=self.run.progress).correct
-            answers = {"engine": engine.name, "fp32": fp32.astype(int).tolist(), "int8": int8.astype(int).tolist()}
-            write_json(out / _ANSWERS, answers)
+            right = (tuple(each.astype(int).tolist()) for each in (fp32, int8))
+            write_json(out / _ANSWERS, asdict(_Answers(engine.name, *right)))
 
         settings = {
             "sample": identity(self.sample),
@@ -159,13 +171,14 @@ class Judge:
             "target": self.target.model_dump(mode="json"),
         }
         made = self.run.stage(str(folder).strip("./").replace("/", "-"), work, settings=settings, parents=[folder])
-        answers = read_json(made / _ANSWERS)
-        return made / answers["engine"], np.array(answers["fp32"], bool), np.array(answers["int8"], bool)
+        answers = read(made / _ANSWERS, _Answers, remedy=f"delete the folder {made}")
+        return made / answers.engine, np.array(answers.fp32, bool), np.array(answers.int8, bool)
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     p.add_argument("--model", type=Path, required=True, metavar="DIR", help="dense network, such as runs/NAME/baseline")
+    p.add_argument("--trust", action="store_true", help=TRUST)
     p.add_argument("--data", required=True, help=f"labelled calibration images: {DATA_HELP}")
     p.add_argument("--eval", required=True, help="evaluation images, in the same forms")
     p.add_argument("--images", type=count, default=300, metavar="N", help="calibration images, class-balanced (300)")
@@ -211,11 +224,12 @@ def _peers(
 def _row(folder: Path, judged: tuple[Path, Right, Right], dense: Right, macs: float, latency: LatencyResult) -> Row:
     peer, stage = folder / RECORD, folder / MANIFEST
     if peer.exists():
-        record = read_json(peer)
-        name, seconds = f"Torch-Pruning {record['setting']}, {record['ratio']:.3f}", sum(record["seconds"].values())
+        record = read(peer, Made, remedy=f"delete the folder {folder}")
+        name = f"Torch-Pruning {record.setting}, {record.ratio:.3f}"
+        seconds: float | None = sum(record.seconds.values())
     else:
-        made = read_json(stage) if stage.exists() else {}
-        name, seconds = str(folder), made["seconds"] if made.get("stage") == "prune" else None
+        made = read_manifest(folder) if stage.exists() else None
+        name, seconds = str(folder), made.seconds if made and made.stage == "prune" else None
     return Row(name, peer.exists(), macs, judged[1], judged[2], dense, latency, seconds)
 
 
@@ -238,13 +252,15 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], roughs: Sequence[Roug
             "first_pass": [dataclasses.asdict(rough) for rough in roughs],
         },
     )
-    text = "\n\n".join(f"# {title}\n\n{markdown(header, cells)}" for title, (header, cells) in tables.items())
-    write_atomic(args.out / "pruning.md", text + "\n" + "".join(f"\n- {warning}" for warning in warnings) + "\n")
+    text = "\n\n".join(f"# {literal(title)}\n\n{markdown(header, cells)}" for title, (header, cells) in tables.items())
+    write_atomic(
+        args.out / "pruning.md", text + "\n" + "".join(f"\n- {literal(warning)}" for warning in warnings) + "\n"
+    )
     for title, (header, cells) in tables.items():
         show(console, title, header, cells)
         console.print()
     for warning in warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -254,12 +270,13 @@ def _command(argv: Sequence[str] | None) -> int:
             raise ConfigError(f"--ours {folder} is not a model folder", remedy="give one such as runs/NAME/prune")
     if not args.peers and not args.ours:
         raise ConfigError("nothing to compare", remedy="give --peers or --ours")
-    dense, target = load_model(args.model), TargetConfig(name=args.target, threads=args.threads)
+    factory = ANY if args.trust else ""
+    dense, target = load_model(args.model, factory), TargetConfig(name=args.target, threads=args.threads)
     pool, split, run = calibration_split(args.data), evaluation_split(args.eval), Run(args.out, progress=Terminal())
     sample = pool.subset(calibration_sample(pool, args.images, seed=args.seed, exclude=split), "calibration")
     pruner, judge = (
-        Pruner(args.model, sample, run),
-        Judge(Run(args.out / "int8", progress=run.progress), sample, split, target),
+        Pruner(args.model, sample, run, factory),
+        Judge(Run(args.out / "int8", progress=run.progress), sample, split, target, factory),
     )
     folders, roughs = _peers(args, pruner, split, target)
     folders = [args.model, *args.ours, *folders]
@@ -268,10 +285,10 @@ def _command(argv: Sequence[str] | None) -> int:
     latencies = measure([engine for engine, _, _ in judged], settings, progress=run.progress)
     of = macs_share(dense)
     rows = [
-        _row(folder, found, judged[0][1], of(load_model(folder).net), latency)
+        _row(folder, found, judged[0][1], of(load_model(folder, factory).net), latency)
         for folder, found, latency in zip(folders, judged, latencies, strict=True)
     ]
-    _report(args, rows, roughs, Console(highlight=False))
+    _report(args, rows, roughs, Console())
     return INVALID if any(row.latency.verdict.status == "INVALID" for row in rows) else 0
 
 

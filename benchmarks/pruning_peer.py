@@ -23,8 +23,10 @@ from calibration.split import Split
 from calibration.transforms import eval_transform
 from compress.config import TargetConfig
 from compress.errors import BudgetError
+from compress.files import write_atomic, write_json
 from compress.models.model import Model, load_model, save_model
-from compress.run import Run, read_json, write_atomic, write_json
+from compress.parse import read
+from compress.run import Run
 from compress.train.evaluate import evaluate
 
 RECORD = "peer.json"
@@ -49,6 +51,29 @@ class Rough:
     top1: float
 
 
+@dataclass(frozen=True)
+class _Took:
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """``peer.json`` beside a network: with which ratio Torch-Pruning made it, for what share of ``of``.
+
+    Attributes:
+        tried: ratio and share of each try.
+        seconds: that gradients, pruning and BN took.
+    """
+
+    setting: str
+    budget: float
+    of: str
+    ratio: float
+    share: float
+    tried: tuple[tuple[float, float], ...]
+    seconds: dict[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Pruner:
     """Torch-Pruning on one network.
@@ -57,11 +82,13 @@ class Pruner:
         folder: of the dense network (``model.json`` and ``model.safetensors``).
         sample: labelled images that it looks at, and that BN is measured on.
         run: where its stages go.
+        factory: see ``load_model``.
     """
 
     folder: Path
     sample: Split
     run: Run
+    factory: str = ""
 
     def rough(self, setting: Setting, budget: float, eval: Split) -> Rough:
         """Prune with ``setting`` to a share of the MACs, and evaluate on some images of ``eval``.
@@ -72,7 +99,7 @@ class Pruner:
         judges = eval.subset(range(0, len(eval), max(1, len(eval) // _ROUGH_IMAGES)), "some of eval")
 
         def work(out: Path, scratch: Path) -> None:
-            model = load_model(self.folder)
+            model = load_model(self.folder, self.factory)
             weighed, _ = self._evidence(model, setting.criterion)
             found = widest(_make(model, setting, weighed), macs_share(model), budget)
             top1 = 0.0
@@ -83,7 +110,7 @@ class Pruner:
             write_json(out / RECORD, asdict(Rough(str(setting), budget, ratio, macs, top1)))
 
         folder = self._stage(f"rough/{setting}-{budget:g}", work, {"judges": identity(judges)})
-        return Rough(**read_json(folder / RECORD))
+        return read(folder / RECORD, Rough, remedy=f"delete the folder {folder}")
 
     def fitted(self, setting: Setting, budget: float, target: TargetConfig | None) -> Path:
         """The widest network of ``setting`` within a share of the dense INT8 engine's latency, as a model folder.
@@ -100,7 +127,7 @@ class Pruner:
         what = "MACs" if target is None else "INT8 latency"
 
         def work(out: Path, scratch: Path) -> None:
-            model = load_model(self.folder)
+            model = load_model(self.folder, self.factory)
             weighed, seconds = self._evidence(model, setting.criterion)
             make, macs = _make(model, setting, weighed), macs_share(model)
             tried: list[tuple[float, float]] = []
@@ -119,8 +146,8 @@ class Pruner:
             recalibrate(net, self._images(model, len(self.sample)))
             took = {"gradients": seconds, "pruning": pruned - start, "bn": time.perf_counter() - pruned}
             save_model(model.clone(net), out)
-            record = {"setting": str(setting), "budget": budget, "of": what, "ratio": found.ratio, "share": found.share}
-            write_json(out / RECORD, {**record, "tried": tried, "seconds": took})
+            made = Made(str(setting), budget, what, found.ratio, found.share, tuple(tried), took)
+            write_json(out / RECORD, asdict(made))
 
         settings = {"target": None if target is None else target.model_dump(mode="json")}
         return self._stage(f"nets/{setting}-{budget:g}{'-macs' * (target is None)}", work, settings)
@@ -138,7 +165,8 @@ class Pruner:
         if criterion == "l2":
             return {}, 0.0
         folder = self._stage(f"evidence/{criterion}", work, {})
-        return load_file(folder / "evidence.safetensors"), read_json(folder / RECORD)["seconds"]
+        took = read(folder / RECORD, _Took, remedy=f"delete the folder {folder}")
+        return load_file(folder / "evidence.safetensors"), took.seconds
 
     def _images(self, model: Model, count: int) -> Images:
         return Images(self.sample.subset(range(min(count, len(self.sample))), "bn"), model.preprocess, _BATCH)

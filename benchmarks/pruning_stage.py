@@ -10,25 +10,30 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.images import DATA_HELP, calibration_split
 from benchmarks.latency import count, seed
 from benchmarks.peers.torch_pruning import SETTINGS, Setting
 from benchmarks.pruning import share
-from benchmarks.pruning_peer import RECORD, Pruner
+from benchmarks.pruning_peer import RECORD, Made, Pruner
 from calibration.sampler import calibration_sample
 from compress import targets
 from compress.cli import run_command
 from compress.config import TargetConfig
 from compress.errors import ConfigError
+from compress.files import MANIFEST, tree_sha256
+from compress.models.model import ANY, TRUST
+from compress.parse import read
 from compress.progress import Terminal
-from compress.run import MANIFEST, Run, read_json, tree_sha256
+from compress.run import Run
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m benchmarks.pruning_stage", description=__doc__)
     p.add_argument("--model", type=Path, required=True, metavar="DIR", help="dense network: runs/NAME/baseline")
+    p.add_argument("--trust", action="store_true", help=TRUST)
     p.add_argument("--data", required=True, help=f"labelled training images: {DATA_HELP}")
     p.add_argument("--images", type=count, default=300, metavar="N", help="how many of them, class-balanced (300)")
     p.add_argument("--seed", type=seed, default=0, help="which images (0)")
@@ -50,11 +55,12 @@ def _command(argv: Sequence[str] | None) -> int:
         raise ConfigError("--run is the dense network's own run", remedy="give a folder of its own, such as runs/PEER")
     pool, run = calibration_split(args.data), Run(args.run, progress=Terminal())
     sample = pool.subset(calibration_sample(pool, args.images, seed=args.seed), "calibration")
-    pruner = Pruner(args.model, sample, Run(args.run / "peer", progress=run.progress))
+    pruner = Pruner(args.model, sample, Run(args.run / "peer", progress=run.progress), ANY if args.trust else "")
     target = None if args.macs else TargetConfig(name=args.target, threads=args.threads)
     _copy_baseline(args.model, run)
     net = pruner.fitted(args.setting, args.budget, target)
-    run.stage("prune", lambda out, _: _copy(net, out), settings={"peer": read_json(net / RECORD)}, parents=[args.model])
+    made = read(net / RECORD, Made, remedy=f"delete the folder {net}")
+    run.stage("prune", lambda out, _: _copy(net, out), settings={"peer": asdict(made)}, parents=[args.model])
     run.progress.note(f"go on with: python -m compress finetune --config FILE --set run.dir={args.run}")
     return 0
 

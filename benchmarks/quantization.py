@@ -21,7 +21,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.accuracy import predict, result_of
@@ -32,16 +31,18 @@ from benchmarks.peers import PEERS, USUAL
 from benchmarks.peers.source import read
 from benchmarks.quantization_step import Job, Step, run_apart
 from benchmarks.schema import AccuracyResult, Bounds
-from benchmarks.tables import markdown, percent, points, show
+from benchmarks.tables import literal, markdown, percent, points, show
 from calibration.datasets import Split
 from calibration.sampler import calibration_sample
-from compress import targets
+from compress import parse, targets
 from compress.cli import run_command
+from compress.console import Console
 from compress.engines.base import Array
 from compress.errors import ConfigError
+from compress.files import write_atomic, write_json
 from compress.progress import SILENT, Progress, Terminal
 from compress.quantize.sensitivity import Ratio
-from compress.run import Run, read_json, write_atomic, write_json
+from compress.run import Run
 
 HEADER = ["INT8 by", "same answer as FP32, %", "SQNR dB", "top-1 %", "change, points", "time s", "export s", "peak GB"]
 INVALID = 4
@@ -134,7 +135,7 @@ def produce(
         first = i % len(jobs)  # each round begins with another one
         for job in [*jobs[first:], *jobs[:first]]:
             folder = _make(run, job)
-            step = Step(**read_json(folder / _STEP))
+            step = parse.read(folder / _STEP, Step, remedy=f"delete the folder {folder}")
             made[job.name].append((folder / step.file, step))
     return made
 
@@ -186,6 +187,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--ours", nargs="+", default=[], metavar="X", help="targets to quantize --model for, or INT8 files that exist"
     )
+    p.add_argument("--trust", action="store_true", help="import the factory that model.json names, if it names one")
     p.add_argument("--model", type=Path, metavar="DIR", help="the same network for ours, such as runs/NAME/baseline")
     p.add_argument("--repeat", type=count, default=1, metavar="N", help="quantize N times, for the times (1)")
     p.add_argument("--threads", type=count, default=os.cpu_count() or 1, help="of the evaluation (all)")
@@ -215,7 +217,7 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
     if names and args.model is None:
         raise ConfigError(f"--ours {names[0]} needs the float network", remedy="give --model, as in runs/NAME/baseline")
     wanted = [*chosen(args.peers), *names]
-    jobs = [Job(name, args.fp32, args.model, args.data, args.images, args.seed) for name in wanted]
+    jobs = [Job(name, args.fp32, args.model, args.data, args.images, args.seed, args.trust) for name in wanted]
     if not jobs and not given:
         raise ConfigError("nothing to compare", remedy="give --peers or --ours")
     return jobs, given
@@ -235,14 +237,14 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], warnings: Sequence[st
         "rows": [row.record() for row in rows],
     }
     write_json(args.out / "quantization.json", record)
-    notes = "".join(f"\n- {warning}" for warning in warnings)
-    write_atomic(args.out / "quantization.md", f"# {title}\n\n{markdown(HEADER, cells)}\n{notes}")
+    notes = "".join(f"\n- {literal(warning)}" for warning in warnings)
+    write_atomic(args.out / "quantization.md", f"# {literal(title)}\n\n{markdown(HEADER, cells)}\n{notes}")
     show(console, title, HEADER, cells)
     for warning in warnings:
-        console.print(f"warning: {warning}", markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
     console.print("\nlatency, interleaved:", soft_wrap=True)
     files = " ".join(str(row.file) for row in rows)
-    console.print(f"python -m benchmarks.latency --rigorous --engine {files}", markup=False, soft_wrap=True)
+    console.print(f"python -m benchmarks.latency --rigorous --engine {files}", soft_wrap=True)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -260,7 +262,7 @@ def _command(argv: Sequence[str] | None) -> int:
         Row(name, path, tuple(step for _, step in made.get(name, [])), found[name][1], found[name][0])
         for name, path in files.items()
     ]
-    _report(args, rows, warnings, Console(highlight=False))
+    _report(args, rows, warnings, Console())
     return INVALID if any(row.accuracy.verdict.status == "INVALID" for row in rows) else 0
 
 

@@ -19,7 +19,9 @@ from compress.quantize.calibrate import calibrate
 from compress.targets import profile
 
 
-def quantize(fp32: Path, folder: Path, sample: Split, target: str, out: Path) -> Callable[[], Path]:
+def quantize(
+    fp32: Path, folder: Path, sample: Split, target: str, out: Path, *, factory: str = ""
+) -> Callable[[], Path]:
     """Load and calibrate a network with the default settings.
 
     Args:
@@ -27,6 +29,7 @@ def quantize(fp32: Path, folder: Path, sample: Split, target: str, out: Path) ->
         folder: its ``model.json`` and ``model.safetensors``.
         target: a name in ``compress.targets``.
         out: the folder of the engine file.
+        factory: see ``load_model``.
 
     Returns:
         what exports and builds the engine file, and gives its path.
@@ -34,7 +37,7 @@ def quantize(fp32: Path, folder: Path, sample: Split, target: str, out: Path) ->
     Raises:
         ModelError: ``fp32`` is of another network, or the network cannot be quantized.
     """
-    model, rule = load_model(folder), profile(target)
+    model, rule = load_model(folder, factory), profile(target)
     images = Images(sample, model.preprocess, Config().quantize.batch_size)
     calibrated = calibrate(model.net, images, target)
 

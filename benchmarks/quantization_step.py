@@ -28,6 +28,7 @@ from calibration.sampler import calibration_sample
 from calibration.split import Split
 from compress.engines.openvino import without_telemetry
 from compress.errors import ConfigError, EngineError, PipelineError
+from compress.parse import Count, NonNegative
 
 Write = Callable[[], Path]
 
@@ -42,6 +43,7 @@ class Job:
         model: folder of the same network for ours (``model.json`` and ``model.safetensors``); peers need none.
         data: where the calibration images are; see ``benchmarks.images``.
         images, seed: how many, and which.
+        trust: import the factory that ``model.json`` names.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Job:
     data: str
     images: int
     seed: int
+    trust: bool = False
 
     def sample(self) -> Split:
         """The calibration images.
@@ -74,10 +77,10 @@ class Step:
     """
 
     file: str
-    seconds: float
-    export_seconds: float
-    start_bytes: int
-    peak_bytes: int
+    seconds: NonNegative
+    export_seconds: NonNegative
+    start_bytes: Count
+    peak_bytes: Count
 
 
 def run(job: Job, folder: Path) -> Step:
@@ -133,8 +136,9 @@ def _peer(job: Job, folder: Path) -> Callable[[], Write]:
 def _ours(job: Job, folder: Path) -> Callable[[], Write]:
     with without_telemetry():
         from benchmarks.quantization_ours import quantize  # imports what a peer has no need of
+        from compress.models.model import ANY
 
     if job.model is None:
         raise ConfigError(f"'{job.name}' needs the float network", remedy="give --model, such as runs/NAME/baseline")
-    model, sample = job.model, job.sample()
-    return lambda: quantize(job.fp32, model, sample, job.name, folder)
+    model, sample, factory = job.model, job.sample(), ANY if job.trust else ""
+    return lambda: quantize(job.fp32, model, sample, job.name, folder, factory=factory)

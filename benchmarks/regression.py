@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import onnx
-from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.accuracy import INVALID, REGRESSION, compare, result_of
@@ -31,6 +30,7 @@ from benchmarks.tables import show
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config
+from compress.console import Console
 from compress.engines.base import BACKENDS
 from compress.engines.sidecar import read_sidecar
 from compress.engines.stage import build
@@ -40,7 +40,7 @@ from compress.progress import SILENT, Progress, Terminal
 from compress.prune.plan import WidthPlan
 from compress.prune.stage import PLAN, prune
 from compress.quantize.stage import quantize
-from compress.run import Run, read_json, versions
+from compress.run import Run, versions
 from compress.train.stage import baseline, finetune
 
 DENSE, INT8 = "dense FP32 top-1", "pruned INT8 top-1"
@@ -135,7 +135,7 @@ def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bou
 def costs(config: Config, run: Run) -> dict[str, Bounds]:
     """What compression left of the network's cost, and how the engine runs it: figures that no machine changes."""
     folder, engine = run.need("export"), _engine(config, run)
-    plan = WidthPlan.from_json(read_json(run.need("prune") / PLAN))
+    plan = WidthPlan.read(run.need("prune") / PLAN)
     dense = folder / f"{config.name}_dense_fp32.onnx"
     found = {
         "MACs kept": plan.after.macs / plan.before.macs,
@@ -263,7 +263,11 @@ def _command(argv: Sequence[str] | None) -> int:
         raise ConfigError("a new baseline needs a configuration", remedy="give --config FILE")
     known = Source() if args.update and not args.baseline.exists() else Baseline.read(args.baseline).source
     source = known.changed(args.config, args.overrides)
-    config, progress, console = source.load(), Terminal(), Console(highlight=False)
+    try:
+        config = source.load()
+    except ConfigError as error:
+        raise ConfigError(f"{args.baseline}: its source does not load: {error.message}", remedy=error.remedy) from None
+    progress, console = Terminal(), Console()
     with ExitStack() as stack:
         folder = args.run or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regression-")))
         run = Run(folder, progress=progress)
@@ -275,7 +279,7 @@ def _command(argv: Sequence[str] | None) -> int:
     show(console, f"against {args.baseline}", HEADER, [one.cells() for one in checks])
     failed = [one for one in checks if not one.passed]
     for one in failed:
-        console.print(f"REGRESSION: {one}", markup=False, soft_wrap=True)
+        console.print(f"REGRESSION: {one}", soft_wrap=True)
     return REGRESSION if failed else 0
 
 

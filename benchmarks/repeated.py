@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.worker import Settings, open_for
 from compress.engines.base import Array, Closing, Engine
+from compress.errors import EngineError
+from compress.files import write_json
+from compress.parse import Size, read
+
+
+@dataclass(frozen=True)
+class Order:
+    """An engine file, and how often it is run a call."""
+
+    engine: str
+    times: Size
 
 
 def write_order(path: Path, engine: Path, times: int) -> Path:
     """Write the file that ``open_repeated`` reads."""
-    path.write_text(json.dumps({"engine": str(engine.resolve()), "times": times}), encoding="utf-8")
+    write_json(path, asdict(Order(str(engine.resolve()), times)))
     return path
 
 
@@ -37,5 +48,5 @@ class Repeated(Closing):
 
 def open_repeated(path: Path, settings: Settings) -> Any:
     """Open a file that names an engine file and how often it is run a call."""
-    order = json.loads(path.read_text(encoding="utf-8"))
-    return Repeated(open_for(Path(order["engine"]), settings), order["times"])
+    order = read(path, Order, remedy="", error=EngineError)
+    return Repeated(open_for(Path(order.engine), settings), order.times)

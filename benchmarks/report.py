@@ -11,12 +11,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
 from compress.cli import run_command
-from compress.run import write_atomic
+from compress.console import Console
+from compress.files import write_atomic
 
 REPORT, CARD = "report.html", "model_card.md"
 
@@ -44,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def _command(argv: Sequence[str] | None) -> int:
     directory = parser().parse_args(argv).run
     write(directory)
-    Console(highlight=False).print(f"written: {directory / REPORT}, {CARD}", soft_wrap=True)
+    Console().print(f"written: {directory / REPORT}, {CARD}", soft_wrap=True)
     return 0
 
 

@@ -5,12 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
 
 from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
 from benchmarks.tables import interval, percent, points, speedup
 from compress.engines.base import open_engine
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
+from compress.parse import Count, Finite, Positive, Share
+from compress.prune.plan import WidthPlan
+
+
+class Judged(Protocol):
+    """A network with its measurements, as they were just made or as a file tells them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def accuracy(self) -> AccuracyResult | None: ...
+    @property
+    def latency(self) -> LatencyResult: ...
+
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
@@ -58,6 +75,35 @@ class Row:
             "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
             "latency": self.latency.model_dump(mode="json"),
         }
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row in ``summary.json`` or ``pareto.json``: what ``Row.record`` gives."""
+
+    name: str
+    params: Count
+    macs: Count
+    bytes: Count
+    top1: Share | None
+    latency_ms: Positive
+    accuracy: AccuracyResult | None
+    latency: LatencyResult
+    predicted_ms: Finite | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredFile:
+    """``summary.json`` or ``pareto.json``.
+
+    Attributes:
+        plan: by which the networks of a summary were pruned.
+    """
+
+    title: str
+    rows: Annotated[tuple[Record, ...], Field(min_length=1)]
+    plan: WidthPlan | None = None
+    schema_version: Literal[1] = 1
 
 
 def remarks(rows: Sequence[Row]) -> list[str]:

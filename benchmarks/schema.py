@@ -21,18 +21,19 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
 from benchmarks.stats import Interval, blocks
 from compress.errors import ConfigError
+from compress.files import to_json
+from compress.parse import parse, read_bytes
 
 SCHEMA_VERSION = 3
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
 
 class Bounds(Record):
@@ -374,7 +375,7 @@ def json_schema() -> dict[str, Any]:
 
 def dump(results: Sequence[LatencyResult | AccuracyResult | RunComparison]) -> str:
     """Results as a JSON array."""
-    return json.dumps([result.model_dump(mode="json") for result in results], indent=2) + "\n"
+    return to_json([result.model_dump(mode="json") for result in results]) + "\n"
 
 
 def load_latency(path: Path) -> list[LatencyResult]:
@@ -382,30 +383,23 @@ def load_latency(path: Path) -> list[LatencyResult]:
 
     Raises:
         ConfigError: it is no such file, or of another schema version.
-        OSError: it cannot be read.
     """
-    remedy = "give a file that `python -m benchmarks.latency --json FILE` has written"
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:  # neither JSON nor text
-        raise ConfigError(f"{path} is not JSON: {error}", remedy=remedy) from None
-    if not isinstance(found, list) or not found or not all(isinstance(one, dict) and "kind" in one for one in found):
+    remedy = "give a file that `python -m benchmarks.latency --json FILE` of this version has written"
+    content = read_bytes(path, remedy=remedy)
+    kinds = parse(content, list[_Kind], path, remedy=remedy, error=ConfigError, part=True)
+    if not kinds:
         raise ConfigError(f"{path} holds no benchmark results", remedy=remedy)
-    for one in found:
-        if one.get("schema_version") != SCHEMA_VERSION:
-            version = one.get("schema_version", "none")
-            raise ConfigError(
-                f"{path} has schema version {version}, this tool reads {SCHEMA_VERSION}",
-                remedy="measure again with this version",
-            )
-        if one["kind"] != "latency":
-            raise ConfigError(f"{path} holds results of kind {one['kind']!r}, not 'latency'", remedy=remedy)
-    try:
-        return TypeAdapter(list[LatencyResult]).validate_python(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path} does not follow the schema: {where}: {first['msg']}", remedy=remedy) from None
+    for one in kinds:
+        if one.kind != "latency":
+            raise ConfigError(f"{path} holds results of kind {one.kind!r}, not 'latency'", remedy=remedy)
+    return parse(content, list[LatencyResult], path, remedy=remedy, error=ConfigError)
+
+
+class _Kind(Record):
+    """What tells one sort of result from another."""
+
+    schema_version: Literal[3]
+    kind: str
 
 
 if __name__ == "__main__":

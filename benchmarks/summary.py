@@ -15,27 +15,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from benchmarks.accuracy import predict, result_of
 from benchmarks.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
 from benchmarks.outcome import plan_of, sections
 from benchmarks.rows import HEADER, Row, metadata_of, remarks
 from benchmarks.schema import AccuracyResult
-from benchmarks.tables import markdown, show
+from benchmarks.tables import literal, markdown, show
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from benchmarks.yardsticks import yardsticks
 from calibration.datasets import Split
 from compress.cli import run_command
 from compress.config import Config, load_config
+from compress.console import Console
 from compress.data import open_data
 from compress.engines.base import BACKENDS, backend
 from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
+from compress.files import file_sha256, write_atomic, write_json
 from compress.progress import SILENT, Progress, Terminal
-from compress.run import MANIFEST, Run, file_sha256, read_json, write_atomic, write_json
+from compress.run import Run, read_manifest
 
 
 def networks(run: Run) -> dict[str, Path]:
@@ -50,7 +50,7 @@ def networks(run: Run) -> dict[str, Path]:
     name = dense.name.removesuffix("_dense_fp32.onnx")
     int8 = _only(export, f"{name}_int8.onnx")
     whole = export / f"{name}_int8_all.onnx"
-    pruned = read_json(export / MANIFEST)["settings"].get("source") != "baseline"
+    pruned = read_manifest(export).settings.get("source") != "baseline"
     kind = "pruned" if pruned else "dense"
     built = {
         f"{kind} INT8" if engine == "onnxruntime" else f"{kind} INT8 ({engine})": path
@@ -100,10 +100,10 @@ def write(run: Run, rows: Sequence[Row]) -> None:
         "plan": plan.to_json() if plan else None,
     }
     write_json(run.directory / "summary.json", record)
-    parts = [f"# {title(rows)}\n\n{markdown(HEADER, [row.cells() for row in rows])}\n"]
+    parts = [f"# {literal(title(rows))}\n\n{markdown(HEADER, [row.cells() for row in rows])}\n"]
     parts += [section.markdown() for section in sections(run, rows)]
     if notes := remarks(rows):
-        parts.append("".join(f"- {note}\n" for note in notes))
+        parts.append("".join(f"- {literal(note)}\n" for note in notes))
     write_atomic(run.directory / "summary.md", "\n".join(parts))
 
 
@@ -169,14 +169,14 @@ def _command(argv: Sequence[str] | None) -> int:
     settings = dataclasses.replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = summarize(run, _split(run, args.data, config), settings, progress=progress)
     write(run, rows)
-    console = Console(highlight=False)
+    console = Console()
     show(console, title(rows), HEADER, [row.cells() for row in rows])
     for section in sections(run, rows):
         console.print()
         show(console, section.title, section.header, section.rows)
     console.print()
     for note in remarks(rows):
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     console.print(f"written: {run.directory / 'summary.md'}, summary.json", soft_wrap=True)
     valid = all(verdict.status == "VALID" for row in rows for verdict in row.verdicts)
     return 0 if valid else 4

@@ -3,37 +3,55 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.schema import Bounds
-from compress.run import write_atomic
+from calibration.names import printable, readable
+from compress.console import Console
+from compress.files import write_atomic
+
+_MARKUP = re.compile(
+    r"""[`*~|]                             # code, emphasis, strikethrough; the end of a cell
+    | \\(?=[!-/:-@\[-`{-~]|$)            # a backslash, where it would escape something
+    | (?<![^\W_])_ | _(?![^\W_])         # emphasis, but not inside a word
+    | \](?=[(\[:])                       # a link, an image, the definition of one
+    | <(?=[A-Za-z/!?])                   # HTML, an automatic link
+    | &(?=\#?\w+;)                       # an entity
+    | ^[\[\#>=] | ^[-+](?=[\s-]|$)       # a heading, a quotation, a list, a rule, a task, at the beginning
+    """,
+    re.VERBOSE,
+)
+_NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")  # the beginning of a numbered list
 
 
 def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: drawn on a terminal, as Markdown where the output goes to a file or a pipe."""
     if not console.is_terminal:
-        console.print(f"{title}\n\n{markdown(header, rows)}", markup=False, soft_wrap=True)
+        console.print(f"{readable(title)}\n\n{markdown(header, rows)}", soft_wrap=True)
         return
-    grid = Table(title=title)
+    grid = Table(title=Text(readable(title)))
     for i, name in enumerate(header):
-        grid.add_column(name, justify="right" if i else "left", overflow="fold")
+        grid.add_column(Text(readable(name)), justify="right" if i else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(Text(readable(cell)) for cell in row))
     console.print(grid)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
+    """A table in Markdown, whose cells are text: see ``literal``.
+
     >>> print(markdown(["net", "ms"], [["dense", "5.5"]]))
     | net   |  ms |
     |-------|----:|
     | dense | 5.5 |
     """
+    header, rows = [*map(literal, header)], [[*map(literal, row)] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     rule = "|".join("-" * (width + 1) + (":" if i else "-") for i, width in enumerate(widths))
     lines = [_line(header, widths), f"|{rule}|", *(_line(row, widths) for row in rows)]
@@ -45,6 +63,16 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
         cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return f"| {' | '.join(padded)} |"
+
+
+def literal(text: str) -> str:
+    r"""A text of one line as Markdown that shows just it; what Markdown does not interpret there stays unescaped.
+
+    >>> print(literal("resnet18_int8.onnx 5.5 [5.4, 5.6]"), literal("*a* [b](c) | _d_ <e>"))
+    resnet18_int8.onnx 5.5 [5.4, 5.6] \*a\* [b\](c) \| \_d\_ \<e>
+    """
+    escaped = _MARKUP.sub(r"\\\g<0>", readable(text).strip(" "))
+    return _NUMBERED.sub(r"\1\\\2", escaped)
 
 
 def interval(bounds: Bounds, digits: int = 2) -> str:
@@ -94,6 +122,6 @@ def speedup(ratio: Bounds | None) -> str:
 def emit(text: str, target: str) -> None:
     """Write to a file, or to standard output where ``target`` is ``-``."""
     if target == "-":
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text))
     else:
-        write_atomic(Path(target), text)
+        write_atomic(Path(target), printable(text))

@@ -23,7 +23,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
-from rich.console import Console
 
 from benchmarks import stats
 from benchmarks.comparison import INVALID, compare
@@ -38,6 +37,7 @@ from benchmarks.timing import measure
 from benchmarks.worker import Settings, Turn, inner_calls, open_for, time_samples
 from benchmarks.yardsticks import yardsticks
 from compress.cli import run_command
+from compress.console import Console
 from compress.progress import Progress, Terminal
 
 _REPEATS, _MORE = 20, 21  # inferences a call of the engine, and of the one that does 5% more
@@ -213,11 +213,11 @@ def _command(argv: Sequence[str] | None) -> int:
     more = {"minutes": args.minutes} if args.check == "apart" else {}
     before = machine_state()
     found = CHECKS[args.check](args.engine, settings, tries, Terminal(), **more)
-    console = Console(stderr=args.json == "-", highlight=False)
+    console = Console(stderr=args.json == "-")
     show(console, found.title, found.header, found.rows)
-    console.print(found.verdict, markup=False)
+    console.print(found.verdict, soft_wrap=True)
     for doubt in found.doubts:
-        console.print(f"INVALID: {doubt}", markup=False)
+        console.print(f"INVALID: {doubt}", soft_wrap=True)
     if args.json is not None:
         record = {
             "check": args.check,

@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import resource
-import signal
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from benchmarks.contention import Watched, watch
+from calibration.children import tied, undisturbed
 from compress.engines.base import BACKENDS, Array, Engine, TensorSpec, open_engine
 from compress.errors import EngineError, PipelineError
 
@@ -315,7 +316,10 @@ def peak_memory() -> int:
 
 def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> None:
     """The worker's main: answer requests ``(method, arguments)`` until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the deciding process's to handle: it ends this one
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    tied(parent.pid)()
     with suppress(EOFError, ConnectionError):  # the deciding process has ended, or was killed
         try:
             bench = _Bench(path, settings, opener)
@@ -338,11 +342,16 @@ def _in_words(error: Exception) -> PipelineError:
 
 
 def _start(process: BaseProcess) -> None:
-    """Start a spawned process that does not import the program's main module: with torch in it that takes seconds."""
+    """Start a spawned process that does not import the program's main module: with torch in it that takes seconds.
+
+    It does not hear Ctrl-C, also while it is importing: that is for the deciding process, which ends this one.
+    """
+    resource_tracker.ensure_running()  # whose start would let signals through
     main = sys.modules["__main__"]
     spec, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
     try:
-        process.start()
+        with undisturbed():
+            process.start()
     finally:
         main.__spec__ = spec
 

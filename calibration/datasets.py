@@ -11,7 +11,7 @@ from pathlib import Path
 from calibration.cifar10 import cifar10
 from calibration.digits import digits
 from calibration.errors import DataError
-from calibration.folder import has_class_folders, read_folder
+from calibration.folder import files_below, has_class_folders, read_folder
 from calibration.split import Split, check_classes, stratified
 
 __all__ = ["KINDS", "Data", "Split", "check_classes", "listing", "load_data"]
@@ -37,10 +37,9 @@ class Data:
 def listing(folder: Path) -> str:
     """SHA-256 over the names and sizes of the files in a folder: changes when images come, go or are replaced."""
     digest = hashlib.sha256()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        for name in sorted(names):
-            digest.update(f"{Path(parent, name).relative_to(folder)}\0{Path(parent, name).stat().st_size}\n".encode())
+    for path in files_below(folder) if folder.is_dir() else ():
+        size = path.stat().st_size if path.exists() else -1  # a link to nothing
+        digest.update(os.fsencode(path.relative_to(folder)) + f"\0{size}\n".encode())
     return digest.hexdigest()
 
 

@@ -13,10 +13,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from calibration.errors import DataError
+from calibration.names import readable_names
 from calibration.split import Split
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LABELS = "labels.csv"
+MOST_BYTES = 1 << 28  # of labels.csv; a million lines have 40 MB
+MOST_CLASSES = 100_000  # the whole of ImageNet has 21,841
 _FILE_COLUMNS = ("file", "filename", "image", "path")
 _LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in the order of preference
 _LAYOUT = f"put the images into one folder a class, or give a {LABELS} with the columns file,label"
@@ -49,6 +52,8 @@ def decode(path: Path) -> Image.Image:
         DataError: it is missing, truncated or no image.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a regular file")  # opening a pipe would wait for a writer
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             if "transparency" in upright.info:  # a palette with alpha converts without a warning only by way of RGBA
@@ -83,7 +88,7 @@ def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
             return Split(name, ("all",), np.zeros(len(loose), np.int64), FileSource(loose), np.arange(len(loose)))
         held = f"{len(loose)} images but no class folders" if loose else "no images"
         raise DataError(f"{root} has {held}", remedy=_LAYOUT)
-    members = [sorted(_images(folder)) for folder in folders]
+    members = [sorted(_images(folder, root)) for folder in folders]
     empty = [folder.name for folder, files in zip(folders, members, strict=True) if not files]
     if empty:
         known = " ".join(SUFFIXES)
@@ -93,26 +98,81 @@ def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
         )
     paths = [path for files in members for path in files]
     labels = np.repeat(np.arange(len(folders)), [len(files) for files in members])
-    return Split(name, tuple(folder.name for folder in folders), labels, FileSource(paths), np.arange(len(paths)))
+    classes = readable_names(folder.name for folder in folders)
+    return Split(name, classes, labels, FileSource(paths), np.arange(len(paths)))
 
 
 def has_class_folders(root: Path) -> bool:
     """Whether ``root`` looks like what ``read_folder`` reads."""
-    return (root / LABELS).is_file() or (root.is_dir() and any(any(_images(d)) for d in root.iterdir() if d.is_dir()))
+    if (root / LABELS).is_file() or not root.is_dir():
+        return (root / LABELS).is_file()
+    return any(any(_images(folder, root)) for folder in root.iterdir() if folder.is_dir())
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                path = Path(parent, name)
-                if path.stat().st_size == 0:
-                    raise DataError(f"the image {path} is empty (0 bytes)", remedy="replace the file or remove it")
-                yield path
+def files_below(folder: Path, *, root: Path | None = None) -> Iterator[Path]:
+    """Every file below a folder, links followed: those of a folder by name, then those of the folders in it.
+
+    A folder that several links lead to is read once.
+
+    Args:
+        root: what ``folder`` is a part of, where it is not the whole.
+
+    Raises:
+        DataError: a folder cannot be read; or a link leads back to a folder that it lies in, or to one around that, so
+            that the same files would be met again and again.
+    """
+    above = folder.resolve().parents if root is None else (root.resolve(), *root.resolve().parents)
+    waiting, seen = [(folder, frozenset(map(_identity, above)))], set[tuple[int, int]]()
+    while waiting:
+        here, around = waiting.pop()
+        if (identity := _identity(here)) in around:
+            raise DataError(
+                f"the symbolic link {here} leads back to {here.resolve()}, which it lies in: the images would be "
+                "counted again and again",
+                remedy="remove the link",
+            )
+        if identity in seen:
+            continue
+        seen.add(identity)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"cannot read the folder {here}: {error.strerror}") from None
+        yield from (Path(entry.path) for entry in entries if not _is_folder(entry))
+        waiting += [(Path(entry.path), around | {identity}) for entry in reversed(entries) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = folder.stat()
+    except OSError as error:
+        raise DataError(f"cannot read the folder {folder}: {error.strerror}") from None
+    return found.st_dev, found.st_ino
+
+
+def _images(folder: Path, root: Path | None = None) -> Iterator[Path]:
+    for path in files_below(folder, root=root):
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith("."):
+            if not path.is_file():
+                raise DataError(f"the image {path} is no file, or a link to nothing", remedy="remove it")
+            if path.stat().st_size == 0:
+                raise DataError(f"the image {path} is empty (0 bytes)", remedy="replace the file or remove it")
+            yield path
 
 
 def _read_csv(root: Path, name: str) -> Split:
     table = root / LABELS
+    if table.stat().st_size > MOST_BYTES:
+        raise DataError(
+            f"{table} is larger than {MOST_BYTES >> 20} MiB, too large for a list of images", remedy=_LAYOUT
+        )
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -122,7 +182,7 @@ def _read_csv(root: Path, name: str) -> Split:
         raise DataError(f"cannot read {table}: {error}", remedy=_LAYOUT) from None
     files = next((column for column in columns if column.strip().lower() in _FILE_COLUMNS), None)
     if files is None:
-        raise DataError(f"{table} has no file column among {columns}", remedy="name one 'file' in its header")
+        raise DataError(f"{table} has no file column among {_brief(columns)}", remedy="name one 'file' in its header")
     if not rows:
         raise DataError(f"{table} lists no images", remedy=_LAYOUT)
     label = _label_column(table, {column: rows[0][column] for column in columns if column != files})
@@ -131,14 +191,20 @@ def _read_csv(root: Path, name: str) -> Split:
     for line, row in enumerate(rows, start=2):
         if not row[files] or not _is_index(row[label]):
             raise DataError(
-                f"{table}, line {line}: '{files}' is {row[files]!r} and '{label}' is {row[label]!r}",
+                f"{table}, line {line}: {_brief(files)} is {_brief(row[files])} and {_brief(label)} is "
+                f"{_brief(row[label])}",
                 remedy="every line needs a file name and a class number from 0",
             )
-        path = next((base / row[files] for base in bases if (base / row[files]).is_file()), None)
+        number, path = int(row[label]), _found(bases, row[files])
+        if number >= MOST_CLASSES:
+            raise DataError(
+                f"{table}, line {line}: '{label}' is {number}, which is no class number",
+                remedy=f"class numbers go from 0 to {MOST_CLASSES - 1}; name the column that holds them 'label'",
+            )
         if path is None:
-            raise DataError(f"{table}, line {line}: no image '{row[files]}' in {root} or {root / 'images'}")
+            raise DataError(f"{table}, line {line}: no image {_brief(row[files])} in {root} or {root / 'images'}")
         paths.append(path)
-        labels.append(int(row[label]))
+        labels.append(number)
     classes = tuple(str(i) for i in range(max(labels) + 1))
     return Split(name, classes, np.array(labels, dtype=np.int64), FileSource(paths), np.arange(len(paths)), True)
 
@@ -155,14 +221,27 @@ def _label_column(table: Path, first: dict[str, str | None]) -> str:
     wanted = "add a column 'label' of class numbers from 0"
     for column, text in first.items():
         if column.strip().lower() in _LABEL_COLUMNS:  # another column's numbers are not meant as the label
-            raise DataError(f"{table}: '{column}' holds {text!r}, not a class number", remedy=wanted)
+            raise DataError(f"{table}: '{column}' holds {_brief(text)}, not a class number", remedy=wanted)
     if not numbers:
-        raise DataError(f"{table} has no column of class numbers among {list(first)}", remedy=wanted)
+        raise DataError(f"{table} has no column of class numbers among {_brief(list(first))}", remedy=wanted)
     if len(numbers) > 1:
         found = f"{len(numbers)} columns of numbers ({', '.join(numbers.values())})"
         raise DataError(f"{table} has {found}, none named as the label", remedy="name one 'label'")
     return next(iter(numbers.values()))
 
 
+def _brief(value: object) -> str:
+    """For a message: a cell of a damaged table may be as long as the file."""
+    return f"{value!r:.100}"
+
+
 def _is_index(text: str | None) -> bool:
-    return text is not None and text.strip().isdecimal()
+    return text is not None and text.strip().isdecimal() and len(text.strip()) <= 18
+
+
+def _found(bases: Sequence[Path], name: str) -> Path | None:
+    """The first file of that name; None too for a name that no file can have."""
+    try:
+        return next((path for base in bases if (path := base / name).is_file()), None)
+    except (OSError, ValueError):
+        return None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from calibration.errors import PipelineError
+from calibration.children import hear_termination, undisturbed
+from calibration.errors import DataError, PipelineError
 from calibration.seeds import derive
 from calibration.split import Split
 from calibration.transforms import Transform
+
+_quiet: set[object] = set()  # handlers of SIGCHLD that do not raise
 
 
 class Batches:
@@ -25,6 +31,7 @@ class Batches:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_begin,
             generator=torch.Generator(),  # else each iteration would draw from the global one
         )
 
@@ -32,10 +39,21 @@ class Batches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._loader:
-            if isinstance(batch, PipelineError):
-                raise batch
-            yield batch
+        try:
+            with undisturbed():
+                loader = iter(self._loader)
+            _find_killed_workers_when_waiting()
+            for batch in loader:
+                if isinstance(batch, PipelineError):
+                    raise batch
+                yield batch
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if not self._loader.num_workers or not _is_of_a_killed_worker(error):
+                raise
+            raise DataError(
+                "a worker process that reads images was killed, as a system does that is out of memory",
+                remedy="set data.workers=0 or fewer, or free memory",
+            ) from None
 
 
 def batches(
@@ -70,6 +88,35 @@ def batches(
     starts = range(0, len(order) - (batch_size - 1 if drop_last else 0), batch_size)
     plan = [order[start : start + batch_size][rank::world].tolist() for start in starts]
     return Batches(split, transform, plan, seed, workers)
+
+
+def _begin(_: int) -> None:
+    """The first that a worker process does; see ``undisturbed``."""
+    hear_termination()
+
+
+def _find_killed_workers_when_waiting() -> None:
+    """Keep torch's handler of SIGCHLD from raising wherever the process is: the loader itself finds who is missing."""
+    theirs = signal.getsignal(signal.SIGCHLD)
+    if not callable(theirs) or theirs in _quiet or threading.current_thread() is not threading.main_thread():
+        return  # without workers, done before, or not possible
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        try:
+            theirs(number, frame)
+        except RuntimeError as error:
+            if not _is_of_a_killed_worker(error):
+                raise
+
+    _quiet.add(handler)
+    signal.signal(signal.SIGCHLD, handler)
+
+
+def _is_of_a_killed_worker(error: Exception) -> bool:
+    """Whether it is torch's finding, or a connection's whose other end is gone; not one that a worker has raised."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    return not str(error).startswith("Caught ")
 
 
 class _Items(Dataset[tuple[Tensor, int] | PipelineError]):

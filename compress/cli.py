@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from rich.console import Console
-
-from compress import __version__
+from compress import __version__, signals
 from compress.config import ENGINES, Config, describe_config, load_config
+from compress.console import Console, accept_any_text
 from compress.engines.auto import AUTO
 from compress.errors import PipelineError
-from compress.progress import Terminal
+from compress.parse import UnknownFields
+from compress.progress import SILENT, Terminal
+from compress.ranks import first_to_speak, leads, lost_another
 from compress.run import Run
 
 # The stages import torch and NNCF, which takes seconds: each is imported when it runs.
@@ -72,10 +74,12 @@ def _all(config: Config, run: Run, args: argparse.Namespace) -> None:
 
 
 def _lint(args: argparse.Namespace) -> int:
+    from compress.engines.examine import examine
     from compress.export.lint import lint_file
 
+    examine(args.file)
     report = lint_file(args.file, args.target)
-    Console(highlight=False, soft_wrap=True).print(report.to_json() if args.json else str(report), markup=False)
+    Console().print(report.to_json() if args.json else str(report), soft_wrap=True)
     return 1 if report.errors else 0
 
 
@@ -132,22 +136,45 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command; a user's mistake is printed without a traceback and becomes an exit code."""
-    console = Console(stderr=True, highlight=False)
+    """Run a command; a user's mistake, and a signal that stops it, become one line and an exit code."""
+    accept_any_text()
+    console = Console(stderr=True)
+    report_unknown_fields(console)
     try:
-        return command()
-    except PipelineError as error:
-        console.print("[bold red]error:[/] ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
-        return error.exit_code
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        console.print("[bold red]error:[/] ", end="")
-        console.print(f"{error.strerror or error}{where}", markup=False, soft_wrap=True)
-        return 1
-    except KeyboardInterrupt:
-        console.print("stopped; asking again goes on from here")
-        return 130
+        with signals.interruptible():
+            return command()
+    except (Exception, KeyboardInterrupt) as error:
+        if code := signals.stopped(error):
+            return code
+        if isinstance(error, PipelineError):
+            message, code = str(error), error.exit_code
+        elif isinstance(error, OSError):
+            message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+        elif lost_another(error):
+            message, code = "another of the processes has died, and took this training with it; ask again to go on", 1
+        else:
+            raise
+        if first_to_speak():
+            _tell(console, message)
+        return code
+
+
+def report_unknown_fields(console: Console) -> None:
+    """Have what a newer version has written into a file reported as a line, like every other message."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if issubclass(category, UnknownFields):
+            console.print(f"warning: {message}", soft_wrap=True)
+        else:
+            usual(message, category, *more, **named)
+
+    warnings.showwarning = show
+
+
+def _tell(console: Console, error: str) -> None:
+    console.print("error: ", style="bold red", end="")
+    console.print(error, soft_wrap=True)
 
 
 def _command(argv: Sequence[str] | None) -> int:
@@ -156,9 +183,9 @@ def _command(argv: Sequence[str] | None) -> int:
         return _lint(args)
     config = load_config(args.config, args.overrides)
     if args.stage == "config":
-        Console(highlight=False, soft_wrap=True).print(describe_config(config), markup=False)
+        Console().print(describe_config(config), soft_wrap=True)
         return 0
-    run = Run(config.run.dir, force=args.force, progress=Terminal())
+    run = Run(config.run.dir, force=args.force, progress=Terminal() if leads() else SILENT)
     STAGES[args.stage][0](config, run, args)
     return 0
 

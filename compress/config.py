@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from compress import targets
-from compress.errors import ConfigError
+from compress.errors import ConfigError, PipelineError
+from compress.parse import brief, read_bytes
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -283,11 +284,13 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if path is not None:
         where = str(path)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read the config {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from None
+            table = tomllib.loads(read_bytes(path, remedy=_GIVE, most=_MOST_BYTES, error=ConfigError).decode())
+        except ConfigError:
+            raise
+        except PipelineError as error:
+            raise ConfigError(error.message, remedy=error.remedy) from None
+        except (ValueError, RecursionError) as error:  # also of numbers that are too long, and of deep nesting
+            raise ConfigError(f"{path} is not valid TOML: {brief(error)}", remedy=_GIVE) from None
     _drop_budgets(table, overrides)
     _drop_target(table, overrides)
     for override in overrides:
@@ -318,15 +321,17 @@ def _override(table: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, name = (part.strip() for part in key.split("."))
     if not (equals and sections and all(sections) and name):
-        raise ConfigError(f"--set {override}: expected section.key=value", remedy="for example --set prune.macs=40%")
+        raise ConfigError(
+            f"--set {brief(override, 100)}: expected section.key=value", remedy="for example --set prune.macs=40%"
+        )
     try:  # numbers, booleans and arrays read as TOML does; anything else is a string
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     for section in sections:
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"'{section}' is a value in the config, not a section")
+            raise ConfigError(f"--set {brief(override, 100)}: '{section}' is a value in the config, not a section")
     if isinstance(value, int | float) and not isinstance(value, bool):
         known = _fields(sections).get(name)
         if known is not None and known.annotation in (str, str | None):
@@ -345,7 +350,8 @@ def _explain(error: ValidationError, where: str) -> str:
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key '{key}'; {hint}")
         else:
-            lines.append(f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
+            what = brief(problem["msg"].removeprefix("Value error, "))
+            lines.append(f"{key}: {what} (got {brief(repr(problem['input']), 100)})")
     return f"{where}: " + "; ".join(lines)
 
 
@@ -357,6 +363,8 @@ def _fields(path: Sequence[str]) -> Mapping[str, FieldInfo]:
     return fields
 
 
+_GIVE = "give a TOML file such as `python -m compress config` prints"
+_MOST_BYTES = 1 << 20
 _SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from calibration.datasets import Data, listing, load_data
 from calibration.digits import MEAN, SIZE, STD
-from calibration.preprocess import Preprocess
+from calibration.preprocess import Preprocess, fault_of
 from calibration.sampler import calibration_sample
 from calibration.split import Split
 from compress.config import Config
@@ -70,7 +69,7 @@ def preprocess_of(config: Config) -> Preprocess:
     network without a mean and std of its own gets the average over the default's channels.
 
     Raises:
-        ConfigError: mean and std that are not finite or not one value a channel, or a resize below the input size.
+        ConfigError: mean and std that are impossible or not one value a channel, or a resize below the input size.
 
     >>> from compress.config import load_config
     >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"])).resize
@@ -109,8 +108,6 @@ def _per_channel(
             f"data.{key} has {len(given)} values, the input has {channels} channels",
             remedy=f"give {channels} values, or set data.channels to 1 or 3",
         )
-    if not all(math.isfinite(value) for value in given):
-        raise ConfigError(f"data.{key}={list(given)} must be finite")
-    if key == "std" and min(given) <= 0:
-        raise ConfigError(f"data.std={list(given)} must be above 0")
+    if fault := fault_of(key, given):
+        raise ConfigError(f"data.{fault}", remedy=f"set data.{key} to what the network was trained with")
     return given

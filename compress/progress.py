@@ -7,9 +7,11 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from calibration.names import readable
+from compress.console import Console
 
 T = TypeVar("T")
 
@@ -40,7 +42,7 @@ class Terminal:
     """Bars on a terminal; elsewhere a line whenever a job has run ten seconds since the last one."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.console = console or Console(file=sys.stderr)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         if total is None and isinstance(items, Sized):
@@ -48,9 +50,10 @@ class Terminal:
         if not self.console.is_terminal:
             yield from self._lines(items, what, total)
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Bars(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bars:
-            yield from bars.track(items, total=total, description=what)
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Bars(*columns, console=self.console, transient=True) as bars:
+            yield from bars.track(items, total=total, description=readable(what))
 
     def _lines(self, items: Iterable[T], what: str, total: int | None) -> Iterator[T]:
         last = time.monotonic()
@@ -61,7 +64,7 @@ class Terminal:
                 self.note(f"{what}: {done}" + (f"/{total}" if total else ""))
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(text, soft_wrap=True)
 
 
 SILENT = Silent()

@@ -2,7 +2,9 @@
 
 A stage's output is made in a hidden folder beside its place and renamed into it when it is whole, so a kill at any
 moment leaves either the old output or the new one. ``stage.json`` holds the key that the output answers to (a hash of
-the stage's settings, its parents' contents and the library versions); asking again with the same key does nothing.
+the stage's settings, its parents' contents and the library versions) and the SHA-256 of every file; asking again with
+the same key does nothing, and a file that is no longer what was written is not read. A lock keeps two processes, also
+of two containers or hosts, from making the same stage at once.
 """
 
 from __future__ import annotations
@@ -11,72 +13,77 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from compress import __version__
 from compress.errors import PipelineError
+from compress.files import MANIFEST, beside, file_sha256, sync_folder, tree_sha256, write_json, writing
+from compress.lock import locked
+from compress.parse import Finite, read
 from compress.progress import SILENT, Progress
 
-MANIFEST = "stage.json"
+STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")  # in their order
 _VERSIONED = ("torch", "torchvision", "nncf", "onnx", "onnxruntime", "numpy")
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class Manifest:
+    """``stage.json``: what a stage has written down of itself.
+
+    Attributes:
+        key: what the output answers to.
+        settings: everything in the configuration that the output depends on.
+        parents: SHA-256 (``tree_sha256``) by path of what it was made from.
+        versions: of this package and the libraries.
+        outputs: SHA-256 of each file, by its path in the folder.
+        seconds: that the stage took.
+    """
+
+    stage: str
+    key: str
+    settings: Mapping[str, Any]
+    parents: Mapping[str, str]
+    versions: Mapping[str, str]
+    outputs: Mapping[str, str]
+    seconds: Finite
+
+    def __post_init__(self) -> None:
+        for name in self.outputs:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"the output '{name}' is not in the stage's folder")
 
 
-def tree_sha256(path: Path) -> str:
-    """SHA-256 over a file, or over the names and contents of the files in a stage's folder (manifest apart)."""
-    if path.is_file():
-        return file_sha256(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and file.name != MANIFEST:
-            digest.update(f"{file.relative_to(path)}\0{file_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` beside ``path`` and rename it into place: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-        temporary.replace(path)
-    except OSError as error:  # a full disk does not say which file it was
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a stage's folder.
 
     Raises:
-        PipelineError: the file is missing or is not JSON.
+        PipelineError: it is absent or damaged.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PipelineError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise PipelineError(f"{path} is not JSON: {error}", remedy="delete it, and run again what made it") from None
+    return read(folder / MANIFEST, Manifest, remedy=_again(folder))
+
+
+def verify(folder: Path) -> None:
+    """Make sure that every file of a stage's folder holds what the stage has written.
+
+    Raises:
+        PipelineError: a file is gone, or its SHA-256 is another; or the manifest is absent or damaged.
+    """
+    for name, digest in read_manifest(folder).outputs.items():
+        path = folder / name
+        if not path.is_file():
+            raise PipelineError(f"{path} is gone, though stage '{folder.name}' has written it", remedy=_again(folder))
+        if file_sha256(path) != digest:
+            raise PipelineError(
+                f"{path} is not what stage '{folder.name}' has written: its SHA-256 is another",
+                remedy=f"it was damaged or changed: restore it, or {_again(folder)}",
+            )
 
 
 class Run:
@@ -97,17 +104,21 @@ class Run:
         return self.directory / stage
 
     def need(self, stage: str) -> Path:
-        """The folder of a stage that must have run.
+        """The folder of a stage that must have run, each of its files as it was written.
 
         Raises:
-            PipelineError: it has not.
+            PipelineError: it has not run, or a file is damaged.
         """
-        _recover(self.directory)
         folder = self.folder(stage)
+        if not folder.exists() and _replaced(folder):
+            with self._alone(stage) as alone:
+                if alone:
+                    _recover(folder)
         if not (folder / MANIFEST).exists():
             raise PipelineError(
                 f"stage '{stage}' has not run in {self.directory}", remedy=f"python -m compress {stage} first"
             )
+        verify(folder)
         return folder
 
     def stage(
@@ -120,6 +131,8 @@ class Run:
     ) -> Path:
         """Make the output of stage ``name`` by ``work(out, scratch)``, unless it is there already with the same key.
 
+        Where another process is making it, this one waits for it.
+
         Args:
             work: writes the output into ``out``. What it leaves in ``scratch`` survives a kill and is there when the
                 same stage is asked for again with the same key, so that a long job can go on where it stopped.
@@ -128,37 +141,74 @@ class Run:
 
         Returns:
             the stage's folder, whole.
+
+        Raises:
+            PipelineError: a parent has changed, or an output was taken away, while the stage was running.
         """
-        _recover(self.directory)
+        digests = {path: tree_sha256(path) for path in parents}
+        key = _key(name, settings, digests.values())
+        if self._is_due(name, key):
+            with self._alone(name) as alone:
+                if alone:
+                    _recover(self.folder(name))
+                if self._is_due(name, key):  # nobody has made it meanwhile
+                    self._make(name, key, work, settings, digests)
+                    return self.folder(name)
+        self.progress.note(f"{name}: up to date ({self.folder(name)})")
+        return self.folder(name)
+
+    def _is_due(self, name: str, key: str) -> bool:
         folder = self.folder(name)
-        key = _key(name, settings, parents)
-        if not self.force and _is_whole(folder, key):
+        if self.force or not _is_whole(folder, key):
+            return True
+        with suppress(OSError):  # on a disk that cannot be written, make will ask again
             (folder / MANIFEST).touch()  # newer than its parents, for make
-            self.progress.note(f"{name}: up to date ({folder})")
-            return folder
+        return False
+
+    def _make(
+        self,
+        name: str,
+        key: str,
+        work: Callable[[Path, Path], None],
+        settings: Mapping[str, Any],
+        parents: Mapping[Path, str],
+    ) -> None:
+        folder = self.folder(name)
         self.progress.note(f"{name}: {folder}")
         started = time.monotonic()
         scratch = self.directory / ".scratch" / f"{name}-{key[:16]}"
         scratch.mkdir(parents=True, exist_ok=True)
         try:
             with _whole(folder) as temporary:
-                work(temporary, scratch)
+                with writing() as meant:
+                    work(temporary, scratch)
+                outputs = _outputs(temporary, meant)
+                for path, digest in parents.items():
+                    if tree_sha256(path) != digest:
+                        raise PipelineError(
+                            f"{path} has changed while stage '{name}' was reading it", remedy="run the stage again"
+                        )
                 record = {
                     "stage": name,
                     "key": key,
                     "settings": settings,
-                    "parents": {str(path): tree_sha256(path) for path in parents},
+                    "parents": {str(path): digest for path, digest in parents.items()},
                     "versions": versions(),
-                    "outputs": {str(p.relative_to(temporary)): file_sha256(p) for p in _files(temporary)},
+                    "outputs": outputs,
                     "seconds": round(time.monotonic() - started, 1),
                 }
                 write_json(temporary / MANIFEST, record)
-            shutil.rmtree(scratch, ignore_errors=True)
+            for old in scratch.parent.iterdir():  # of settings that were given up, too
+                if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", old.name):
+                    shutil.rmtree(old, ignore_errors=True)
         finally:
             for unused in (scratch, scratch.parent):
                 with suppress(OSError):  # not empty: somebody goes on from it
                     unused.rmdir()
-        return folder
+
+    def _alone(self, stage: str) -> AbstractContextManager[bool]:
+        """Be the only process that makes ``stage``; see ``locked``."""
+        return locked(self.directory / ".locks" / stage, self.progress.note)
 
 
 def versions() -> dict[str, str]:
@@ -166,48 +216,75 @@ def versions() -> dict[str, str]:
     return {"compress": __version__, **{name: importlib.metadata.version(name) for name in _VERSIONED}}
 
 
-def _key(name: str, settings: Mapping[str, Any], parents: Sequence[Path]) -> str:
-    parts = [name, settings, [tree_sha256(path) for path in parents], versions()]
+def _again(folder: Path) -> str:
+    if folder.name in STAGES:
+        return f"make it again: python -m compress {folder.name} --force (with the --config and --set of the run)"
+    return f"delete the folder {folder}, and run again what made it"
+
+
+def _key(name: str, settings: Mapping[str, Any], parents: Iterable[str]) -> str:
+    parts = [name, settings, list(parents), versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _is_whole(folder: Path, key: str) -> bool:
     """Whether the output of ``key`` is there, every file as it was written."""
-    if not (folder / MANIFEST).exists():
+    try:
+        verify(folder)
+        return read_manifest(folder).key == key
+    except PipelineError:
         return False
-    record = read_json(folder / MANIFEST)
-    files = {folder / name: digest for name, digest in record.get("outputs", {}).items()}
-    return record.get("key") == key and all(f.is_file() and file_sha256(f) == digest for f, digest in files.items())
 
 
-def _recover(directory: Path) -> None:
+def _outputs(folder: Path, meant: Mapping[Path, str]) -> dict[str, str]:
+    """SHA-256 of what is in a new output, on the disk; all that was written must be there."""
+    found = {path: file_sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    for path, digest in meant.items():
+        if path.is_relative_to(folder) and found.get(path) != digest:
+            raise PipelineError(
+                f"{path.relative_to(folder)} was written, and is gone or has changed since",
+                remedy="does another program clean up or write in the run's folder? run the stage again",
+            )
+    for path in found:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for path in {path.parent for path in found}:
+        sync_folder(path)
+    return {str(path.relative_to(folder)): digest for path, digest in found.items()}
+
+
+def _replaced(folder: Path) -> list[Path]:
+    """Outputs that were just being replaced by a new one, the latest first."""
+    found = folder.parent.glob(f".{folder.name}.*.old")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _recover(folder: Path) -> None:
     """Clean up after a kill: put back an output that was just being replaced, drop what was half made."""
-    for old in directory.glob(".*.old"):
-        if not (place := directory / old.name[1:-4]).exists():
-            old.rename(place)
-    for half in directory.glob(".*.[0-9]*"):
-        if half.suffix[1:].isdecimal() and not psutil.pid_exists(int(half.suffix[1:])):
+    for old in _replaced(folder):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+    for half in folder.parent.glob(f".{folder.name}.*"):
+        if re.fullmatch(r"[0-9a-f]+", half.suffix[1:]):
             shutil.rmtree(half, ignore_errors=True)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A hidden folder that takes ``folder``'s place when the block ends well, and vanishes when it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = beside(folder)
     temporary.mkdir()
     try:
         yield temporary
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        old = beside(folder)
+        old = old.with_name(f"{old.name}.old")
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
+        sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

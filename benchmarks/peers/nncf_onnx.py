@@ -9,7 +9,7 @@ import nncf.onnx.quantization.quantize_model  # noqa: F401
 
 from benchmarks.peers.nncf_ptq import quantized
 from benchmarks.peers.source import Images, Source, with_metadata
-from compress.run import write_atomic
+from compress.files import write_atomic
 
 
 def quantize(source: Source, images: Images, out: Path) -> None:

@@ -12,7 +12,7 @@ import openvino
 from benchmarks.peers.nncf_ptq import quantized
 from benchmarks.peers.source import Images, Source
 from compress.engines.base import engine_files
-from compress.run import write_atomic
+from compress.files import write_atomic
 
 
 def quantize(source: Source, images: Images, out: Path, *, overflow_fix: str = "first_layer_only") -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.peers.source import Images, Source, with_metadata
 from compress.engines.base import Array
-from compress.run import write_atomic
+from compress.files import write_atomic
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,

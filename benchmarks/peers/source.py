@@ -15,7 +15,9 @@ from calibration.preprocess import Preprocess
 from calibration.transforms import eval_transform
 from compress.engines.base import metadata_of
 from compress.engines.metadata import Metadata
-from compress.errors import EngineError
+from compress.errors import EngineError, ModelError
+from compress.export.lint import check_size
+from compress.parse import brief
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +51,15 @@ def read(path: Path) -> Source:
         EngineError: there is no such file, it is not ONNX, not of this package, or quantized already.
     """
     try:
+        check_size(path)
         model = onnx.load(path)
     except FileNotFoundError:
         raise EngineError(f"no such ONNX file: {path}", remedy="make it with `python -m compress export`") from None
-    except OSError:
+    except (OSError, ModelError):
         raise
     except Exception as error:  # protobuf's own class, which has no type information
-        raise EngineError(f"{path} is not a whole ONNX file ({error})", remedy="export it again") from None
-    metadata = metadata_of({entry.key: entry.value for entry in model.metadata_props})
+        raise EngineError(f"{path} is not a whole ONNX file ({brief(error)})", remedy="export it again") from None
+    metadata = metadata_of({entry.key: entry.value for entry in model.metadata_props}, path)
     if metadata is None or metadata.precision != "fp32":
         raise EngineError(
             f"{path} is not an FP32 file of this package", remedy="give an `*_fp32.onnx` of `python -m compress export`"

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from benchmarks.plots import BLUE, GREY, RED, STYLE, svg
+from benchmarks.plots import BLUE, GREY, RED, STYLE, caption, svg
 from benchmarks.schema import Bounds, LatencyResult
 from compress.prune.plan import WidthPlan
+from compress.quantize.sensitivity import LayerRatios
 
 WIDTH = 4.4  # inches; at this width the labels can be read on a phone
 _BINS = 60
@@ -76,7 +76,7 @@ def latencies(results: Mapping[str, LatencyResult]) -> Figure:
             if beyond := int((samples > end).sum()):
                 text = f"{beyond} more, up to {samples.max():.3g} ms →"
                 ax.annotate(text, (1, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
-            ax.set_title(name, loc="left", fontsize=9)
+            ax.set_title(caption(name), loc="left", fontsize=9)
             ax.set(yticks=[])
         panels[-1].set_xlabel("one inference (ms)")
     return figure
@@ -84,7 +84,7 @@ def latencies(results: Mapping[str, LatencyResult]) -> Figure:
 
 def widths(plan: WidthPlan) -> Figure:
     """Channels of each group, before (grey) and after (blue), in order of execution."""
-    names = [group.name for group in plan.groups]
+    names = [caption(group.name) for group in plan.groups]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.24 * len(names) + 0.7), layout="constrained")
         ax = figure.subplots()
@@ -101,14 +101,14 @@ def widths(plan: WidthPlan) -> Figure:
     return figure
 
 
-def sqnr(layers: Sequence[Mapping[str, Any]], whole: float | None) -> Figure:
+def sqnr(layers: Sequence[LayerRatios], whole: float | None) -> Figure:
     """Signal-to-quantization-noise ratios by layer, in order of execution.
 
     Args:
-        layers: ``layer``, ``alone`` and ``output`` of each, as in ``sensitivity.json``; None is infinite: not drawn.
+        layers: of ``sensitivity.json``; what is None is infinite, and not drawn.
         whole: of the network, in dB.
     """
-    names = [one["layer"] for one in layers]
+    names = [caption(one.layer) for one in layers]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.22 * len(names) + 1.0), layout="constrained")
         ax = figure.subplots()
@@ -116,7 +116,8 @@ def sqnr(layers: Sequence[Mapping[str, Any]], whole: float | None) -> Figure:
             ("output", "o", BLUE, "at its output, all layers in INT8"),
             ("alone", "D", RED, "at the network's outputs, only it in INT8"),
         ):
-            known = [(one[key], row) for row, one in enumerate(layers) if one[key] is not None]
+            ratios = [getattr(one, key) for one in layers]
+            known = [(ratio, row) for row, ratio in enumerate(ratios) if ratio is not None]
             ax.plot(*zip(*known, strict=True), mark, color=color, markersize=4, label=label) if known else None
         if whole is not None:
             ax.axvline(whole, color=GREY, linestyle="--", linewidth=1, label="the whole network")
@@ -151,7 +152,7 @@ def predictions(series: Sequence[Series], exported: tuple[float, Bounds] | None)
             ax.plot(one.predicted, one.measured, mark, color=color, markersize=4, label=one.label)
         if exported is not None:
             predicted, found = exported
-            reach = [[found.value - found.lo], [found.hi - found.value]]
+            reach = [[max(0.0, found.value - found.lo)], [max(0.0, found.hi - found.value)]]
             ax.errorbar([predicted], [found.value], reach, fmt="D", color=RED, capsize=3, label="the exported network")
         low, high = min(ax.get_xlim()[0], ax.get_ylim()[0]), max(ax.get_xlim()[1], ax.get_ylim()[1])
         ax.plot([low, high], [low, high], color=GREY, linestyle=":", linewidth=1)

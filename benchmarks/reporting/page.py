@@ -1,26 +1,52 @@
-"""A run's record as one HTML page, and as a model card in Markdown. Every value is escaped by the templates."""
+"""A run's record as one HTML page, and as a model card in Markdown.
+
+Every value that a template shows is text: control characters are escaped, then whatever the page's language would
+interpret. Only what is Markup is taken as it is: drawings and tables that were made here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from benchmarks import tables
-from benchmarks.outcome import Section
 from benchmarks.reporting import headline, provenance, sections
 from benchmarks.reporting.record import RunRecord
+from calibration.names import readable
 
-_TEMPLATES = Environment(
-    loader=PackageLoader("benchmarks", "reporting"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
+
+def _templates(escaped: Callable[[str], str], *, html: bool) -> Environment:
+    """Templates in which every value but Markup passes through ``escaped``."""
+    return Environment(
+        loader=PackageLoader("benchmarks", "reporting"),
+        autoescape=html,
+        finalize=lambda value: value if isinstance(value, Markup) else escaped(str(value)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _code(value: Any) -> Markup:
+    """A code span in Markdown, fenced by more backticks than the value has in a row.
+
+    >>> _code("a`b"), _code("x")
+    (Markup('``a`b``'), Markup('`x`'))
+    """
+    text = readable(str(value))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    edge = " " if text.startswith("`") or text.endswith("`") else ""
+    return Markup(f"{fence}{edge}{text}{edge}{fence}")
+
+
+_HTML, _MARKDOWN = _templates(readable, html=True), _templates(tables.literal, html=False)
+_MARKDOWN.filters["code"] = _code
 
 
 def html(record: RunRecord) -> str:
@@ -31,7 +57,7 @@ def html(record: RunRecord) -> str:
     """
     found, missing = sections.parts(record)
     last = [part for part in (provenance.measurement(record), provenance.origin(record)) if part is not None]
-    return _TEMPLATES.get_template("report.html").render(
+    return _HTML.get_template("report.html").render(
         title=record.title,
         arch=_arch(record),
         result=record.result.name,
@@ -49,8 +75,8 @@ def html(record: RunRecord) -> str:
 def model_card(record: RunRecord) -> str:
     """The result, what it was made from and how it may be used, for who gets the engine."""
     result = record.result
-    channels = sections.channels(record)
-    return _TEMPLATES.get_template("model_card.md").render(
+    channels, compared = sections.channels(record), sections.comparison(record.networks)
+    return _MARKDOWN.get_template("model_card.md").render(
         arch=_arch(record),
         classes=record.model.get("classes", []),
         preprocess=record.model.get("preprocess", {}),
@@ -59,7 +85,7 @@ def model_card(record: RunRecord) -> str:
         headline=headline.headline(record),
         invalid=headline.invalid(record),
         warnings=headline.warnings(record),
-        comparison=_markdown(sections.comparison(record.networks)),
+        comparison=Markup(tables.markdown(compared.header, compared.rows)),
         channels=None if channels is None else channels.text,
         manifests=record.manifests,
         host=result.latency.host,
@@ -68,16 +94,6 @@ def model_card(record: RunRecord) -> str:
 
 def _arch(record: RunRecord) -> str:
     return str(record.model.get("arch", record.title.partition(":")[0]))
-
-
-def _markdown(section: Section) -> Markup:
-    """A table whose cells can neither end it nor be markup."""
-
-    def cell(text: str) -> str:
-        return str(escape(text)).replace("|", "&#124;")
-
-    rows: Sequence[Sequence[str]] = [[cell(text) for text in row] for row in section.rows]
-    return Markup(tables.markdown([cell(text) for text in section.header], rows))
 
 
 def _date(record: RunRecord) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.outcome import Section
-from benchmarks.reporting.record import Manifest, RunRecord
+from benchmarks.reporting.record import RunRecord
 from benchmarks.reporting.sections import Part
 from benchmarks.schema import LatencyResult, MachineState
+from compress.run import Manifest
 
 _ARTIFACTS = {".onnx", ".plan", ".xml", ".bin", ".safetensors"}
 _SHORT = 12  # digits of a digest that name a file among a run's

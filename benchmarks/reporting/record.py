@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from benchmarks.outcome import PLAN, plan_of
+from benchmarks.rows import MeasuredFile, Record
 from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
 from compress.engines.sidecar import engine_sha256
 from compress.errors import PipelineError
+from compress.files import MANIFEST, file_sha256
+from compress.models.model import describe_model
+from compress.parse import read
+from compress.prune.confirm import ConfirmedFile, Tried
 from compress.prune.latency_table import LatencyTable
 from compress.prune.plan import WidthPlan
 from compress.prune.stage import CONFIRMED, TABLE
-from compress.run import MANIFEST, Run, file_sha256, read_json
+from compress.quantize.sensitivity import SensitivityFile
+from compress.run import STAGES, Manifest, Run, read_manifest
 
-STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")
 PARETO = "pareto"
 _WHOLE = "no layer in float"  # the end of its name; see ``benchmarks.summary.networks``
 
@@ -41,18 +43,8 @@ class Network:
     predicted: float | None = None
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Network:
-        accuracy, latency = row["accuracy"], LatencyResult.model_validate(row["latency"])
-        if not any(latency.samples_ns):
-            raise ValueError(f"{row['name']} has no samples")
-        return cls(
-            row["name"],
-            row["params"],
-            row["macs"],
-            None if accuracy is None else AccuracyResult.model_validate(accuracy),
-            latency,
-            row.get("predicted_ms"),
-        )
+    def of(cls, row: Record) -> Network:
+        return cls(row.name, row.params, row.macs, row.accuracy, row.latency, row.predicted_ms)
 
     @property
     def ms(self) -> float:
@@ -75,32 +67,13 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a stage has written down of itself; see ``compress.run.Run.stage``."""
-
-    key: str
-    settings: Mapping[str, Any]
-    parents: Mapping[str, str]
-    versions: Mapping[str, str]
-    outputs: Mapping[str, str]
-    seconds: float
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Manifest:
-        settings, parents, versions, outputs = (
-            dict(value[name]) for name in ("settings", "parents", "versions", "outputs")
-        )
-        return cls(str(value["key"]), settings, parents, versions, outputs, float(value["seconds"]))
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """A run as its files tell it; None and empty where there is no file.
 
     Attributes:
         title: what was measured on what.
         networks: of ``summary.json``; the first is what the others are compared with.
-        front: ``pareto.json``; its rows are ``points``.
+        front: the title of ``pareto.json``; its rows are ``points``.
         plan: by which the measured networks were pruned.
         tried: the plans near the budget that ``prune`` has measured, from ``confirmed.json``.
         table: the latency table that the plan was made with.
@@ -113,12 +86,12 @@ class RunRecord:
     directory: Path
     title: str
     networks: tuple[Network, ...]
-    front: Mapping[str, Any] | None
+    front: str | None
     points: tuple[Network, ...]
     plan: WidthPlan | None
-    tried: tuple[Mapping[str, Any], ...]
+    tried: tuple[Tried, ...]
     table: LatencyTable | None
-    sensitivity: Mapping[str, Any] | None
+    sensitivity: SensitivityFile | None
     manifests: Mapping[str, Manifest]
     model: Mapping[str, Any]
     stale: tuple[str, ...]
@@ -165,17 +138,13 @@ def read_record(directory: Path) -> RunRecord:
             f"{directory} has no summary.json: nothing was measured",
             remedy=f"python -m benchmarks.summary --run {directory} (with the --config and --set of the run)",
         )
-    with understood(summary, f"python -m benchmarks.summary --run {directory}"):
-        record = read_json(summary)
-        title, networks = record["title"], tuple(Network.from_json(row) for row in record["rows"])
-        if not networks:
-            raise ValueError("no rows")
+    record = read(summary, MeasuredFile, remedy=f"make it again: python -m benchmarks.summary --run {directory}")
+    networks = tuple(map(Network.of, record.rows))
     front, points = _front(directory)
-    with understood(directory / "prune" / PLAN, "python -m compress prune --force"):
-        plan = plan_of(Run(directory))
+    plan = plan_of(Run(directory))
     return RunRecord(
         directory,
-        title,
+        record.title,
         networks,
         front,
         points,
@@ -189,37 +158,12 @@ def read_record(directory: Path) -> RunRecord:
     )
 
 
-@contextmanager
-def understood(path: Path, remedy: str) -> Iterator[None]:
-    """What is not in a file as it should be becomes an error that names the file.
-
-    Raises:
-        PipelineError: of any error that a wrong content gives.
-    """
-    try:
-        yield
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _damaged(path, f"{where}: {first['msg']}", remedy) from None
-    except KeyError as problem:
-        raise _damaged(path, f"{problem} is missing", remedy) from None
-    except (AttributeError, IndexError, TypeError, ValueError) as problem:
-        raise _damaged(path, str(problem), remedy) from None
-
-
-def _damaged(path: Path, why: str, remedy: str) -> PipelineError:
-    return PipelineError(f"{path} is damaged, or of another version: {why}", remedy=f"make it again: {remedy}")
-
-
 def _model(path: Path) -> Mapping[str, Any]:
     """What a model card says of ``model.json``; empty where there is no file."""
     if not path.exists():
         return {}
-    with understood(path, "python -m compress baseline --force"):
-        record = read_json(path)
-        classes, preprocess = list(record["classes"]), dict(record["preprocess"])
-        return {"arch": str(record["arch"]), "classes": classes, "preprocess": preprocess}
+    record = describe_model(path.parent)
+    return {"arch": record.arch, "classes": list(record.classes), "preprocess": record.preprocess.to_json()}
 
 
 def _manifests(directory: Path) -> dict[str, Manifest]:
@@ -227,29 +171,26 @@ def _manifests(directory: Path) -> dict[str, Manifest]:
     for stage in STAGES:
         path = directory / stage / MANIFEST
         if path.exists():
-            with understood(path, f"python -m compress {stage} --force"):
-                found[stage] = Manifest.from_json(read_json(path))
+            found[stage] = read_manifest(path.parent)
     return found
 
 
-def _front(directory: Path) -> tuple[Mapping[str, Any] | None, tuple[Network, ...]]:
+def _front(directory: Path) -> tuple[str | None, tuple[Network, ...]]:
     """The run's own measured front, or that of the run which it is a point of."""
     place = directory.resolve()
     folder = place.parent if place.parent.name == PARETO else directory / PARETO
     path = folder / "pareto.json"
     if not path.exists():
         return None, ()
-    with understood(path, "python -m benchmarks.pareto --config FILE"):
-        record = read_json(path)
-        return record, tuple(Network.from_json(row) for row in record["rows"])
+    record = read(path, MeasuredFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
+    return record.title, tuple(map(Network.of, record.rows))
 
 
-def _tried(directory: Path) -> tuple[Mapping[str, Any], ...]:
+def _tried(directory: Path) -> tuple[Tried, ...]:
     path = directory / "prune" / CONFIRMED
     if not path.exists():
         return ()
-    with understood(path, "python -m compress prune --force"):
-        return tuple({key: float(one[key]) for key in ("predicted_ms", "ms")} for one in read_json(path)["tried"])
+    return read(path, ConfirmedFile, remedy="make it again: python -m compress prune --force").tried
 
 
 def _table(directory: Path, manifest: Manifest | None) -> LatencyTable | None:
@@ -260,19 +201,12 @@ def _table(directory: Path, manifest: Manifest | None) -> LatencyTable | None:
     return LatencyTable.read(found[0]) if found else None
 
 
-def _sensitivity(directory: Path) -> Mapping[str, Any] | None:
+def _sensitivity(directory: Path) -> SensitivityFile | None:
     path = directory / "sensitivity" / "sensitivity.json"
     if not path.exists():
         return None
-    with understood(path, f"python -m compress sensitivity --set run.dir={directory}"):
-        record = read_json(path)
-        keys = ("alone", "without", "output")
-        layers = [{"layer": str(one["layer"]), **{key: _db(one[key]) for key in keys}} for one in record["layers"]]
-        return {"whole": _db(record["whole"]), "layers": layers}
-
-
-def _db(value: Any) -> float | None:
-    return None if value is None else float(value)
+    again = f"make it again: python -m compress sensitivity --set run.dir={directory}"
+    return read(path, SensitivityFile, remedy=again)
 
 
 def _stale(directory: Path, networks: tuple[Network, ...], plan: WidthPlan | None) -> Iterator[str]:

@@ -13,11 +13,10 @@ from benchmarks.outcome import predictions as predicted_table
 from benchmarks.reporting import charts
 from benchmarks.reporting.charts import Chart, Series, inline
 from benchmarks.reporting.headline import megabytes
-from benchmarks.reporting.record import PARETO, Network, RunRecord, understood
+from benchmarks.reporting.record import Network, RunRecord
 from benchmarks.tables import interval, percent, points, speedup
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import LatencyTable
-from compress.prune.stage import FRONT
 
 _TAILS = ("p90", "p95", "p99")
 
@@ -86,8 +85,7 @@ def _cells(network: Network) -> list[str]:
 def front(record: RunRecord) -> Part | None:
     """Measured networks at several budgets; else the front that pruning has predicted."""
     if record.front is not None:
-        with understood(record.directory / PARETO / "pareto.json", "python -m benchmarks.pareto --config FILE"):
-            drawn = inline(plots.pareto(record.front), "pareto")
+        drawn = inline(plots.pareto(record.front, record.points), "pareto")
         text = (
             "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
             "share of the dense INT8 network's latency. Up and left is better."
@@ -96,8 +94,7 @@ def front(record: RunRecord) -> Part | None:
         return Part("front", "Accuracy against latency", text, (chart,), details=(comparison(record.points),))
     if record.plan is None:
         return None
-    with understood(record.directory / "prune" / FRONT, "python -m compress prune --force"):
-        figure = plots.predicted_front(record.directory, record.plan)
+    figure = plots.predicted_front(record.directory, record.plan)
     if figure is None:
         return None
     text = "What pruning predicts before fine-tuning: the least that a network loses at each budget. Not measured."
@@ -130,16 +127,15 @@ def losses(record: RunRecord) -> Part | None:
     if record.plan is None:
         return None
     plan = record.plan
-    with understood(record.directory / "losses", "python -m compress prune --force"):
-        measured = plots.losses_of(record.directory)
-        if measured is None:
-            return None
-        wide = inline(plots.losses(measured, plan), "losses", width=None)
-        narrow = inline(plots.losses(measured, plan, columns=2), "losses-narrow", width=None)
-        drawn = [Chart("Loss (logarithmic) by the share of a group's channels that stay; red: the plan.", wide, narrow)]
-        if measured.removals:
-            caption = "Loss of removing a whole block; red: removed."
-            drawn.append(Chart(caption, inline(plots.removals(measured, plan), "removals")))
+    measured = plots.losses_of(record.directory)
+    if measured is None or not measured.curves:
+        return None
+    wide = inline(plots.losses(measured, plan), "losses", width=None)
+    narrow = inline(plots.losses(measured, plan, columns=2), "losses-narrow", width=None)
+    drawn = [Chart("Loss (logarithmic) by the share of a group's channels that stay; red: the plan.", wide, narrow)]
+    if measured.removals:
+        caption = "Loss of removing a whole block; red: removed."
+        drawn.append(Chart(caption, inline(plots.removals(measured, plan), "removals")))
     text = (
         "How far the network's outputs move when one group alone is narrowed. "
         "A flat curve means channels that can go; the plan takes them where they also cost time."
@@ -151,7 +147,7 @@ def quantization(record: RunRecord) -> Part | None:
     """Signal-to-quantization-noise ratio of each layer."""
     if record.sensitivity is None:
         return None
-    layers, whole = record.sensitivity["layers"], record.sensitivity["whole"]
+    layers, whole = record.sensitivity.layers, record.sensitivity.whole
     text = (
         "Signal-to-quantization-noise ratio (SQNR): how much stronger a layer's signal is than the error that INT8 "
         "adds. At 0 dB the error is as large as the signal, at 20 dB a tenth of it, at 40 dB a hundredth. "
@@ -160,8 +156,8 @@ def quantization(record: RunRecord) -> Part | None:
     chart = Chart("SQNR of each layer; dashed: the whole network.", inline(charts.sqnr(layers, whole), "sqnr"))
     header = ["layer", "gained when left in float, dB", "only this layer in INT8, dB", "at its output, dB"]
     rows = [
-        [one["layer"], _gain(one["without"], whole), _db(one["alone"]), _db(one["output"])]
-        for one in sorted(layers, key=lambda one: -_finite(one["without"]))
+        [one.layer, _gain(one.without, whole), _db(one.alone), _db(one.output)]
+        for one in sorted(layers, key=lambda one: -_finite(one.without))
     ]
     return Part(
         "sqnr",
@@ -225,8 +221,8 @@ def prediction(record: RunRecord) -> Part | None:
     table = predicted_table(record.plan, median)
     series = [*(_held_out(record.table) if record.table else [])]
     if record.tried:
-        tried = [[one[key] for one in record.tried] for key in ("predicted_ms", "ms")]
-        series.append(Series("plans near the budget, while pruning", *tried))
+        latencies = [one.predicted_ms for one in record.tried], [one.ms for one in record.tried]
+        series.append(Series("plans near the budget, while pruning", *latencies))
     drawn: tuple[Chart, ...] = ()
     if series or median is not None:
         figure = charts.predictions(series, None if median is None else (record.plan.latency[1], median))

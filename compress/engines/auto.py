@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from compress.config import TargetConfig
 from compress.engines.base import backend, build_engine, check_machine, engine_files
-from compress.engines.harness import Interval, ask, conditions
+from compress.engines.harness import Bounds, Interval, ask, conditions
 from compress.engines.sidecar import sidecar_path
 from compress.errors import BackendAbsent, EngineError
+from compress.files import discard, write_json
 from compress.progress import SILENT, Progress
-from compress.run import write_json
 
 AUTO = "auto"
 RECORD = "auto.json"
@@ -97,7 +96,7 @@ def build_fastest(
     for name, path in built.items():
         if name != kept:
             for file in (*engine_files(path), sidecar_path(path)):
-                file.unlink()
+                discard(file)
     record = {"kept": kept, "reason": reason, "measured": [asdict(one) for one in measured], "left_out": left_out}
     write_json(out_dir / RECORD, record)
     return built[kept]
@@ -114,7 +113,7 @@ def measure(built: Mapping[str, Path], target: TargetConfig, progress: Progress 
     """
     progress.note(f"measuring {', '.join(built)}")
     arguments = ["--fast", *conditions(target), "--engine", *map(str, built.values())]
-    answer = ask("the engines", "benchmarks.latency", arguments, accepted=(0, _INVALID))
+    answer = ask("the engines", "benchmarks.latency", arguments, list[_Result], accepted=(0, _INVALID))
     measured = [_measured(name, one) for name, one in zip(built, answer, strict=True)]
     for line in table(measured):
         progress.note(line)
@@ -149,15 +148,34 @@ def table(measured: Sequence[Measured]) -> list[str]:
     return lines + [f"  warning: {one.engine}: {doubt}" for one in measured for doubt in one.doubts]
 
 
-def _measured(engine: str, result: Mapping[str, Any]) -> Measured:
+@dataclass(frozen=True)
+class _Statistics:
+    median: Bounds
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    ratio: Bounds
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is wanted of the harness's JSON."""
+
+    stats: Mapping[str, _Statistics]
+    comparison: _Comparison | None
+    verdict: _Verdict
+
+
+def _measured(engine: str, result: _Result) -> Measured:
     """One result of the harness."""
-    compared = result["comparison"]
-    return Measured(
-        engine,
-        Interval.of(result["stats"]["latency_ms"]["median"]),
-        Interval.of(compared["ratio"]) if compared else None,
-        tuple(result["verdict"]["reasons"]),
-    )
+    ratio = Interval.of(result.comparison.ratio) if result.comparison else None
+    return Measured(engine, Interval.of(result.stats["latency_ms"].median), ratio, result.verdict.reasons)
 
 
 def _first_line(error: Exception) -> str:

@@ -278,13 +278,13 @@ def check_feeds(specs: tuple[TensorSpec, ...], feeds: Mapping[str, Array]) -> No
         raise EngineError(f"unknown input '{unknown[0]}'", remedy=f"the engine takes {_listed(specs)}")
 
 
-def metadata_of(props: Mapping[str, str]) -> Metadata | None:
-    """The metadata in a file's string properties; None for a file that this package did not write.
+def metadata_of(props: Mapping[str, str], path: Path) -> Metadata | None:
+    """The metadata in the string properties of the file ``path``; None for one that this package did not write.
 
     Raises:
         EngineError: the properties are ours, but damaged.
     """
-    return Metadata.from_props(props) if any(key.startswith("compress.") for key in props) else None
+    return Metadata.from_props(props, path) if any(key.startswith("compress.") for key in props) else None
 
 
 def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:

@@ -16,7 +16,7 @@ from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check
 from compress.engines.metadata import Metadata
 from compress.errors import BackendAbsent, EngineError
 from compress.models.cost import count
-from compress.models.model import TENSORS, load_model
+from compress.models.model import ANY, TENSORS, load_model
 
 
 class CheckpointEngine(Closing):
@@ -29,7 +29,7 @@ class CheckpointEngine(Closing):
         require(options.device)
         if path.name != TENSORS:
             raise EngineError(f"{path} is not a stage's {TENSORS}", remedy="give runs/NAME/STAGE/model.safetensors")
-        model = load_model(path.parent)
+        model = load_model(path.parent, ANY if options.trust else "")
         torch.set_num_threads(options.threads)
         self.version: str = torch.__version__
         self.requested = self.provider = options.device

@@ -7,13 +7,28 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
+from calibration.children import tied
 from compress.config import TargetConfig
 from compress.errors import EngineError
-from compress.run import read_json
+from compress.parse import Finite, read
+
+T = TypeVar("T")
+
+_PATIENCE_S = 10  # for a process that was told to end
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """An interval in the harness's JSON; ``benchmarks/result.schema.json`` says what is in it."""
+
+    value: Finite
+    lo: Finite
+    hi: Finite
 
 
 @dataclass(frozen=True)
@@ -28,16 +43,17 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     @classmethod
-    def of(cls, bounds: Mapping[str, float]) -> Interval:
-        """From the harness's JSON; ``benchmarks/result.schema.json`` says what is in it."""
-        return cls(bounds["value"], bounds["lo"], bounds["hi"])
+    def of(cls, bounds: Bounds) -> Interval:
+        """From the harness's JSON."""
+        return cls(bounds.value, bounds.lo, bounds.hi)
 
 
-def ask(subject: str, module: str, arguments: Sequence[str], *, accepted: Collection[int] = (0,)) -> Any:
+def ask(subject: str, module: str, arguments: Sequence[str], form: type[T], *, accepted: Collection[int] = (0,)) -> T:
     """What ``python -m module arguments --json FILE`` writes.
 
     Args:
         subject: what is measured, for the message of the error.
+        form: what of the answer is wanted; see ``compress.parse.read``.
         accepted: exit codes with which there is an answer.
 
     Raises:
@@ -47,15 +63,37 @@ def ask(subject: str, module: str, arguments: Sequence[str], *, accepted: Collec
         answer = Path(folder) / "answer.json"
         command = [sys.executable, "-m", module, *arguments, "--json", str(answer)]
         path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # where a user's own network is imported from
-        done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
-        if done.returncode not in accepted:
-            raise EngineError(f"{subject} could not be measured: {_last_words(done.stderr)}")
-        return read_json(answer)
+        code, said = _run(command, {**os.environ, **path})
+        if code not in accepted:
+            raise EngineError(f"{subject} could not be measured: {_last_words(said)}")
+        return read(answer, form, remedy="", error=EngineError, part=True)
 
 
 def conditions(target: TargetConfig) -> list[str]:
     """The arguments that every latency is measured under."""
     return ["--threads", str(target.threads), "--batch", str(target.batch), "--device", target.device]
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code and the standard error of a process that does not outlive this one."""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="backslashreplace",
+        preexec_fn=tied(os.getpid()),
+    ) as child:
+        try:
+            _, said = child.communicate()
+        except BaseException:
+            child.terminate()  # so that it can clean up, and end its own children
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(_PATIENCE_S)
+            child.kill()
+            raise
+    return child.returncode, said
 
 
 def _last_words(stderr: str) -> str:

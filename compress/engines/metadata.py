@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from calibration.preprocess import Preprocess
 from compress.errors import EngineError
+from compress.parse import Count, parse
 
 _PREFIX = "compress."
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,26 +56,33 @@ class Metadata:
         return {_PREFIX + key: value for key, value in values.items()}
 
     @classmethod
-    def from_props(cls, props: Mapping[str, str]) -> Metadata:
+    def from_props(cls, props: Mapping[str, str], file: object = "the file") -> Metadata:
         """The inverse of ``to_props``.
+
+        Args:
+            file: that they are of, for messages.
 
         Raises:
             EngineError: the file was not written by this package.
         """
-        try:
-            return cls(
-                arch=props[_PREFIX + "arch"],
-                precision=props[_PREFIX + "precision"],
-                preprocess=Preprocess.from_json(json.loads(props[_PREFIX + "preprocess"])),
-                classes=tuple(json.loads(props[_PREFIX + "classes"])),
-                macs=int(props[_PREFIX + "macs"]),
-                params=int(props[_PREFIX + "params"]),
-                target=props[_PREFIX + "target"],
-                version=props[_PREFIX + "version"],
-                float_layers=tuple(json.loads(props.get(_PREFIX + "float_layers", "[]"))),
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            raise EngineError(
-                f"the file carries no usable '{_PREFIX}*' metadata ({error})",
-                remedy="export it with `python -m compress export`",
-            ) from None
+
+        def value(key: str, form: type[T], missing: str | None = None) -> T:
+            text = props.get(_PREFIX + key, missing)
+            if text is None:
+                raise EngineError(f"{file} has no usable '{_PREFIX}*' metadata: '{key}' is missing", remedy=remedy)
+            where = f"{file}: the metadata '{_PREFIX}{key}'"
+            text = json.dumps(text) if form is str else text
+            return parse(text, form, where, remedy=remedy, error=EngineError)
+
+        remedy = "export it with `python -m compress export`"
+        return cls(
+            arch=value("arch", str),
+            precision=value("precision", str),
+            preprocess=value("preprocess", Preprocess),
+            classes=value("classes", tuple[str, ...]),
+            macs=value("macs", Count),
+            params=value("params", Count),
+            target=value("target", str),
+            version=value("version", str),
+            float_layers=value("float_layers", tuple[str, ...], "[]"),
+        )

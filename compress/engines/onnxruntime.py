@@ -23,8 +23,9 @@ from compress.engines.convolutions import check_convolutions, unquantized
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import write_sidecar
 from compress.errors import BackendAbsent, EngineError
+from compress.files import write_atomic
+from compress.parse import brief
 from compress.progress import Progress
-from compress.run import write_atomic
 from compress.targets import profile
 
 if TYPE_CHECKING:  # half of what a worker would take to start
@@ -49,7 +50,7 @@ class OnnxRuntimeEngine(Closing):
 
     def __init__(self, path: Path, options: OpenOptions, profile: Path | None = None) -> None:
         require(options.device)
-        self.requested = _PROVIDERS[options.device]
+        self._path, self.requested = path, _PROVIDERS[options.device]
         settings = _settings(options)
         if profile is not None:
             settings.enable_profiling = True
@@ -76,7 +77,7 @@ class OnnxRuntimeEngine(Closing):
         try:
             outputs = self._session.run(None, feeds)
         except Exception as error:  # the runtime's exceptions have no public base class
-            raise EngineError(f"ONNX Runtime failed: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime failed to run {self._path}: {_first_line(error)}") from error
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
     def end_profiling(self) -> Path:
@@ -183,7 +184,7 @@ def _open(path: Path, settings: Any, provider: str) -> tuple[Any, Metadata | Non
         the session, the file's metadata, and the names of the optimizers that it runs without.
     """
     session = _session(path, settings, provider)
-    metadata = metadata_of(session.get_modelmeta().custom_metadata_map)
+    metadata = metadata_of(session.get_modelmeta().custom_metadata_map, path)
     if metadata is None or not metadata.target or profile(metadata.target).float_type == "float32":
         return session, metadata, []
     # Only a session tells the metadata, so such a file is loaded twice.
@@ -206,7 +207,7 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return brief(str(error).strip().partition("\n")[0])
 
 
 def _why(conv: onnx.NodeProto, exported: onnx.GraphProto) -> str:

@@ -33,8 +33,9 @@ from compress.engines.convolutions import check_convolutions, unquantized
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import read_sidecar, vouched, write_sidecar
 from compress.errors import BackendAbsent, EngineError
+from compress.files import write_atomic
+from compress.parse import brief
 from compress.progress import Progress
-from compress.run import write_atomic
 
 if TYPE_CHECKING:  # half of what a worker would take to start
     from compress.config import TargetConfig
@@ -67,7 +68,7 @@ class OpenVinoEngine(Closing):
         if not options.trust and read_sidecar(path) is not None:
             vouched(path)  # two files can be mixed up, and OpenVINO would run any weights that are long enough
         model = _read(path)
-        self.metadata = _metadata(model)
+        self._path, self.metadata = path, _metadata(model, path)
         compiled = _compile(model, path, options, profile=profile)
         self.version: str = runtime().__version__
         self.provider: str = ",".join(compiled.get_property("EXECUTION_DEVICES"))
@@ -89,7 +90,7 @@ class OpenVinoEngine(Closing):
         try:
             results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copied: the request's own
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+            raise EngineError(f"OpenVINO failed to run {self._path}: {_reason(error)}") from error
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def profiling_info(self) -> list[Any]:
@@ -130,7 +131,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
         # By default the weights that are not quantized would be rounded to float16.
         runtime().save_model(_read(onnx_path), converted, compress_to_fp16=False)
         model = _read(converted)
-        metadata = _metadata(model)
+        metadata = _metadata(model, onnx_path)
         check_placement(OpenVinoEngine.name, metadata, onnx_path)
         layers = list(compiled_layers(_compile(model, onnx_path, OpenOptions(target.threads, target.device))))
         if metadata is not None and metadata.precision == "int8":
@@ -234,12 +235,12 @@ def _compile(model: Any, path: Path, options: OpenOptions, *, profile: bool = Fa
         raise EngineError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
 
 
-def _metadata(model: Any) -> Metadata | None:
+def _metadata(model: Any, path: Path) -> Metadata | None:
     """Our properties; OpenVINO keeps those of an ONNX file under ``framework``, in the .xml as well."""
     if not model.has_rt_info(["framework"]):
         return None
     props = model.get_rt_info(["framework"]).astype(dict)
-    return metadata_of({key: str(value.value) for key, value in props.items()})
+    return metadata_of({key: str(value.value) for key, value in props.items()}, path)
 
 
 def _spec(port: Any) -> TensorSpec:
@@ -249,7 +250,7 @@ def _spec(port: Any) -> TensorSpec:
 
 def _reason(error: RuntimeError) -> str:
     """The last line: those before say where in OpenVINO's sources it happened."""
-    return str(error).strip().rpartition("\n")[2].strip()
+    return brief(str(error).strip().rpartition("\n")[2].strip())
 
 
 def _floats(layers: list[Layer]) -> list[list[str]]:

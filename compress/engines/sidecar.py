@@ -12,7 +12,8 @@ from typing import Any
 from compress.engines.base import engine_files
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
-from compress.run import file_sha256, read_json, write_json
+from compress.files import file_sha256, write_json
+from compress.parse import Size, read
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Sidecar:
     engine: str
     version: str
     device: str
-    threads: int
-    batch: int
+    threads: Size
+    batch: Size
     shapes: Mapping[str, list[list[int]]] = field(default_factory=dict)
     operators: Mapping[str, int] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
@@ -59,7 +60,9 @@ def engine_sha256(path: Path) -> str:
     """SHA-256 of an engine file, and of its weights where they are in a second one: ``cat x.xml x.bin | sha256sum``."""
     digest = hashlib.sha256()
     for file in engine_files(path):
-        digest.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
     return digest.hexdigest()
 
 
@@ -80,19 +83,13 @@ def read_sidecar(engine: Path) -> Sidecar | None:
     """The sidecar of an engine file; None where there is none.
 
     Raises:
-        PipelineError: it is not JSON.
         EngineError: it is not a sidecar.
     """
     path = sidecar_path(engine)
     if not path.exists():
         return None
-    try:
-        return Sidecar(**read_json(path))
-    except TypeError as error:
-        raise EngineError(
-            f"{path} is not an engine's sidecar ({error})",
-            remedy="build the engine again; or delete it, and pass --trust if you know where the engine comes from",
-        ) from None
+    remedy = "build the engine again; or delete it, and pass --trust if you know where the engine comes from"
+    return read(path, Sidecar, remedy=remedy, error=EngineError)
 
 
 def vouched(engine: Path, /, **facts: str) -> Sidecar:

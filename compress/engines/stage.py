@@ -13,7 +13,9 @@ from compress.engines.auto import AUTO, build_fastest, candidates
 from compress.engines.base import BACKENDS, backend, build_engine, check_machine, engine_files
 from compress.engines.sidecar import sidecar_path, vouched
 from compress.errors import PipelineError
-from compress.run import Run, file_sha256
+from compress.files import file_sha256
+from compress.lead import lead_stage
+from compress.run import Run
 from compress.targets import default_target
 
 
@@ -54,7 +56,7 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
             build_engine(target.engine, exported, out, target, progress=run.progress)
 
     settings = {**target.model_dump(), "engine": engine or target.engine, "runtimes": _versions(engines)}
-    return run.stage("build", work, settings=settings, parents=[exported])
+    return lead_stage(run, "build", work, settings=settings, parents=[exported])
 
 
 def _engines(folder: Path, exported: Path) -> list[Path]:

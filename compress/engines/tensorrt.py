@@ -55,7 +55,7 @@ class TensorRTEngine(Closing):
             record = read_sidecar(path)
         else:
             record = vouched(path, engine=self.name, version=self.version, device=torch.cuda.get_device_name())
-        self.metadata = None if record is None else metadata_of(record.metadata)
+        self.metadata = None if record is None else metadata_of(record.metadata, path)
         built: Mapping[str, Any] = {} if record is None else record.options
         self._loaded: Loaded | None = deserialize(
             trt,

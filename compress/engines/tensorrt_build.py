@@ -17,8 +17,8 @@ from compress.engines.sidecar import write_sidecar
 from compress.engines.tensorrt_layers import Layers, read_layers
 from compress.engines.tensorrt_runtime import deserialize, in_words, make_logger, require, starting
 from compress.errors import EngineError
+from compress.files import write_atomic
 from compress.progress import Progress
-from compress.run import write_atomic
 
 TIMING_CACHE = "tensorrt.timing"
 _LARGEST_BATCH = 32  # a plan takes at least batches up to this, so that accuracy need not be measured one by one
@@ -37,7 +37,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
     """
     require(target.device)
     trt = importlib.import_module("tensorrt")
-    metadata = metadata_of({entry.key: entry.value for entry in onnx.load(onnx_path).metadata_props})
+    metadata = metadata_of({entry.key: entry.value for entry in onnx.load(onnx_path).metadata_props}, onnx_path)
     check_placement("tensorrt", metadata, onnx_path)
     engine, timings = out_dir / f"{onnx_path.stem}.plan", out_dir / TIMING_CACHE
     progress.note(f"TensorRT {trt.__version__} is building {engine.name}; the first build takes minutes")

@@ -19,9 +19,11 @@ from compress.engines.base import metadata_of
 from compress.errors import ConfigError, ModelError
 from compress.export.qdq import DQ, Graph, Q
 from compress.export.rules import RULES, Severity
+from compress.parse import brief
 from compress.progress import SILENT, Progress
 from compress.targets import profile
 
+MOST_BYTES = 2**31 - 1  # of a protobuf message
 _SHOWN = 5  # findings of one rule in a text
 
 
@@ -101,7 +103,7 @@ def lint_file(path: Path, target: str | None = None) -> Report:
         ModelError, ConfigError: see ``lint``; or the file names no target.
         EngineError: what it says about itself is damaged.
     """
-    metadata = metadata_of({entry.key: entry.value for entry in _load(path)[0].metadata_props})
+    metadata = metadata_of({entry.key: entry.value for entry in _load(path)[0].metadata_props}, path)
     target = target or (metadata.target if metadata else "")
     if not target:
         raise ConfigError(f"{path} does not say which target it is for", remedy="give one with `--target`")
@@ -148,18 +150,43 @@ def _load(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A whole model, and the names of the tensors that it keeps outside of its file."""
     if not path.is_file():
         raise ModelError(f"no such file: {path}", remedy="give an exported .onnx file")
+    check_size(path)
     try:
         model = onnx.load(path, load_external_data=False)
         external = tuple(tensor.name for tensor in model.graph.initializer if uses_external_data(tensor))
         load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        _check_values(model.graph)
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError, KeyError, TypeError) as error:
+        reason = brief(str(error).strip().partition("\n")[0])
         raise ModelError(
             f"{path} is not a whole ONNX file: {reason}",
             remedy="copy it again with all of its parts, or export it again",
         ) from None
     return model, external
+
+
+def check_size(path: Path) -> None:
+    """Refuse a file that is larger than ONNX can be, before it is in memory.
+
+    Raises:
+        ModelError: it is.
+    """
+    if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
+        raise ModelError(f"{path} has {size} bytes, an ONNX file has {MOST_BYTES} at most", remedy="export it again")
+
+
+def _check_values(graph: onnx.GraphProto) -> None:
+    """Make sure that every constant has as many values as it says, and a type that there is: ONNX does not.
+
+    Raises:
+        KeyError, TypeError, ValueError: one has not.
+    """
+    attributes = (attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t"))
+    for tensor in (*graph.initializer, *attributes):
+        onnx.numpy_helper.to_array(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
 
 
 def _check_quantized(graph: Graph) -> None:

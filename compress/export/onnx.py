@@ -18,8 +18,8 @@ from calibration.preprocess import Preprocess
 from compress.engines.metadata import Metadata
 from compress.errors import ModelError
 from compress.export.half import to_half
+from compress.files import write_atomic
 from compress.models.graph import without_removed
-from compress.run import write_atomic
 
 INPUT = "input"
 

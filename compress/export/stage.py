@@ -33,14 +33,17 @@ from compress.export.parity import (
     check,
     runner_for,
 )
+from compress.files import write_json
+from compress.lead import lead_stage
 from compress.models.cost import count
-from compress.models.model import Model, load_model
+from compress.models.model import Model, describe_model, load_model
+from compress.parse import read
 from compress.quantize.calibrate import Calibrated
 from compress.quantize.fakequant import at_quantizers
 from compress.quantize.fold import fold
-from compress.quantize.stage import ALL_INT8, RECORD
+from compress.quantize.stage import ALL_INT8, RECORD, Record
 from compress.quantize.store import load_calibrated
-from compress.run import Run, read_json, write_json
+from compress.run import Run
 from compress.targets import Profile
 
 PARITY_IMAGES = 64
@@ -62,16 +65,18 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ModelError: a network cannot be exported, or a file does not compute what torch computes.
     """
     quantized, parent, baseline = run.need("quantize"), run.need(source), run.need("baseline")
-    record = read_json(quantized / RECORD)
-    if (record["source"], record["target"]) != (source, config.target.name):
+    record = read(quantized / RECORD, Record, remedy="run the quantize stage again")
+    if (record.source, record.target) != (source, config.target.name):
         raise ConfigError(
-            f"the network was quantized from '{record['source']}' for {record['target']}, "
+            f"the network was quantized from '{record.source}' for {record.target}, "
             f"not from '{source}' for {config.target.name}",
             remedy=f"python -m compress quantize --from {source} --set target.name={config.target.name} first",
         )
 
+    arch = config.model.arch
+
     def work(out: Path, scratch: Path) -> None:
-        images = _images(config, load_model(baseline).preprocess)
+        images = _images(config, describe_model(baseline).preprocess)
         report: dict[str, object] = {}
 
         def write(
@@ -95,14 +100,14 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
             report[path.name] = {"bytes": path.stat().st_size, "parity": parities}
 
         for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
-            model = load_model(folder)
+            model = load_model(folder, arch)
             torch_net = Reference("torch", model.net, FP32_ERROR)
             write(suffix, fold(model.net), [torch_net], metadata_for(model, model, "fp32", ""))
-        compressed, calibrated = load_model(quantized), load_calibrated(quantized)
-        described = metadata_for(compressed, load_model(parent), "int8", calibrated.quantizers.target)
-        versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, tuple(record["float_layers"]))}
-        if record["float_layers"]:  # the price of those layers is measured beside a file that has none
-            versions["int8_all"] = load_calibrated(quantized / ALL_INT8), ()
+        compressed, calibrated = load_model(quantized, arch), load_calibrated(quantized, arch)
+        described = metadata_for(compressed, load_model(parent, arch), "int8", calibrated.quantizers.target)
+        versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, record.float_layers)}
+        if record.float_layers:  # the price of those layers is measured beside a file that has none
+            versions["int8_all"] = load_calibrated(quantized / ALL_INT8, arch), ()
         runner = runner_for(config.target.profile)
         for suffix, (network, float_layers) in versions.items():
             write(
@@ -116,7 +121,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
     target = config.target.profile.model_dump(mode="json")
     settings = {"name": config.name, "source": source, "target": target, "version": __version__}
-    return run.stage("export", work, settings=settings, parents=[quantized, parent, baseline])
+    return lead_stage(run, "export", work, settings=settings, parents=[quantized, parent, baseline])
 
 
 def _references(calibrated: Calibrated, target: Profile, runner: Runner, image: Tensor) -> list[Reference]:

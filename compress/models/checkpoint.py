@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from compress.config import ModelConfig
 from compress.errors import CheckpointError, ModelError
 from compress.models.registry import ARCHITECTURES, build
+from compress.parse import brief
 
 State = dict[str, Tensor]
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
@@ -76,7 +78,10 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
+            _check_packed(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
         raise _unreadable(path, start, error) from None
     return _tensors(content, path)
@@ -141,14 +146,41 @@ def load_state(net: nn.Module, state: State, where: str) -> None:
             shapes = [f"{k} is {tuple(state[k].shape)}, the network's {tuple(own[k].shape)}" for k in wrong]
             parts.append(f"{len(wrong)} shapes differ ({_some(shapes)})")
         raise CheckpointError(f"{where} does not fit the network: {'; '.join(parts)}", remedy=_reason(net, state))
+    check_values(net, state, where)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    net.load_state_dict(state, strict=False)
+
+
+def check_values(net: nn.Module, state: State, where: str) -> None:
+    """Make sure that a network can take these values: floats where it has floats, finite, no variance below 0.
+
+    Raises:
+        CheckpointError: it cannot; names the first few tensors.
+    """
+    own = net.state_dict()
+    other = [
+        f"{key} is {str(value.dtype).removeprefix('torch.')}"
+        for key, value in state.items()
+        if key in own and own[key].is_floating_point() and not value.is_floating_point()
+    ]
+    if other:
+        raise CheckpointError(
+            f"{where} holds {len(other)} weights that are not floating-point numbers ({_some(other)})",
+            remedy="a quantized or converted checkpoint is not the trained network: give the one that it was made from",
+        )
+    floats = {key: value for key, value in state.items() if value.is_floating_point()}
+    broken = [key for key, value in floats.items() if not value.float().isfinite().all()]
     if broken:
         raise CheckpointError(
             f"{where} has NaN or infinite values in {len(broken)} tensors ({_some(broken)})",
             remedy="the training that wrote it diverged; use an earlier checkpoint",
         )
-    net.load_state_dict(state, strict=False)
+    negative = [key for key, value in floats.items() if key.endswith("running_var") and (value.float() < 0).any()]
+    if negative:
+        raise CheckpointError(
+            f"{where} has BN variances below 0 in {len(negative)} layers ({_some(negative)})",
+            remedy="the file is damaged: use another checkpoint",
+        )
 
 
 def _tensors(content: Any, path: Path) -> State:
@@ -168,11 +200,44 @@ def _tensors(content: Any, path: Path) -> State:
             f"{path} holds entries that are not named tensors ({_some(other)})",
             remedy="save the weights alone: torch.save(net.state_dict(), path)",
         )
+    odd = [f"{key}: {fault}" for key, value in content.items() if (fault := _odd(value))]
+    if odd:
+        raise CheckpointError(
+            f"{path} holds tensors that are not plain weights ({_some(odd)})",
+            remedy="save the weights of the float network: torch.save(net.state_dict(), path)",
+        )
     state = dict(content)
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _odd(tensor: Tensor) -> str:
+    """What keeps a tensor from being weights; empty where nothing does."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+        return f"a {'quantized' if tensor.is_quantized else str(tensor.layout).removeprefix('torch.')} tensor"
+    held = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > held:  # a view that repeats its values: a small file could fill the memory
+        return f"shape {tuple(tensor.shape)} of only {held} values"
+    return ""
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse a compressed archive: ``torch.save`` writes none, and a small one can fill the memory.
+
+    Raises:
+        CheckpointError: it unpacks to more than it is.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is compressed, and unpacks to {unpacked} bytes",
+            remedy="save it with torch.save(net.state_dict(), path), which does not compress",
+        )
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
@@ -191,7 +256,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
             f"{path} is a pickle with code or objects in it{what}; refused: only tensors are loaded",
             remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or .safetensors",
         )
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = brief(str(error).partition("\n")[0] or type(error).__name__)
     reason = "" if unpickling else f": {text}"  # torch's text on unpickling advises to load unsafely
     return CheckpointError(
         f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint{reason}",
@@ -227,4 +292,4 @@ def _fits(arch: str, state: State) -> bool:
 
 
 def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(brief(name, 100) for name in names[:count]) + (", ..." if len(names) > count else "")

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.parse import Count
+
 
 @dataclass(frozen=True)
 class Cost:
     """Multiply-accumulates of one image (convolutions and matrix products) and parameters (buffers not counted)."""
 
-    macs: int
-    params: int
+    macs: Count
+    params: Count
 
 
 def count(net: nn.Module, shape: Sequence[int]) -> Cost:

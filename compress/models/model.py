@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,14 +14,22 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from calibration.preprocess import Preprocess
-from compress.errors import CheckpointError
-from compress.models.checkpoint import own_names, under_all_names
-from compress.models.registry import build
-from compress.models.shapes import describe, reshape
-from compress.run import read_json, write_atomic, write_json
+from compress.errors import CheckpointError, ModelError
+from compress.files import MANIFEST, write_atomic, write_json
+from compress.models.checkpoint import check_values, own_names, under_all_names
+from compress.models.cifar import SelectPad
+from compress.models.registry import build, is_factory
+from compress.models.shapes import AnyShape, describe, reshape
+from compress.parse import brief, read
+from compress.run import verify
 
 FORMAT = 1
 TENSORS = "model.safetensors"
+ANY = "*"  # any factory: for ``--trust``
+TRUST = "import the factory that model.json names, if it names one: it may run any code"
+MOST_PARAMETERS = 500_000_000  # the largest of the families has 127 million
+MOST_VALUES = 1 << 28  # of one layer's output for one image; ResNet-152 at 1,024 pixels has 2^24
+_REMEDY = "run the stage that wrote it again"
 
 
 @dataclass(frozen=True)
@@ -71,21 +79,120 @@ def save_model(model: Model, folder: Path) -> None:
     write_json(folder / "model.json", record)
 
 
-def load_model(folder: Path) -> Model:
-    """Read what ``save_model`` wrote. Built-in families need no class file; a user's own needs its factory.
+@dataclass(frozen=True)
+class Description:
+    """What ``model.json`` holds."""
+
+    format: Literal[1]
+    arch: str
+    args: dict[str, Any]
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    layers: dict[str, AnyShape]
+
+
+def describe_model(folder: Path) -> Description:
+    """Read ``folder/model.json``; nothing is built or imported.
 
     Raises:
-        CheckpointError: a file is missing, truncated, of a later format, or does not fit its description.
+        CheckpointError: it is absent, damaged, or of a later format.
     """
-    record = read_json(folder / "model.json")
-    if record.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / 'model.json'} has format {record.get('format')}, this version reads {FORMAT}")
-    net = build(record["arch"], len(record["classes"]) or None, record["args"])
-    reshape(net, record["layers"])
-    path = folder / TENSORS
+    return read(folder / "model.json", Description, remedy=_REMEDY, error=CheckpointError)
+
+
+def load_model(folder: Path, factory: str = "") -> Model:
+    """Read what ``save_model`` wrote. Built-in families need no class file; a user's own needs its factory.
+
+    Args:
+        factory: ``package.module:factory`` as the user's own configuration names it, or ``ANY``. A file's word alone
+            imports nothing: a ``model.json`` that names another factory is refused.
+
+    Raises:
+        CheckpointError: a file is missing, truncated, of a later format, changed since a stage has written it, or does
+            not fit its description; or it names a factory that the user has not named.
+        ModelError: the architecture cannot be built.
+    """
+    if (folder / MANIFEST).is_file():
+        verify(folder)
+    record, path = describe_model(folder), folder / TENSORS
+    if is_factory(record.arch) and factory not in (record.arch, ANY):
+        raise CheckpointError(
+            f"{folder / 'model.json'} names the factory '{record.arch}', which imports code, and a file's word for it "
+            "is not followed",
+            remedy=f"if you know the folder, set model.arch={record.arch} in your own configuration or by --set; "
+            "or pass --trust to a command that has it",
+        )
+    classes = len(record.classes) or None
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}", remedy=_REMEDY)
     try:
-        net.load_state_dict(under_all_names(net, load_file(path)))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"cannot load {path}: {error}", remedy="run the stage that wrote it again") from None
-    preprocess = Preprocess.from_json(record["preprocess"])
-    return Model(net.eval(), record["arch"], preprocess, tuple(record["classes"]), record["args"])
+        state = load_file(path)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot load {path}: {brief(error)}", remedy=_REMEDY) from None
+    if is_factory(record.arch):  # the user's own code may not run without memory
+        net = _shaped(record, classes, folder)
+        _check(copy.deepcopy(net).to("meta"), state, record, path)
+    else:
+        with torch.device("meta"):  # shapes alone: a damaged file may ask for any amount of memory
+            _check(_shaped(record, classes, folder), state, record, path)
+        net = _shaped(record, classes, folder)
+    state = under_all_names(net, state)
+    check_values(net, state, str(path))
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"cannot load {path}: {brief(error)}", remedy=_REMEDY) from None
+    return Model(net.eval(), record.arch, record.preprocess, record.classes, record.args)
+
+
+def _shaped(record: Description, classes: int | None, folder: Path) -> nn.Module:
+    """The network of a description, its weights fresh.
+
+    Raises:
+        CheckpointError: there is no such network, or it is too large.
+    """
+    try:
+        net = build(record.arch, classes, record.args)
+        if (count := sum(parameter.numel() for parameter in net.parameters())) > MOST_PARAMETERS:
+            raise ModelError(f"'{record.arch}' has {count:,} parameters, too many for a ResNet")
+        reshape(net, record.layers)
+    except (ModelError, CheckpointError) as error:
+        raise CheckpointError(f"{folder / 'model.json'}: {error.message}", remedy=error.remedy or _REMEDY) from None
+    return net
+
+
+def _check(net: nn.Module, state: Mapping[str, torch.Tensor], record: Description, path: Path) -> None:
+    """Hold a network without memory against its weights and its classes, and see that its layers fit one another."""
+    own = net.state_dict()
+    wrong = [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
+    if wrong:
+        raise CheckpointError(
+            f"{path}: '{wrong[0]}' is {tuple(state[wrong[0]].shape)}, by model.json it is {tuple(own[wrong[0]].shape)}",
+            remedy=_REMEDY,
+        )
+    largest = 0
+
+    def see(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor):
+            largest = max(largest, output.numel())
+        if isinstance(module, SelectPad) and max(module.source) >= (channels := inputs[0].shape[1]):
+            raise ValueError(f"a shortcut takes channel {max(module.source)} of {channels}")
+
+    hooks = [module.register_forward_hook(see) for module in net.modules()]
+    try:
+        output = net.eval()(torch.empty(1, *record.preprocess.shape, device="meta"))
+    except Exception as error:  # the network's own code may raise anything
+        raise CheckpointError(
+            f"the network in {path.parent} does not compute: {brief(error)}", remedy=_REMEDY
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+    outputs = output.shape[1] if isinstance(output, torch.Tensor) and output.dim() == 2 else None
+    if record.classes and outputs not in (None, len(record.classes)):
+        message = f"the network in {path.parent} has {outputs} outputs, and model.json names {len(record.classes)}"
+        raise CheckpointError(f"{message} classes", remedy=_REMEDY)
+    if largest > MOST_VALUES:
+        message = f"a layer of the network in {path.parent} has {largest:,} outputs an image"
+        raise CheckpointError(message, remedy=_REMEDY)

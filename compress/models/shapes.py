@@ -7,15 +7,62 @@ network, so that a state_dict of the changed shapes loads strictly.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import nn
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from compress.errors import CheckpointError
 from compress.models.cifar import SelectPad
 from compress.models.removed import Removed
+from compress.parse import Finite, Size, brief
 
 Shape = dict[str, Any]
+Pair = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=2)]
+
+
+class ConvShape(TypedDict):
+    type: Literal["Conv2d"]
+    in_channels: Size
+    out_channels: Size
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair | Literal["same", "valid"]
+    dilation: Pair
+    groups: Size
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    bias: bool
+
+
+class BatchNormShape(TypedDict):
+    type: Literal["BatchNorm2d"]
+    num_features: Size
+    eps: Finite
+    momentum: Finite | None
+    affine: bool
+    track_running_stats: bool
+
+
+class LinearShape(TypedDict):
+    type: Literal["Linear"]
+    in_features: Size
+    out_features: Size
+    bias: bool
+
+
+class SelectPadShape(TypedDict):
+    type: Literal["SelectPad"]
+    source: list[Annotated[int, Field(ge=-1, lt=2**31)]]
+    stride: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Unshaped(TypedDict):
+    type: Literal["Identity", "Removed"]
+
+
+AnyShape = Annotated[ConvShape | BatchNormShape | LinearShape | SelectPadShape | Unshaped, Field(discriminator="type")]
+"""What ``model.json`` may say of a layer."""
 
 
 def _conv(m: nn.Module) -> Shape:
@@ -91,10 +138,13 @@ def reshape(net: nn.Module, shapes: Mapping[str, Mapping[str, Any]]) -> None:
         try:
             current = shape_of(net.get_submodule(name))
             if current != _plain(shape):
+                if not name:
+                    raise ValueError("no name: that is the network itself")
                 replace_module(net, name, make_layer(shape))
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"model.json says that layer '{name}' is {dict(shape)}, which the architecture lacks ({error})",
+                f"layer '{brief(name, 100)}' is said to be {brief(dict(shape))}, which the architecture lacks "
+                f"({brief(error)})",
                 remedy="the architecture's code has changed since the model was saved; use the version that saved it",
             ) from None
 

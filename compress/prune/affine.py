@@ -89,8 +89,13 @@ def write(net: nn.Module, place: Affine, a: Tensor, b: Tensor, mean: Tensor, var
 
     Args:
         a, b: see ``read``.
-        mean, variance: (outputs,) of a x on real images.
+        mean, variance: (outputs,) of a x on real images. Other values than the true ones do not change y.
+
+    Raises:
+        FloatingPointError: they are not finite in float32.
     """
+    if not all(value.float().isfinite().all() for value in (a, b, mean, variance)):
+        raise FloatingPointError("the solution has infinite values")
     module = net.get_submodule(place.layer)
     assert isinstance(module, nn.Conv2d | nn.Linear)
     module.weight.copy_(a.T.reshape(module.weight.shape))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from compress.config import Budget
 from compress.errors import BudgetError
+from compress.parse import Finite, NonNegative
 from compress.prune.constraints import Constraints, kept_groups, widths
 from compress.prune.elimination import Choice, Solution, least, solve
 from compress.prune.importance import Scores
 from compress.prune.plan import GroupPlan, WidthPlan
 from compress.prune.search_space import Array, Formulation, Kind, Losses, SearchSpace
 
-__all__ = ["Constraints", "Front", "Losses", "SearchSpace", "allocate", "by_scores", "front"]
+__all__ = ["Constraints", "Front", "FrontFile", "Losses", "SearchSpace", "allocate", "by_scores", "front"]
 
 Keep = Callable[[str, int], Sequence[int]]
 """Which units of a group stay, by its name and their number."""
@@ -26,6 +27,20 @@ RESOLUTION = {1: 4000, 2: 200, 3: 24}
 """Steps of the grid on each resource, by the number of resources."""
 
 _WORTH_SAYING = 0.005  # of the unpruned network's cost: a hint that gains less is left out
+
+
+@dataclass(frozen=True)
+class FrontFile:
+    """What ``front.json`` holds: the least loss at each cost; see ``Front.points``."""
+
+    kind: Kind
+    full: Finite
+    cost: tuple[Finite, ...]
+    loss: tuple[NonNegative, ...]
+
+    def __post_init__(self) -> None:
+        if not self.cost or len(self.cost) != len(self.loss):
+            raise ValueError(f"{len(self.cost)} costs and {len(self.loss)} losses")
 
 
 @dataclass(frozen=True)
@@ -52,9 +67,9 @@ class Front:
         return np.flatnonzero(better) * self.solution.step[0] + self.formulation.offsets[0], losses[better]
 
     def to_json(self) -> dict[str, Any]:
-        """What ``front.json`` holds."""
+        """As ``front.json`` holds it; see ``FrontFile``."""
         costs, losses = self.points()
-        return {"kind": self.kind, "full": self.full, "cost": costs.tolist(), "loss": losses.tolist()}
+        return asdict(FrontFile(self.kind, self.full, tuple(costs.tolist()), tuple(losses.tolist())))
 
     def plan(self, limit: float, keep: Keep) -> WidthPlan:
         """The plan of least loss that costs ``limit`` at most.

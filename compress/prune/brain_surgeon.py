@@ -11,7 +11,7 @@ with F the weight of each output. A channel that several layers read has the sum
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,8 +28,8 @@ class Reader:
 
     Attributes:
         weights: (inputs, outputs).
-        covariance: (inputs, inputs).
-        importance: (outputs,), what a squared error of each output costs.
+        covariance: (inputs, inputs), in any unit.
+        importance: (outputs,), what a squared error of each output costs, in that unit.
         rows: (units, rows a unit): the inputs that go with each unit.
     """
 
@@ -54,7 +54,7 @@ class Path:
 
 
 def remove(
-    readers: Sequence[Reader],
+    readers: Iterable[Reader],
     units: int,
     widths: Collection[int],
     *,
@@ -69,7 +69,11 @@ def remove(
         widths: numbers of units kept, each at least 1.
         order: all units, best first, where something else has decided; the weights are repaired all the same.
 
-    Memory: two copies of the largest covariance, in float32.
+    Memory: three copies of the largest covariance, in float32; a reader that is made on demand is not held.
+
+    Raises:
+        torch.linalg.LinAlgError: a covariance that is not positive, or not finite.
+        FloatingPointError: scores that are not finite.
     """
     states = [_State(reader, ridge) for reader in readers]
     given = None if order is None else (units - torch.tensor(order).argsort()).float()
@@ -79,7 +83,10 @@ def remove(
     def scores() -> Tensor:
         if given is not None:
             return given[left]
-        return sum((state.scores() for state in states), torch.zeros(len(left)))
+        found = sum((state.scores() for state in states), torch.zeros(len(left)))
+        if not found.isfinite().all():
+            raise FloatingPointError("what its channels are worth is not finite")
+        return found
 
     snapshots: dict[int, tuple[Tensor, ...]] = {}
     for width in sorted(widths, reverse=True):
@@ -107,12 +114,14 @@ class _State:
         fixed[free] = False
         self._inputs = torch.cat([free, fixed.nonzero().flatten()])
         self._units = len(reader.rows)
-        covariance = reader.covariance[self._inputs][:, self._inputs].float()
-        damping = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-        covariance.diagonal().add_(damping)
-        self._h = torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+        covariance = reader.covariance[self._inputs[:, None], self._inputs].float()
+        mean = float(covariance.diagonal().mean())
+        covariance.diagonal().add_(ridge * (mean if mean > 0 else 1.0))
+        factor = torch.linalg.cholesky(covariance)
+        del covariance
+        self._h = torch.cholesky_inverse(factor)
         self._a = reader.weights[self._inputs].float()
-        self._gain = reader.importance.float().sqrt()
+        self._gain = reader.importance.sqrt().float()
 
     def scores(self) -> Tensor:
         """(units left,)"""
@@ -120,8 +129,8 @@ class _State:
         own = torch.arange(n)
         blocks = self._h[: n * k, : n * k].view(n, k, n, k)[own, :, own, :]
         a = self._a[: n * k].view(n, k, -1) * self._gain
-        solved: Tensor = torch.linalg.solve(blocks, a)
-        return (a * solved).sum((1, 2))
+        solved: Tensor = torch.linalg.solve(blocks, a @ a.mT)  # a hundred times faster than for each output
+        return solved.diagonal(dim1=1, dim2=2).sum(1)
 
     def remove(self, stays: Tensor) -> None:
         """Remove the units that do not stay (units left,), and let the others make up for them."""
@@ -131,9 +140,10 @@ class _State:
         outputs = self._a.shape[1]
         shares = torch.linalg.solve(h_gone[:, ~rows], torch.cat([self._a[~rows], h_gone[:, rows]], 1))
         column = h_gone[:, rows].T
-        self._a = self._a[rows] - column @ shares[:, :outputs]
-        self._h = self._h[rows][:, rows] - column @ shares[:, outputs:]
-        self._inputs = self._inputs[rows]
+        left = rows.nonzero().flatten()
+        self._a = self._a[left].addmm_(column, shares[:, :outputs], alpha=-1)
+        self._h = self._h[left[:, None], left].addmm_(column, shares[:, outputs:], alpha=-1)
+        self._inputs = self._inputs[left]
         self._units = int(stays.sum())
 
     def weights(self) -> Tensor:

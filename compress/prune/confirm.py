@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compress.config import TargetConfig
-from compress.engines.harness import Interval, ask, conditions
+from compress.engines.harness import Bounds, Interval, ask, conditions
 from compress.errors import BudgetError
+from compress.files import write_json
+from compress.parse import Positive
 from compress.prune.plan import WidthPlan
-from compress.run import write_json
 
 Measure = Callable[[Sequence[WidthPlan]], Sequence[Interval]]
 """Latency of plans as a share of the unpruned network's."""
@@ -41,16 +41,36 @@ class Candidate:
     share: Interval
     ms: float
 
-    def to_json(self) -> dict[str, Any]:
+    def tried(self) -> Tried:
+        """As ``confirmed.json`` holds it."""
         assert self.plan.latency is not None
-        share = {"value": self.share.value, "lo": self.share.low, "hi": self.share.high}
-        return {"limit_ms": self.limit, "predicted_ms": self.plan.latency[1], "share": share, "ms": self.ms}
+        share = Bounds(self.share.value, self.share.low, self.share.high)
+        return Tried(self.limit, self.plan.latency[1], share, self.ms)
 
     def __str__(self) -> str:
         assert self.plan.latency is not None
         return (
             f"predicted {self.plan.latency[1]:.3f} ms, measured {self.ms:.3f} ms, {self.share} of the unpruned network"
         )
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A plan that was measured: the limit that it was made for, its latency as predicted and as measured."""
+
+    limit_ms: Positive
+    predicted_ms: Positive
+    share: Bounds
+    ms: Positive
+
+
+@dataclass(frozen=True)
+class ConfirmedFile:
+    """What ``confirmed.json`` holds: the budget, all that were tried, and which of them was taken."""
+
+    limit_ms: Positive
+    tried: tuple[Tried, ...]
+    taken: int
 
 
 def confirmed(
@@ -106,12 +126,25 @@ def on_engine(baseline: Path, target: TargetConfig) -> Measure:
             files = [Path(folder) / f"{index}.json" for index in range(len(plans))]
             for file, plan in zip(files, plans, strict=True):
                 write_json(file, plan.to_json())
-            arguments = ["--model", str(baseline), "--target", target.name, "--engine", target.engine]
+            # Its factory is trusted: this process has loaded the folder, as the user's configuration names it.
+            arguments = ["--model", str(baseline), "--trust", "--target", target.name, "--engine", target.engine]
             arguments += [*conditions(target), "--plan", *map(str, files)]
-            answer = ask("the plans", "benchmarks.plan_latency", arguments)
-        return [Interval.of(one["ratio"]) for one in answer["plans"]]
+            answer = ask("the plans", "benchmarks.plan_latency", arguments, _Answer)
+        return [Interval.of(one.ratio) for one in answer.plans]
 
     return measure
+
+
+@dataclass(frozen=True)
+class _Ratio:
+    ratio: Bounds
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What is wanted of the harness's JSON."""
+
+    plans: tuple[_Ratio, ...]
 
 
 def _distinct(

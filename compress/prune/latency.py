@@ -95,7 +95,7 @@ class LatencyModel:
         best = np.zeros(full, dtype=bool)
         for share in (1.0, 0.5):
             others = {g: _half(n, share) for g, n in self.table.groups.items()}
-            cost = np.sum([self.segment_ms(m.name, {**others, group: lattice}) for m in members], axis=0)
+            cost = sum((self.segment_ms(m.name, {**others, group: lattice}) for m in members), start=np.zeros(full))
             cheapest_wider = np.minimum.accumulate(np.append(cost[1:], np.inf)[::-1])[::-1]
             best |= cheapest_wider > cost * (1 + _GAIN)
         on_step = np.zeros(full, dtype=bool)
@@ -134,7 +134,7 @@ def fit_kind(kind: Kind, rows: Sequence[Row]) -> Predictor:
 
     Rows between the kind's steps are left out: no plan has such a width.
     """
-    rows = [row for row in rows if all(_on_step(*each) for each in zip(row.units, kind.step, kind.units, strict=True))]
+    rows = [row for row in rows if kind.on_step(row.units)]
     ms = np.array([row.ms for row in rows])
     terms = list(_terms(kind))
     columns = _columns(
@@ -184,12 +184,13 @@ def _columns(kind: Kind, terms: Iterable[_Term], units: Sequence[Array]) -> Iter
         steps = zip(units, kind.step, kind.units, strict=True)
         rounded[m] = [np.minimum(np.ceil(each / (step * m)) * step * m, full) for each, step, full in steps]
     for term in terms:
-        layer, value = kind.layers[term.layer], np.array(1.0)
+        value = np.array(1.0)
         if term.inputs:
-            value = value * layer.inputs(rounded[term.inputs])
+            value = value * kind.layers[term.layer].inputs(rounded[term.inputs])
         if term.outputs:
-            value = value * layer.outputs(rounded[term.outputs])
+            value = value * kind.layers[term.layer].outputs(rounded[term.outputs])
         if term.odd:
+            layer = kind.layers[term.layer]
             side = layer.inputs if term.odd == "inputs" else layer.outputs
             value = value * _odd(side, kind.step, units)
         yield value
@@ -200,10 +201,6 @@ def _odd(side: Side, steps: Sequence[int], units: Sequence[Array]) -> Array:
     axes = zip(units, steps, side.per_unit, strict=True)
     odd = (np.ceil(each / step) % 2 != 0 for each, step, count in axes if count)
     return functools.reduce(np.logical_or, odd, np.array(False)).astype(np.float64)
-
-
-def _on_step(units: int, step: int, full: int) -> bool:
-    return units % step == 0 or units == full
 
 
 def _half(units: int, share: float) -> int:

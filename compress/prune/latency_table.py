@@ -9,24 +9,27 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from torch import nn
 
 from compress.config import TargetConfig
 from compress.errors import ConfigError
+from compress.files import write_atomic
 from compress.models.shapes import describe
+from compress.parse import Finite, Size, brief, read
 from compress.prune.blocks import Segment
 from compress.prune.coupling import Coupling, Slot
 from compress.prune.trace import trace
-from compress.run import read_json, write_atomic
 
-SCHEMA = 1
 Array = npt.NDArray[np.float64]
+Ms = Annotated[float, Field(ge=1e-6, le=1e9)]  # milliseconds of something that runs
+Channels = Annotated[float, Field(ge=0, le=2**31)]
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class Place:
     version: str
     device: str
     machine: str
-    threads: int
-    batch: int
+    threads: Size
+    batch: Size
     pair_sums: str = ""
 
 
@@ -61,8 +64,8 @@ class Side:
     [24.0, 25.0]
     """
 
-    fixed: float
-    per_unit: tuple[float, ...]
+    fixed: Channels
+    per_unit: tuple[Channels, ...]
 
     def __call__(self, units: Sequence[Array]) -> Array:
         """Channels, from the units of each axis, in the shape that those broadcast to which matter here."""
@@ -90,9 +93,19 @@ class Kind:
     """
 
     name: str
-    units: tuple[int, ...]
-    step: tuple[int, ...]
+    units: tuple[Size, ...]
+    step: tuple[Size, ...]
     layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        sides = [side for layer in self.layers for side in (layer.inputs, layer.outputs)]
+        if len({len(self.units), len(self.step), *(len(side.per_unit) for side in sides)}) != 1:
+            raise ValueError(f"the axes of kind '{self.name}' are not the same everywhere")
+
+    def on_step(self, units: Sequence[int]) -> bool:
+        """Whether each axis stands at a step, or at its end: no plan has a width between the steps."""
+        axes = zip(units, self.step, self.units, strict=True)
+        return all(count % step == 0 or count == full for count, step, full in axes)
 
 
 @dataclass(frozen=True)
@@ -110,25 +123,25 @@ class Row:
     """Time of a kind at some units kept, in ms: a low quantile, with the spread of its rounds."""
 
     kind: str
-    units: tuple[int, ...]
-    ms: float
-    lo: float
-    hi: float
-    n: int
+    units: tuple[Size, ...]
+    ms: Ms
+    lo: Finite
+    hi: Finite
+    n: Size
 
 
 @dataclass(frozen=True)
 class WholeRow:
     """Time of a whole network, and the median of its samples; ``held_out`` ones are predicted, not fitted."""
 
-    units: Mapping[str, int]
+    units: Mapping[str, Size]
     removed: tuple[str, ...]
     held_out: bool
-    ms: float
-    lo: float
-    hi: float
-    median: float
-    n: int
+    ms: Ms
+    lo: Finite
+    hi: Finite
+    median: Ms
+    n: Size
 
 
 @dataclass(frozen=True)
@@ -146,16 +159,33 @@ class LatencyTable:
     network: str
     place: Place
     imported: bool
-    groups: Mapping[str, int]
+    groups: Mapping[str, Size]
     kinds: tuple[Kind, ...]
     segments: tuple[Member, ...]
     rows: tuple[Row, ...]
     networks: tuple[WholeRow, ...]
     summary: Mapping[str, float]
+    schema_version: Literal[1] = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        known = {kind.name: len(kind.units) for kind in self.kinds}
+        for row in self.rows:
+            if len(row.units) != known.get(row.kind):
+                raise ValueError(f"a row of '{row.kind}' has {len(row.units)} widths, the kind {known.get(row.kind)}")
+        for kind in self.kinds:
+            if not any(row.kind == kind.name and kind.on_step(row.units) for row in self.rows):
+                raise ValueError(f"there is no row of '{kind.name}' at its steps")
+        for member in self.segments:
+            if len(member.groups) != known.get(member.kind) or not set(member.groups) <= self.groups.keys():
+                raise ValueError(f"the groups of '{member.name}' do not fit its kind")
+        segments = {member.name for member in self.segments}
+        for one in self.networks:
+            if not one.units.keys() <= self.groups.keys() or not set(one.removed) <= segments:
+                raise ValueError("a whole network has groups or blocks that the table does not have")
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all; ``read`` gives it back."""
-        write_atomic(path, json.dumps({"schema_version": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        write_atomic(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> LatencyTable:
@@ -167,16 +197,17 @@ class LatencyTable:
         remedy = "measure it with `python -m benchmarks.profile --config FILE`"
         if not path.is_file():
             raise ConfigError(f"there is no latency table at {path}", remedy=remedy)
-        value = read_json(path)
-        version = value.get("schema_version") if isinstance(value, dict) else None
-        if version != SCHEMA:
-            raise ConfigError(f"{path} has schema version {version}, this version reads {SCHEMA}", remedy=remedy)
-        try:
-            return _table(value)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{path} is not a latency table: {error!r}", remedy=remedy) from None
+        return read(path, cls, remedy=remedy, error=ConfigError)
 
-    def check(self, network: str, target: TargetConfig, here: Place | None, *, foreign: bool = False) -> None:
+    def check(
+        self,
+        network: str,
+        target: TargetConfig,
+        here: Place | None,
+        *,
+        foreign: bool = False,
+        name: str = "the latency table",
+    ) -> None:
         """Is this table about ``network`` on the target that is asked for?
 
         Args:
@@ -185,6 +216,7 @@ class LatencyTable:
             here: ``compress.prune.place.here(target)``; none where the target's engine does not run on this machine.
                 Such a table, and one from a kit, is taken to be of the device that the user means.
             foreign: the user has said that version, device and threads may differ.
+            name: of this table, for messages.
 
         Raises:
             ConfigError: it is about another network, target, engine or batch; or about another version, device or
@@ -192,20 +224,20 @@ class LatencyTable:
         """
         measure = "measure this one with `python -m benchmarks.profile --config FILE`"
         if self.network != network:
-            raise ConfigError("the latency table was measured for another network", remedy=measure)
+            raise ConfigError(f"{name} was measured for another network", remedy=measure)
         asked = {"target": target.name, "engine": target.engine, "batch": target.batch}
-        for name, wanted in asked.items():
-            if getattr(self.place, name) != wanted:
-                raise ConfigError(_differs(name, self.place, wanted), remedy=measure)
+        for what, wanted in asked.items():
+            if getattr(self.place, what) != wanted:
+                raise ConfigError(f"{name} {_differs(what, self.place, wanted)}", remedy=measure)
         bound: dict[str, object] = {"threads": target.threads}
         if here is not None and not self.imported:
             bound |= {"version": here.version, "machine": here.machine, "device": here.device}
             if self.place.pair_sums and here.pair_sums:  # one name of a virtual processor can stand for several
                 bound["pair_sums"] = here.pair_sums
-        for name, wanted in bound.items():
-            if getattr(self.place, name) != wanted and not foreign:
+        for what, wanted in bound.items():
+            if getattr(self.place, what) != wanted and not foreign:
                 raise ConfigError(
-                    _differs(name, self.place, wanted),
+                    f"{name} {_differs(what, self.place, wanted)}",
                     remedy=f"{measure}; or take it nevertheless with --set prune.allow_foreign_table=true",
                 )
 
@@ -213,40 +245,7 @@ class LatencyTable:
 def _differs(name: str, table: Place, wanted: object) -> str:
     words = {"version": f"{table.engine} version", "threads": "number of threads", "pair_sums": "INT8 sums in"}
     what = words.get(name, name)
-    return f"the latency table was measured for {what} {getattr(table, name)}, not {wanted}"
-
-
-def _table(value: Mapping[str, Any]) -> LatencyTable:
-    def side(v: Mapping[str, Any]) -> Side:
-        return Side(v["fixed"], tuple(v["per_unit"]))
-
-    def kind(v: Mapping[str, Any]) -> Kind:
-        layers = tuple(Layer(side(layer["inputs"]), side(layer["outputs"])) for layer in v["layers"])
-        return Kind(v["name"], tuple(v["units"]), tuple(v["step"]), layers)
-
-    table = LatencyTable(
-        network=str(value["network"]),
-        place=Place(**value["place"]),
-        imported=bool(value["imported"]),
-        groups=dict(value["groups"]),
-        kinds=tuple(kind(v) for v in value["kinds"]),
-        segments=tuple(Member(**{**v, "groups": tuple(v["groups"])}) for v in value["segments"]),
-        rows=tuple(Row(**{**v, "units": tuple(v["units"])}) for v in value["rows"]),
-        networks=tuple(WholeRow(**{**v, "removed": tuple(v["removed"])}) for v in value["networks"]),
-        summary=dict(value["summary"]),
-    )
-    known = {kind.name: len(kind.units) for kind in table.kinds}
-    for row in table.rows:
-        if len(row.units) != known[row.kind]:
-            raise ValueError(f"a row of '{row.kind}' has {len(row.units)} widths")
-        if not 0 < row.ms < float("inf"):
-            raise ValueError(f"a row of '{row.kind}' says {row.ms} ms")
-    for name in known.keys() - {row.kind for row in table.rows}:
-        raise ValueError(f"there is no row of '{name}'")
-    for member in table.segments:
-        if len(member.groups) != known[member.kind] or not set(member.groups) <= table.groups.keys():
-            raise ValueError(f"the groups of '{member.name}' do not fit its kind")
-    return table
+    return f"was measured for {what} {brief(getattr(table, name), 100)}, not {wanted}"
 
 
 def layers_of(net: nn.Module, coupling: Coupling, segment: Segment) -> tuple[Layer, ...]:

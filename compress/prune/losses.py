@@ -17,15 +17,18 @@ from calibration.split import check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config
 from compress.data import data_settings, open_data, training_sample
-from compress.errors import DataError, ModelError
+from compress.errors import DataError, ModelError, PipelineError
+from compress.files import tree_sha256, write_json
+from compress.lead import lead_stage
 from compress.models.model import Model, load_model
+from compress.parse import NonNegative, read
 from compress.progress import Progress
 from compress.prune import importance
 from compress.prune.coupling import Coupling
 from compress.prune.importance import Scores
 from compress.prune.sensitivity import Curve, Images, Sensitivity
 from compress.prune.structure import Structure
-from compress.run import Run, read_json, tree_sha256, write_json
+from compress.run import Run
 
 LOSSES = "losses.json"
 _BATCH = 25
@@ -40,7 +43,7 @@ class Measured:
     """The loss of each group by its width, and of each removable block's removal."""
 
     curves: Mapping[str, Curve]
-    removals: Mapping[str, float]
+    removals: Mapping[str, NonNegative]
 
 
 def measured_losses(config: Config, run: Run, network: Path, structure: Structure) -> Path:
@@ -60,7 +63,7 @@ def measured_losses(config: Config, run: Run, network: Path, structure: Structur
     }
 
     def work(out: Path, scratch: Path) -> None:
-        model = load_model(network)
+        model = load_model(network, config.model.arch)
         sample = pruning_images(config, model, run.progress)
         images = solve_and_judge(sample)
         scores = None
@@ -71,31 +74,64 @@ def measured_losses(config: Config, run: Run, network: Path, structure: Structur
             model.net, structure, images, classifier=classifier, scores=scores, progress=run.progress
         )
         kept = scratch / LOSSES
-        groups = read_json(kept) if kept.exists() else {}
+        groups = _before_a_kill(kept, structure.coupling)
         wanted = {
             group.name: sorted({max(1, group.units * share // 16) for share in _SIXTEENTHS} - {group.units})
             for group in structure.coupling
             if group.name not in groups
         }
         for name, curve in sensitivity.curves(wanted):
-            groups[name] = asdict(curve)
-            write_json(kept, groups)
-        write_json(out / LOSSES, {"groups": groups, "removals": sensitivity.removals()})
+            groups[name] = curve
+            write_json(kept, {name: asdict(curve) for name, curve in groups.items()})
+        record = _File({name: groups[name] for name in sorted(groups)}, sensitivity.removals())
+        write_json(out / LOSSES, asdict(record))
 
     text = json.dumps([settings, tree_sha256(network)], sort_keys=True, default=str)
     name = f"{config.prune.importance}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     store = Run(run.directory / "losses", force=run.force, progress=run.progress)
-    return store.stage(name, work, settings=settings, parents=[network])
+    return lead_stage(store, name, work, settings=settings, parents=[network])
 
 
-def load_losses(folder: Path) -> Measured:
-    """Read what ``measured_losses`` made."""
-    record = read_json(folder / LOSSES)
-    curves = {
-        name: Curve(tuple(value["units"]), tuple(value["loss"]), tuple(value["order"]))
-        for name, value in record["groups"].items()
-    }
-    return Measured(curves, record["removals"])
+def load_losses(folder: Path, structure: Structure | None = None) -> Measured:
+    """Read what ``measured_losses`` made.
+
+    Args:
+        structure: of the network that they must be of, where there is one to hold them against.
+
+    Raises:
+        PipelineError: it is absent or damaged, or of another network.
+    """
+    remedy = f"delete the folder {folder}, and prune again"
+    record = read(folder / LOSSES, _File, remedy=remedy)
+    if structure is not None:
+        units = {group.name: group.units for group in structure.coupling}
+        blocks = {segment.name for segment in structure.segments if segment.removable}
+        if _units(record.groups) != units or record.removals.keys() != blocks:
+            raise PipelineError(f"{folder / LOSSES} has other groups or blocks than the network", remedy=remedy)
+    return Measured(record.groups, record.removals)
+
+
+def _units(curves: Mapping[str, Curve]) -> dict[str, int]:
+    """All units of each group."""
+    return {name: curve.units[-1] for name, curve in curves.items()}
+
+
+@dataclass(frozen=True)
+class _File:
+    """What ``losses.json`` holds."""
+
+    groups: Mapping[str, Curve]
+    removals: Mapping[str, NonNegative]
+
+
+def _before_a_kill(path: Path, coupling: Coupling) -> dict[str, Curve]:
+    """The curves of the network's groups that were kept; none where there is no such file, or it is damaged."""
+    try:
+        kept = read(path, dict[str, Curve], remedy="")
+    except PipelineError:
+        return {}
+    units = _units(kept)
+    return {group.name: kept[group.name] for group in coupling if units.get(group.name) == group.units}
 
 
 def pruning_images(config: Config, model: Model, progress: Progress) -> list[Tensor]:

@@ -17,6 +17,10 @@ RIDGE = 1e-3
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
+_ROWS = 256  # of a matrix that are in float64 at once
+_CONSTANT = 4 * torch.finfo(torch.float32).eps  # relative to its mean, an input that varies no more than that does not
+_LEAST = -100  # as a power of two: smaller inputs count as zero
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -43,19 +47,14 @@ class Statistics:
             count,
             mine * self.mean + its * other.mean,
             mine * self.target_mean + its * other.target_mean,
-            mine * self.covariance + its * other.covariance + mine * its * torch.outer(x, x),
-            mine * self.cross + its * other.cross + mine * its * torch.outer(x, y),
+            (mine * self.covariance).add_(other.covariance, alpha=its).addr_(x, x, alpha=mine * its),
+            (mine * self.cross).add_(other.cross, alpha=its).addr_(x, y, alpha=mine * its),
         )
-
-    def rows(self, chosen: Tensor) -> Statistics:
-        """Of some of the inputs."""
-        covariance = self.covariance[chosen][:, chosen]
-        return Statistics(self.count, self.mean[chosen], self.target_mean, covariance, self.cross[chosen])
 
     def uncentred(self) -> Statistics:
         """For a fit without a constant: second moments about zero."""
-        covariance = self.covariance + torch.outer(self.mean, self.mean)
-        cross = self.cross + torch.outer(self.mean, self.target_mean)
+        covariance = torch.addr(self.covariance, self.mean, self.mean)
+        cross = torch.addr(self.cross, self.mean, self.target_mean)
         zero, none = torch.zeros_like(self.mean), torch.zeros_like(self.target_mean)
         return Statistics(self.count, zero, none, covariance, cross)
 
@@ -71,6 +70,7 @@ class Moments:
 
     Attributes:
         count: positions seen.
+        unit: what the sums are in, a power of two: squares of small inputs would be zeros.
     """
 
     def __init__(self) -> None:
@@ -79,6 +79,7 @@ class Moments:
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Take in x (rows, inputs) and y (rows, outputs)."""
         if self.count == 0:
+            self.unit = unit_of(x)
             self._shift = x.mean(0)  # centred early, so that float32 products do not cancel later
             self._xx = x.new_zeros(x.shape[1], x.shape[1], dtype=torch.float32)
             self._x = torch.zeros(x.shape[1], dtype=torch.float64)
@@ -86,7 +87,7 @@ class Moments:
                 self._shift_y = y.mean(0)
                 self._xy = x.new_zeros(x.shape[1], y.shape[1])
                 self._y = torch.zeros(y.shape[1], dtype=torch.float64)
-        x = x - self._shift
+        x = (x - self._shift).div_(self.unit)
         self._xx.addmm_(x.T, x)
         self._x += x.sum(0)
         if y is not None:
@@ -98,34 +99,58 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """(inputs,)"""
-        return self._shift.double() + self._x / self.count
+        return self._shift.double() + self._x / self.count * self.unit
 
-    def covariance(self) -> Tensor:
-        """(inputs, inputs), float64."""
-        mean = self._x / self.count
-        return self._xx.double() / self.count - torch.outer(mean, mean)
+    def second(self, *, about_zero: bool) -> Tensor:
+        """(inputs, inputs) second moments in squares of ``unit``, float32: about zero, or about the mean."""
+        mean = self.mean / self.unit if about_zero else None
+        return self._covariance(torch.arange(len(self._x)), torch.float32, mean)
 
-    def statistics(self) -> Statistics:
-        """All of them; targets were given."""
-        cross = self._xy.double() / self.count - torch.outer(self._x / self.count, self._y / self.count)
+    def statistics(self, chosen: Tensor | None = None) -> Statistics:
+        """All of them; targets were given.
+
+        Args:
+            chosen: (inputs,), a mask of the inputs that count; default: all do.
+        """
+        rows = torch.arange(len(self._x)) if chosen is None else chosen.nonzero().flatten()
+        covariance = self._covariance(rows, torch.float64).mul_(self.unit**2)
+        cross = (self._xy[rows].double() / self.count).addr_(self._x[rows], self._y, alpha=-1 / self.count**2)
         target_mean = self._shift_y.double() + self._y / self.count
-        return Statistics(self.count, self.mean, target_mean, self.covariance(), cross)
+        return Statistics(self.count, self.mean[rows], target_mean, covariance, cross.mul_(self.unit))
+
+    def _covariance(self, rows: Tensor, dtype: torch.dtype, mean: Tensor | None = None) -> Tensor:
+        """Of some inputs, in squares of ``unit``; with their mean (inputs,), about zero."""
+        found = torch.empty(len(rows), len(rows), dtype=dtype)
+        offset = self._x / self.count
+        variance = self._xx.diagonal().double() / self.count - offset.square()
+        varies = variance > (_CONSTANT * self.mean / self.unit).square()
+        for start in range(0, len(rows), _ROWS):
+            at = rows[start : start + _ROWS]
+            block = (self._xx[at][:, rows].double() / self.count).addr_(offset[at], offset[rows], alpha=-1)
+            block.mul_(varies[rows]).mul_(varies[at, None])
+            found[start : start + _ROWS] = block if mean is None else block.addr_(mean[at], mean[rows])
+        return found
+
+
+def unit_of(x: Tensor) -> float:
+    """The power of two just above the largest |x|, at most 1: in it, what is tiny has squares that are not zero."""
+    return float(2.0 ** max(_LEAST, min(0, int(x.abs().amax().frexp().exponent))))
 
 
 @contextmanager
 def naming(layer: str, way_out: str = "") -> Iterator[None]:
-    """Where the moments of a layer's inputs cannot be inverted inside, say whose they are.
+    """Where the moments of a layer's inputs cannot be inverted inside, or give no weights, say whose they are.
 
     Args:
         way_out: what else the user can do, to end the remedy with.
 
     Raises:
-        ModelError: a factorization or a solution failed, because of infinite values or of values so far apart that
-            their squares drown one another.
+        ModelError: a factorization or a solution failed or is not finite, because of infinite values or of values so
+            far apart that their squares drown one another.
     """
     try:
         yield
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+    except (torch.linalg.LinAlgError, FloatingPointError) as error:  # type: ignore[attr-defined]
         raise ModelError(
             f"the inputs of '{layer}' are too large, or too far apart, to solve for its weights: {error}",
             remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was"
@@ -142,10 +167,13 @@ def solve(seen: Statistics, old: Tensor, ridge: float) -> Tensor:
     Args:
         old: (inputs, outputs).
     """
-    covariance = seen.covariance
-    strength = ridge * covariance.diagonal().mean().clamp(min=torch.finfo(covariance.dtype).tiny)
-    damped = covariance + strength * torch.eye(len(covariance), dtype=covariance.dtype)
-    return torch.cholesky_solve(seen.cross + strength * old, torch.linalg.cholesky(damped))
+    mean = float(seen.covariance.diagonal().mean())
+    strength = ridge * (mean if mean > 0 else 1.0)  # of inputs that are constant: the old weights
+    damped = seen.covariance.clone()
+    damped.diagonal().add_(strength)
+    factor = torch.linalg.cholesky(damped)
+    del damped
+    return torch.cholesky_solve(seen.cross + strength * old, factor)
 
 
 def best_ridge(fit: Statistics, held_out: Statistics, old: Tensor) -> float:

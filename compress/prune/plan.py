@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from compress.errors import PipelineError
 from compress.models.cost import Cost
+from compress.parse import Count, Finite, Positive, read
+
+if TYPE_CHECKING:  # a plan is also read where nothing is traced
+    from compress.prune.coupling import Coupling
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,15 @@ class GroupPlan:
 
     name: str
     kind: str
-    before: int
-    after: int
-    kept: tuple[int, ...]
+    before: Count
+    after: Count
+    kept: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        unit = self.after // max(1, len(self.kept))
+        fits = unit > 0 and self.before % unit == 0 and self.kept[-1] < self.before // unit if self.kept else True
+        if not fits or self.after != unit * len(self.kept) or list(self.kept) != sorted(set(self.kept)):
+            raise ValueError(f"'{self.name}' keeps {self.after} of {self.before} channels, or not as many units")
 
 
 @dataclass(frozen=True)
@@ -40,24 +52,34 @@ class WidthPlan:
     before: Cost
     after: Cost
     removed: tuple[str, ...] = ()
-    latency: tuple[float, float] | None = None
+    latency: tuple[Positive, Finite] | None = None
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        if len(set(names)) != len(names) or not self.before.macs or not self.before.params:
+            raise ValueError("a group is there twice, or the unpruned network costs nothing")
 
     @property
     def kept(self) -> Mapping[str, Sequence[int]]:
         """Unit indices by group name: what ``cut`` and ``masked`` take. A group that is gone is not named."""
         return {group.name: group.kept for group in self.groups if group.kept}
 
+    def begins_with(self, coupling: Coupling) -> bool:
+        """Whether it is a plan of the network of these groups."""
+        units = {group.name: (group.width, group.unit) for group in coupling}
+        mine = {
+            g.name: (g.before, g.after // len(g.kept) if g.kept else units.get(g.name, (0, 0))[1]) for g in self.groups
+        }
+        return mine == units
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> WidthPlan:
-        groups = (GroupPlan(**{**group, "kept": tuple(group["kept"])}) for group in value["groups"])
-        latency = value.get("latency")
-        return cls(
-            tuple(groups),
-            Cost(**value["before"]),
-            Cost(**value["after"]),
-            removed=tuple(value.get("removed", ())),
-            latency=None if latency is None else (latency[0], latency[1]),
-        )
+    def read(cls, path: Path, *, error: type[PipelineError] = PipelineError) -> WidthPlan:
+        """Read a ``plan.json``.
+
+        Raises:
+            PipelineError: (or ``error``) it is absent, or no plan.
+        """
+        return read(path, cls, remedy="give a plan that stage prune has written, RUN/prune/plan.json", error=error)

@@ -181,18 +181,23 @@ class _Sweep:
                 moments[p.layer][index % _HELD_OUT == 1].add(x[p.node], y)
         for p in places:
             with naming(p.layer):
-                self._write(p, [part.statistics() for part in moments[p.layer] if part.count])
+                rows = self._rows.get(p.layer)
+                self._write(p, [part.statistics(rows) for part in moments.pop(p.layer) if part.count])
 
-    def _write(self, place: Affine, parts: Sequence[Statistics]) -> None:
-        """New weights for a layer, from what was fitted on and, unless there was one batch only, what was held out."""
+    def _write(self, place: Affine, parts: list[Statistics]) -> None:
+        """New weights for a layer, from what was fitted on and, unless there was one batch only, what was held out.
+
+        Takes ``parts`` away: of a wide layer they are gigabytes.
+        """
         old, _ = read(self.net, place)
         rows = self._rows.get(place.layer, torch.ones(len(old), dtype=torch.bool))
-        parts = [part.rows(rows) if place.shifts else part.rows(rows).uncentred() for part in parts]
+        if not place.shifts:
+            parts[:] = [part.uncentred() for part in parts]
         if len(parts) == 1:
-            (seen,), ridge = parts, RIDGES[-1]  # nothing tells how far to go: stay near
+            seen, ridge = parts.pop(), RIDGES[-1]  # nothing tells how far to go: stay near
         else:
-            fit, held_out = parts
-            seen, ridge = fit + held_out, best_ridge(fit, held_out, old[rows])
+            ridge = best_ridge(parts[0], parts[1], old[rows])
+            seen = parts.pop(0) + parts.pop()
         a = solve(seen, old[rows], ridge)
         mean = a.T @ seen.mean
         full = torch.zeros_like(old)

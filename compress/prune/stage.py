@@ -6,6 +6,7 @@ With ``prune.rounds`` above 1 the budget is approached step by step; the network
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,18 +15,21 @@ from torch import nn
 from compress.config import Config
 from compress.data import data_settings, open_data
 from compress.errors import DataError, ModelError
+from compress.files import write_json
+from compress.lead import lead_stage
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
 from compress.prune.allocate import check_reachable
-from compress.prune.confirm import confirmed, on_engine
+from compress.prune.confirm import ConfirmedFile, confirmed, on_engine
 from compress.prune.losses import load_losses, measured_losses, pruning_images
 from compress.prune.plan import WidthPlan
 from compress.prune.reconstruct import repair
 from compress.prune.rounds import combined
 from compress.prune.subject import TABLE, Origin, Planner, Subject
 from compress.prune.surgery import cut, verify
-from compress.run import Run, read_json, write_json
+from compress.run import Run
+from compress.train.distributed import pick_device, run_stage
 from compress.train.loop import fit
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]
@@ -58,11 +62,8 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
     """Prune the network in the folder ``network`` to the budget of a round; stage ``name`` of ``store``."""
     settings, last = config.prune, number == config.prune.rounds
     first = network == origin.folder
-    before = origin.plan() if first else WidthPlan.from_json(read_json(network / PLAN))
-    model = load_model(network)
-    for key, value in model.net.state_dict().items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise ModelError(f"'{key}' is not finite", remedy="load another checkpoint, or train again")
+    before = origin.plan() if first else origin.read(network / PLAN)
+    model = load_model(network, config.model.arch)
     subject = Subject.of(model, origin, before)
     budgets = origin.limits(number, settings.rounds)
     check_reachable(subject.space, subject.nothing_lost(), budgets)  # told before the images are looked at
@@ -70,7 +71,7 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
 
     def work(out: Path, scratch: Path) -> None:
         images = pruning_images(config, model, SILENT) if losses else []
-        measured = load_losses(losses) if losses else None
+        measured = load_losses(losses, subject.structure) if losses else None
         planner = subject.planner(config, model, measured, budgets, run.progress)
         if planner.front is not None:
             write_json(out / FRONT, planner.front.to_json())
@@ -101,7 +102,11 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
     if not last and settings.round_epochs:
         stage_settings["finetune"] = config.finetune.model_dump(mode="json")
     parents = [network, origin.folder, *filter(None, (losses, origin.table))]
-    return store.stage(name, work, settings=stage_settings, parents=list(dict.fromkeys(parents)))
+    parents = list(dict.fromkeys(parents))
+    if "finetune" in stage_settings:
+        device = pick_device(config.finetune.device)
+        return run_stage(store, name, work, device=device, settings=stage_settings, parents=parents)
+    return lead_stage(store, name, work, settings=stage_settings, parents=parents)
 
 
 def _confirmed(
@@ -125,8 +130,8 @@ def _confirmed(
     best, tried = confirmed(planner.plan, first.limit, unpruned, lambda plans: ask([in_all(plan) for plan in plans]))
     for one in tried:
         progress.note(f"  {one}{' <- taken' if one is best else ''}")
-    record = {"limit_ms": first.limit, "tried": [one.to_json() for one in tried], "taken": tried.index(best)}
-    write_json(out / CONFIRMED, record)
+    record = ConfirmedFile(first.limit, tuple(one.tried() for one in tried), tried.index(best))
+    write_json(out / CONFIRMED, asdict(record))
     return best.plan
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from compress.config import Budget, Config
-from compress.errors import ConfigError
+from compress.errors import ConfigError, PipelineError
 from compress.models.model import Model, load_model
 from compress.progress import Progress
 from compress.prune.allocate import Front, Keep, Losses, SearchSpace, allocate, by_scores, front
@@ -52,7 +52,7 @@ class Origin:
 
     @classmethod
     def of(cls, config: Config, run: Run, folder: Path) -> Origin:
-        settings, model = config.prune, load_model(folder)
+        settings, model = config.prune, load_model(folder, config.model.arch)
         shape = model.preprocess.shape
         structure = Structure.of(model.net, shape)
         budgets = settings.budgets()
@@ -62,14 +62,23 @@ class Origin:
             table = settings.table or run.directory / TABLE
             measured = LatencyTable.read(table)
             place, allowed = here(config.target), settings.allow_foreign_table
-            measured.check(fingerprint(model.net, shape), config.target, place, foreign=allowed)
+            measured.check(
+                fingerprint(model.net, shape), config.target, place, foreign=allowed, name=f"the latency table {table}"
+            )
             measurable = measured.place == place
-            if {member.name for member in measured.segments} != {segment.name for segment in structure.segments}:
+            pieces = {(segment.name, segment.groups) for segment in structure.segments}
+            groups = {group.name: group.units for group in structure.coupling}
+            if {(member.name, member.groups) for member in measured.segments} != pieces or measured.groups != groups:
                 raise ConfigError(
                     f"{table} cuts the network into other pieces than this version does",
                     remedy="measure it anew with `python -m benchmarks.profile --config FILE`",
                 )
             latency = LatencyModel(measured)
+            if not latency.scale > 0:
+                raise ConfigError(
+                    f"{table} says that whole networks take no longer where their pieces do",
+                    remedy="measure it anew while the machine is quiet: `python -m benchmarks.profile --config FILE`",
+                )
         multiple = settings.multiple or (8 if latency is None else 1)
         constraints = Constraints(multiple, settings.min_width, settings.keep, settings.max_ratio, settings.depth)
         cost = WidthCost(model.net, structure.coupling, shape)
@@ -79,6 +88,19 @@ class Origin:
         """The plan that keeps everything."""
         whole = self.cost.of(self.cost.full)
         return untouched(self.structure.coupling, whole, self.latency.network_ms({}) if self.latency else None)
+
+    def read(self, path: Path) -> WidthPlan:
+        """The plan that has led from the unpruned network to a pruned one.
+
+        Raises:
+            PipelineError: it is absent or damaged, or begins with another network.
+        """
+        plan, blocks = WidthPlan.read(path), {segment.name for segment in self.structure.segments}
+        if not plan.begins_with(self.structure.coupling) or not blocks.issuperset(plan.removed):
+            raise PipelineError(
+                f"{path} is the plan of another network than {self.folder}", remedy="run stage prune again with --force"
+            )
+        return plan
 
     def limits(self, number: int, rounds: int) -> tuple[Budget, ...]:
         """The budgets of a round: of the original's cost what it may still be."""

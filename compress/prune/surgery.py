@@ -65,7 +65,7 @@ def verify(
         the largest difference of any output, over the largest output.
 
     Raises:
-        ModelError: it exceeds ``TOLERANCE``.
+        ModelError: it exceeds ``TOLERANCE``, or the output is not finite.
     """
     reference, pruned = (copy.deepcopy(each).double().eval() for each in (net, pruned))
     with torch.no_grad():
@@ -74,6 +74,11 @@ def verify(
         found = _tensors(pruned(example.double()))
     worst = 0.0
     for want, have in zip(expected, found, strict=True):
+        if not have.isfinite().all():
+            raise ModelError(
+                "the pruned network's output is not finite",
+                remedy="evaluate the float network: it may have diverged, or its input may not be normalised as it was",
+            )
         scale = max(float(want.abs().max()), torch.finfo(want.dtype).tiny)
         worst = max(worst, float((want - have).abs().max()) / scale) if want.shape == have.shape else float("inf")
     if not worst <= TOLERANCE:

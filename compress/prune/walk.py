@@ -43,6 +43,7 @@ class Walk:
         starts = [0, *ends[:-1]]
         self._steps = [self._nodes[start:end] for start, end in zip(starts, ends, strict=True)]
         self._live = [self._needed_after(end) for end in ends]
+        self._spent = [self._unused_after(step) for step in range(len(self._steps))]
         self._step_of = {node.name: step for step, nodes in enumerate(self._steps) for node in nodes}
         self._first_call = {layer: self._step_of[self._nodes[index].name] for layer, index in first_call.items()}
 
@@ -59,7 +60,7 @@ class Walk:
 
     @torch.no_grad()
     def run(self, step: int, net: nn.Module, values: Mapping[str, Tensor], see: See | None = None) -> Values:
-        """One step of ``net``.
+        """One step of ``net``. Each value is let go after its last use.
 
         Args:
             values: what the step before left; for the first one ``start`` makes it.
@@ -68,6 +69,32 @@ class Walk:
         Returns:
             what later steps need; after the last one the network's outputs.
         """
+        return self._run(step, net, values, see)
+
+    def slopes(
+        self, step: int, net: nn.Module, values: Values, loss: Callable[[Values], Tensor], see: See | None = None
+    ) -> Values:
+        """Gradients of a loss by what a step reads. Nothing but this step is held for the way back.
+
+        Args:
+            values: what the step before left; for the first one ``start`` makes it.
+            loss: from what the step returns, see ``run``.
+            see: as for ``run``; its values know their gradients on the way back, see ``Tensor.register_hook``.
+
+        Returns:
+            those by the floating-point values that the loss depends on.
+        """
+        inputs = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
+        with torch.enable_grad():
+            own = {name: leaf.clone() for name, leaf in leaves.items()}  # an operation in place must not change a leaf
+            total = loss(self._run(step, net, {**values, **own}, see))
+            if not total.requires_grad:
+                return {}
+            found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        return {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None}
+
+    def _run(self, step: int, net: nn.Module, values: Mapping[str, Tensor], see: See | None) -> Values:
         known: dict[str, Any] = dict(values)
         for node in self._steps[step]:
             args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: known[n.name])
@@ -88,6 +115,9 @@ class Walk:
             known[node.name] = value
             if see is not None:
                 see(node, args, value)
+            for name in self._spent[step][node.name]:
+                del known[name]
+            del args, kwargs, value
         return {name: known[name] for name in self._live[step]}
 
     def start(self, images: Iterable[Tensor]) -> list[Values]:
@@ -101,11 +131,33 @@ class Walk:
         (output,) = values.values()
         return output
 
+    def first_non_finite(self, net: nn.Module, images: Tensor) -> str:
+        """The first layer (or graph node) whose output on a batch has a NaN or an infinity; the batch has made one."""
+        found: list[str] = []
+
+        def see(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                found.append(str(node.target) if node.op == "call_module" else node.name)
+
+        (values,) = self.start([images])
+        for step in range(len(self)):
+            values = self.run(step, net, values, see)
+        return found[0]
+
     def _needed_after(self, end: int) -> list[str]:
         if end == len(self._nodes):
             return [self._nodes[-1].name]
         later = set(self._nodes[end:])
         return [node.name for node in self._nodes[:end] if any(user in later for user in node.users)]
+
+    def _unused_after(self, step: int) -> dict[str, list[str]]:
+        """By node of a step: the values that nothing needs once the node has been computed."""
+        nodes = self._steps[step]
+        last = {source.name: node.name for node in nodes for source in (node, *node.all_input_nodes)}
+        spent: dict[str, list[str]] = {node.name: [] for node in nodes}
+        for source in last.keys() - set(self._live[step]):
+            spent[last[source]].append(source)
+        return spent
 
 
 def _attribute(net: nn.Module, name: str) -> Any:

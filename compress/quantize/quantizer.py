@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from compress.errors import CheckpointError
-from compress.run import read_json, write_json
+from compress.files import write_json
+from compress.parse import Positive, read
 
 FORMAT = 2
 WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
@@ -30,10 +30,14 @@ class Activation:
 
     source: str
     user: str | None
-    scale: float
+    scale: Positive
     zero_point: int
     low: int
     high: int
+
+    def __post_init__(self) -> None:
+        if not -128 <= self.low <= self.zero_point <= self.high <= 255 or self.high - self.low > 255:
+            raise ValueError(f"zero point {self.zero_point} of {self.low}..{self.high} is not of 8 bits")
 
     @property
     def range(self) -> tuple[float, float]:
@@ -50,7 +54,7 @@ class Weight:
     """
 
     layer: str
-    scale: tuple[float, ...]
+    scale: tuple[Positive, ...]
     pairs_fit: bool = False
 
 
@@ -71,16 +75,17 @@ class Quantizers:
         """Read what ``save`` wrote.
 
         Raises:
-            CheckpointError: another format.
+            CheckpointError: it is damaged, or of another format.
         """
-        record: Mapping[str, Any] = read_json(path)
-        try:
-            if record["format"] != FORMAT:
-                raise ValueError(f"format {record['format']}, this version reads {FORMAT}")
-            activations = tuple(Activation(**value) for value in record["activations"])
-            weights = tuple(
-                Weight(value["layer"], tuple(value["scale"]), value["pairs_fit"]) for value in record["weights"]
-            )
-            return cls(record["target"], activations, weights)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}", remedy="run the quantize stage again") from None
+        record = read(path, _File, remedy="run the quantize stage again", error=CheckpointError)
+        return cls(record.target, record.activations, record.weights)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What ``quantizers.json`` holds."""
+
+    format: Literal[2]
+    target: str
+    activations: tuple[Activation, ...]
+    weights: tuple[Weight, ...]

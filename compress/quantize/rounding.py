@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.prune.moments import unit_of
 from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.quantizer import TINY, WEIGHT_HIGH, Weight
 
@@ -132,7 +133,8 @@ def round_layer(
     """
     weight = layer.weight
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    columns = _columns(layer, inputs, generator).chunk(groups, dim=1)
+    seen = _columns(layer, inputs, generator)
+    columns = (seen / unit_of(seen)).chunk(groups, dim=1)
     fallback = round_to_nearest(weight, scale, pairs_fit).flatten(1)
     size = 2 * weight[0, 0].numel()  # neighbouring channels stay together
     size *= max(1, _PIECE // size)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from compress.parse import Finite
 from compress.progress import SILENT, Progress
 from compress.quantize.calibrate import Calibrated
 
@@ -35,6 +36,24 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
+class LayerRatios:
+    """``Sensitivity`` in JSON: None for an infinite ratio (no noise, or no signal)."""
+
+    layer: str
+    alone: Finite | None
+    without: Finite | None
+    output: Finite | None
+
+
+@dataclass(frozen=True)
+class SensitivityFile:
+    """What ``sensitivity.json`` holds; ``whole`` is None where the ratio is infinite."""
+
+    whole: Finite | None
+    layers: tuple[LayerRatios, ...]
+
+
+@dataclass(frozen=True)
 class Sensitivities:
     """Of every layer, in the order of execution; ``whole`` is the network's with all of them in INT8."""
 
@@ -46,13 +65,13 @@ class Sensitivities:
         return tuple(s.layer for s in sorted(self.layers, key=lambda s: -s.without))
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON has it: null for an infinite ratio (no noise, or no signal)."""
+        """As ``sensitivity.json`` holds it; see ``SensitivityFile``."""
 
-        def plain(value: str | float) -> str | float | None:
-            return value if isinstance(value, str) or math.isfinite(value) else None
+        def finite(value: float) -> float | None:
+            return value if math.isfinite(value) else None
 
-        layers = [{key: plain(value) for key, value in asdict(s).items()} for s in self.layers]
-        return {"whole": plain(self.whole), "layers": layers}
+        layers = (LayerRatios(s.layer, finite(s.alone), finite(s.without), finite(s.output)) for s in self.layers)
+        return asdict(SensitivityFile(finite(self.whole), tuple(layers)))
 
     def to_markdown(self) -> str:
         """A table, the layer whose being left in float gains most first."""

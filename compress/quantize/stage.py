@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ from calibration.transforms import eval_transform
 from compress.config import Config
 from compress.data import data_settings, open_data, training_sample
 from compress.errors import DataError
+from compress.files import tree_sha256, write_atomic, write_json
+from compress.lead import lead_stage
 from compress.models.model import Model, load_model
+from compress.parse import read
 from compress.quantize.calibrate import Calibrated, calibrate
 from compress.quantize.fakequant import fake_quantized, trained
 from compress.quantize.fallback import keep_accuracy
 from compress.quantize.sensitivity import sensitivities
 from compress.quantize.store import load_calibrated, save_calibrated
-from compress.run import Run, read_json, tree_sha256, write_atomic, write_json
+from compress.run import Run
 from compress.train.distributed import pick_device, run_stage
 from compress.train.evaluate import evaluate
 from compress.train.loop import fit
@@ -35,6 +38,39 @@ ALL_INT8 = "all_int8"
 
 HeldOut = dict[str, float]  # top-1 on held-out images, by network; and how many images
 CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """``calibration.json``: which images a network was calibrated on, and how.
+
+    Attributes:
+        sha256: over the digests of the images.
+    """
+
+    images: int
+    seed: int
+    sha256: str
+    method: str
+    correction: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """``quantize.json``: what was quantized, for which target, and how.
+
+    Attributes:
+        source: the stage whose network it was.
+        held_out_top1: None where nothing is held out, and for a backbone.
+        float_layers: those that were left in float.
+    """
+
+    source: str
+    target: str
+    mode: str
+    calibration: Sample
+    held_out_top1: HeldOut | None
+    float_layers: tuple[str, ...]
 
 
 def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
@@ -64,7 +100,8 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         settings["sensitivity_images"] = config.quantize.sensitivity_images
 
     def work(out: Path, scratch: Path) -> None:
-        model, data, calibrated = load_model(parent), open_data(config), load_calibrated(calibration)
+        model, data = load_model(parent, config.model.arch), open_data(config)
+        calibrated = load_calibrated(calibration, config.model.arch)
         held_out = _held_out(calibrated, model, data, config, run)
         float_layers: tuple[str, ...] = ()
         if config.quantize.mode == "qat":
@@ -76,15 +113,9 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
                 save_calibrated(model, calibrated, out / ALL_INT8)  # what they cost in latency is measured beside it
             calibrated = mixed
         save_calibrated(model, calibrated, out)
-        record = {
-            "source": source,
-            "target": config.target.name,
-            "mode": config.quantize.mode,
-            "calibration": read_json(calibration / CALIBRATION),
-            "held_out_top1": held_out,
-            "float_layers": float_layers,
-        }
-        write_json(out / RECORD, record)
+        sample = read(calibration / CALIBRATION, Sample, remedy=f"delete the folder {calibration}, and quantize again")
+        record = Record(source, config.target.name, config.quantize.mode, sample, held_out, float_layers)
+        write_json(out / RECORD, asdict(record))
 
     device = pick_device(config.qat.device)
     return run_stage(run, "quantize", work, device=device, settings=settings, parents=[parent, calibration])
@@ -102,14 +133,14 @@ def sensitivity(config: Config, run: Run) -> Path:
     settings = {"images": images, "seed": config.run.seed, "data": data_settings(config)}
 
     def work(out: Path, scratch: Path) -> None:
-        model = load_model(quantized)
+        model = load_model(quantized, config.model.arch)
         sample = training_sample(config, images, run.progress)
-        found = sensitivities(load_calibrated(quantized), _stacked(sample, model), run.progress)
+        found = sensitivities(load_calibrated(quantized, config.model.arch), _stacked(sample, model), run.progress)
         write_json(out / "sensitivity.json", found.to_json())
         write_atomic(out / "sensitivity.md", found.to_markdown())
         run.progress.note(found.to_markdown())
 
-    return run.stage("sensitivity", work, settings=settings, parents=[quantized])
+    return lead_stage(run, "sensitivity", work, settings=settings, parents=[quantized])
 
 
 def _calibration(config: Config, run: Run, parent: Path) -> Path:
@@ -123,7 +154,7 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
     }
 
     def work(out: Path, scratch: Path) -> None:
-        model = load_model(parent)
+        model = load_model(parent, config.model.arch)
         sample = training_sample(config, config.quantize.calibration_images, run.progress)
         transform, size = eval_transform(model.preprocess), config.quantize.batch_size
         calibrated = calibrate(
@@ -136,20 +167,14 @@ def _calibration(config: Config, run: Run, parent: Path) -> Path:
             progress=run.progress,
         )
         save_calibrated(model, calibrated, out)
-        record = {
-            "images": len(sample),
-            "seed": config.run.seed,
-            "sha256": _digest(sample),
-            "method": config.quantize.method,
-            "correction": config.quantize.correction,
-        }
-        write_json(out / CALIBRATION, record)
+        kept = config.quantize
+        record = Sample(len(sample), config.run.seed, _digest(sample), kept.method, kept.correction)
+        write_json(out / CALIBRATION, asdict(record))
 
     text = json.dumps([settings, tree_sha256(parent)], sort_keys=True, default=str)
     name = f"{config.target.name}-{config.quantize.method}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     store = Run(run.directory / "calibrations", force=run.force, progress=run.progress)
-    device = pick_device(config.qat.device)
-    return run_stage(store, name, work, device=device, settings=settings, parents=[parent])
+    return lead_stage(store, name, work, settings=settings, parents=[parent])
 
 
 def _stacked(sample: Split, model: Model) -> Tensor:

@@ -10,6 +10,7 @@ import atexit
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -20,7 +21,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compress.errors import BackendAbsent
+from compress.ranks import processes
 from compress.run import Run
+
+_PATIENCE = timedelta(days=1)  # a process that dies ends the others at once: torchrun sees to that
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -80,7 +84,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, 0, device=self.device)
+        dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
 
@@ -89,12 +93,13 @@ def join(device: torch.device) -> World:
 
     The first call connects them until the process ends: torchrun's store cannot connect the same ones a second time.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         return World(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        gpus = torch.cuda.is_available() and dist.is_nccl_available()
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_PATIENCE)
         atexit.register(dist.destroy_process_group)
     return World(device, dist.get_rank(), dist.get_world_size())
 

@@ -17,13 +17,15 @@ from calibration.transforms import eval_transform
 from compress.config import Config, ModelConfig, TrainConfig
 from compress.data import data_settings, open_data, preprocess_of
 from compress.errors import DataError, ModelError
+from compress.files import write_json
 from compress.models.batchnorm import has_stale_statistics, reparameterize
 from compress.models.checkpoint import classifier, load_trained
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
+from compress.models.sanity import check_activations
 from compress.models.shapes import replace_module
 from compress.progress import Progress
-from compress.run import Run, write_json
+from compress.run import Run
 from compress.train.distributed import pick_device, run_stage
 from compress.train.evaluate import class_count
 from compress.train.history import History
@@ -41,7 +43,7 @@ def baseline(config: Config, run: Run) -> Path:
 
     Raises:
         DataError: the data have other classes than the network, or training images are needed and absent.
-        CheckpointError, ModelError, ConfigError: see ``load_trained`` and ``fit``.
+        CheckpointError, ModelError, ConfigError: see ``load_trained``, ``check_activations`` and ``fit``.
     """
     weights = config.model.weights
     fresh = weights is None or config.model.new_head
@@ -55,6 +57,8 @@ def baseline(config: Config, run: Run) -> Path:
         for split in (data.train, data.eval):
             if split is not None and outputs is not None:
                 check_classes(split, outputs)
+        if weights is not None:
+            check_activations(net, _a_few_images(data.calibration or data.eval, preprocess))
         if weights is not None and data.calibration is not None and has_stale_statistics(net):
             run.progress.note("BN statistics are folded into the weights: measured anew, the function unchanged")
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
@@ -84,8 +88,8 @@ def finetune(config: Config, run: Run) -> Path:
     settings = config.finetune
 
     def work(out: Path, scratch: Path) -> None:
-        model = load_model(pruned)
-        teacher = load_model(unpruned).net if settings.distill > 0 else None
+        model = load_model(pruned, config.model.arch)
+        teacher = load_model(unpruned, config.model.arch).net if settings.distill > 0 else None
         data = open_data(config)
         epochs = settings.epochs or 0
         history = _train(
@@ -165,6 +169,14 @@ def _renew_head(net: nn.Module, arch: str, classes: int | None) -> None:
         raise DataError("model.new_head needs labelled images", remedy="set data.train")
     name, old = head
     replace_module(net, name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
+
+
+def _a_few_images(split: Split | None, preprocess: Preprocess) -> torch.Tensor:
+    """Images (N, C, H, W) from all over the split; noise where there is none."""
+    if split is None:
+        return torch.randn(4, *preprocess.shape, generator=torch.Generator().manual_seed(0))
+    chosen = split.subset(range(0, len(split), max(1, len(split) // 4))[:4], split.name)
+    return torch.cat([x for x, _ in batches(chosen, eval_transform(preprocess), batch_size=4)])
 
 
 def _some_images(split: Split, preprocess: Preprocess, seed: int) -> list[torch.Tensor]:

@@ -6,9 +6,10 @@ import pytest
 
 from benchmarks.outcome import plan_of, predictions, widths
 from benchmarks.schema import Bounds
+from compress.files import write_json
 from compress.models.cost import Cost
 from compress.prune.plan import GroupPlan, WidthPlan
-from compress.run import Run, write_json
+from compress.run import Run
 
 GROUPS = (
     GroupPlan("conv1", "inner", 8, 6, tuple(range(6))),

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(profile, "HELD_OUT", 0)
         patch.setattr(profile, "FAST", Effort(2, 0.001))
         patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
-        assert profile.main(["--run", str(folder), "--fast"]) == 0
+        assert profile.main(["--run", str(folder), "--set", SETTINGS[0], "--fast"]) == 0
         assert command(folder, "--at", "75%") in (0, 4)  # 4: this machine is not quiet
     return folder
 

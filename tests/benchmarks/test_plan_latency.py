@@ -12,13 +12,14 @@ from benchmarks import plan_latency
 from benchmarks.kit import Effort
 from calibration.preprocess import Preprocess
 from compress.errors import ConfigError
+from compress.files import write_json
 from compress.models.cost import count
 from compress.models.model import Model, save_model
 from compress.models.registry import build
 from compress.prune.plan import WidthPlan
 from compress.prune.rounds import untouched
 from compress.prune.structure import Structure
-from compress.run import Run, write_json
+from compress.run import Run
 
 ARCH = "tiny_resnet:TinyResNet"
 PREPROCESS = Preprocess(size=8)
@@ -49,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(folder: Path, *more: str) -> int:
-    return plan_latency.main(["--model", str(folder / "baseline"), *more])
+    return plan_latency.main(["--model", str(folder / "baseline"), "--trust", *more])
 
 
 def test_plans_are_measured_against_the_unpruned_network(
@@ -66,7 +67,7 @@ def test_plans_are_measured_against_the_unpruned_network(
 
 
 def test_the_network_that_is_timed_has_the_plans_widths(folder: Path) -> None:
-    plan = WidthPlan.from_json(json.loads((folder / "half.json").read_text()))
+    plan = WidthPlan.read(folder / "half.json")
     piece = plan_latency.piece_of("half", plan)
     assert piece.units == {group.name: len(group.kept) for group in plan.groups}
     assert piece.removed == plan.removed

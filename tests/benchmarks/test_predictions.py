@@ -60,10 +60,12 @@ def test_other_images_are_not_paired(kept: Path, split: Split, message: str) -> 
     ("change", "message"),
     [
         ({"schema_version": np.int64(9)}, "schema version 9, this version reads 1"),
-        ({"schema_version": None}, "schema version none"),
+        ({"schema_version": None}, "no item named 'schema_version"),
         ({"record": np.array("{}")}, "is damaged"),
-        ({"ranked": None}, "is damaged: KeyError"),
-        ({"ranked": np.zeros((3, 5))}, "no pairs"),
+        ({"ranked": None}, "no item named 'ranked"),
+        ({"ranked": np.zeros((3, 5))}, "'ranked' holds float64"),
+        ({"ranked": np.zeros((3, 5), np.int32)}, "no pairs"),
+        ({"ranked": np.full((40, 5), 99, np.int32)}, "are no classes"),
     ],
 )
 def test_a_file_of_another_version_or_damaged_says_so(kept: Path, change: dict[str, object], message: str) -> None:

@@ -24,18 +24,20 @@ from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent, ConfigError
 from compress.models.model import Model, save_model
 from compress.models.registry import build
+from compress.parse import parse
 from compress.prune.latency import LatencyModel
 from compress.prune.latency_table import Kind, LatencyTable, Layer, Place, Side
 from compress.prune.place import here
 from compress.run import Run
 
+ARCH = "tiny_resnet:TinyResNet"
 PREPROCESS = Preprocess(size=8)
 PLACE = Place("ort-x86", "onnxruntime", "1", "a processor", "x86_64", 1, 1)
 
 
 def tiny() -> nn.Module:
     """Two blocks alike, and a classifier."""
-    return build("tiny_resnet:TinyResNet", 3)
+    return build(ARCH, 3)
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +49,14 @@ def survey() -> Survey:
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     def work(out: Path, scratch: Path) -> None:
-        save_model(Model(tiny().eval(), "tiny_resnet:TinyResNet", PREPROCESS, ("a", "b", "c")), out)
+        save_model(Model(tiny().eval(), ARCH, PREPROCESS, ("a", "b", "c")), out)
 
     Run(tmp_path / "run").stage("baseline", work, settings={})
     return tmp_path / "run"
 
 
 def command(folder: Path, *more: str) -> int:
-    return profile.main(["--run", str(folder), "--fast", *more])
+    return profile.main(["--run", str(folder), "--set", f"model.arch={ARCH}", "--fast", *more])
 
 
 @pytest.fixture
@@ -79,11 +81,11 @@ def test_a_table_is_measured_and_what_is_there_is_not_measured_again(run_folder:
     lines = results.read_text().splitlines(keepends=True)
     results.write_text("".join(lines[:-3]) + lines[-3][:20])  # killed while it wrote
     path.write_text("{}")  # a table that cannot be read is replaced
-    before = {json.loads(line)["name"]: line for line in lines[:-3] if line.strip()}
+    before = kit.results(results.parent)
     assert command(run_folder) == 0
-    after = {row["name"]: row for row in kit.results(results.parent)}
+    after = {row.name: row for row in kit.results(results.parent)}
     assert {json.loads(line)["name"] for line in lines if line.strip()} == after.keys()
-    assert all(after[name] == json.loads(line) for name, line in before.items())
+    assert all(after[row.name] == row for row in before)
 
 
 @pytest.mark.usefixtures("few")
@@ -119,7 +121,8 @@ def test_pieces_can_be_built_at_every_planned_width(survey: Survey) -> None:
     assert [piece.held_out for piece in networks] == [False] * 3 + [True] * 2
     names = [piece.name for piece in (*survey.ladders(), *survey.ends(), *networks)]
     assert len(set(names)) == len(names)
-    assert all(Piece.from_json(json.loads(json.dumps(piece.to_json()))) == piece for piece in [*design, *networks])
+    for piece in [*design, *networks]:
+        assert parse(json.dumps(piece.to_json()), Piece, "manifest.json", remedy="") == piece
 
 
 def staircase(step: int) -> tuple[Kind, list[Piece], dict[str, Timing]]:
@@ -146,9 +149,9 @@ def test_the_kernels_steps_are_found(step: int) -> None:
 
 
 def test_drift_is_divided_out_by_the_reference() -> None:
-    def row(index: int) -> dict[str, object]:
+    def row(index: int) -> kit.Timed:
         speed = 1.0 if index < 50 else 1.3  # the clock falls
-        return {"name": str(index), "rounds": [[2 * speed, 9.0]] * 4, "reference": [[speed, 9.0]] * 4}
+        return kit.Timed(str(index), ((2 * speed, 9.0),) * 4, ((speed, 9.0),) * 4, kit.Ran("1", "cpu", "x86", ""))
 
     found = timings([row(index) for index in range(100)])
     values = [found[str(index)].ms for index in (*range(30), *range(70, 100))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from markdown_it import MarkdownIt
 
 from benchmarks.accuracy import predict, result_of
 from benchmarks.report import main
@@ -23,11 +26,12 @@ from benchmarks.summary import write
 from benchmarks.timing import measure
 from benchmarks.worker import Settings
 from calibration.datasets import load_data
+from compress.files import tree_sha256, write_json
 from compress.models.cost import Cost
 from compress.prune.latency_table import Kind, LatencyTable, Layer, Member, Place, Side, WholeRow
 from compress.prune.latency_table import Row as TableRow
 from compress.prune.plan import GroupPlan, WidthPlan
-from compress.run import Run, read_json, tree_sha256, write_json
+from compress.run import Run
 
 QUICK = Settings(warmup_s=0.05, duration_s=0.1, iterations=30, turns=5, processes=1)
 GROUPS = (
@@ -77,6 +81,9 @@ def latency_table(place: Place) -> LatencyTable:
     return LatencyTable("net", place, False, {"conv1": 8}, (kind,), segments, rows, networks, {})
 
 
+TRIED = {"limit_ms": 2.0, "predicted_ms": 2.0, "share": {"value": 0.5, "lo": 0.4, "hi": 0.6}, "ms": 2.1}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, float_onnx: Path, int8_onnx: Path) -> Path:
     """A run with every file that a report is made from."""
@@ -90,7 +97,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, float_onnx: Path, int8_onnx:
     def prune(out: Path, _: Path) -> None:
         write_json(out / "plan.json", PLAN.to_json())
         write_json(out / "front.json", {"kind": "latency", "cost": [1.0, 2.0, 4.0], "loss": [1.0, 0.1, 0.0], "full": 4})
-        write_json(out / "confirmed.json", {"tried": [{"predicted_ms": 2.0, "ms": 2.1}], "limit_ms": 2, "taken": 0})
+        write_json(out / "confirmed.json", {"tried": [TRIED], "limit_ms": 2, "taken": 0})
 
     def export(out: Path, _: Path) -> None:
         shutil.copyfile(float_onnx, out / "resnet18_dense_fp32.onnx")
@@ -131,7 +138,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
 
 
 def change(path: Path, edit: Callable[[Any], None]) -> None:
-    value = read_json(path)
+    value = json.loads(path.read_text())
     edit(value)
     write_json(path, value)
 
@@ -159,7 +166,7 @@ def test_every_part_is_told_in_order_on_one_page_that_needs_no_other(run: Path) 
 
 
 def test_the_first_sentence_is_the_result(run: Path) -> None:
-    rows = read_json(run / "summary.json")["rows"]
+    rows = json.loads((run / "summary.json").read_text())["rows"]
     ratio = rows[1]["latency"]["comparison"]["ratio"]
     change = rows[1]["accuracy"]["paired"]["difference"]
     page, card = html(record := read_record(run)), model_card(record)
@@ -184,7 +191,7 @@ def test_what_has_no_data_is_left_out_with_the_command_that_makes_it(run: Path) 
 
 def test_a_measured_front_takes_the_predicted_ones_place(run: Path) -> None:
     shutil.rmtree(run / "losses")
-    rows = [{**row, "predicted_ms": None} for row in read_json(run / "summary.json")["rows"]]
+    rows = [{**row, "predicted_ms": None} for row in json.loads((run / "summary.json").read_text())["rows"]]
     write_json(run / "pareto" / "pareto.json", {"title": "measured", "rows": rows})
     found, missing = parts(read_record(run))
     assert [part.title for part in found][1] == "Accuracy against latency"
@@ -192,7 +199,7 @@ def test_a_measured_front_takes_the_predicted_ones_place(run: Path) -> None:
 
 
 def test_prediction_stands_beside_the_measurement_of_the_same_place(run: Path) -> None:
-    measured = read_json(run / "summary.json")["rows"][1]["latency_ms"]
+    measured = json.loads((run / "summary.json").read_text())["rows"][1]["latency_ms"]
     assert (part := prediction(read_record(run))) is not None
     assert f"The exported network takes {measured:.3f} ms" in part.text
     assert "On 4 whole networks that the model had not seen, it was wrong by 0.0% at most" in part.text
@@ -229,18 +236,47 @@ def test_what_has_changed_since_the_measurement_is_told(run: Path) -> None:
 
 def test_names_are_text_and_never_markup(run: Path) -> None:
     unpruned(run)
-    evil = "<script>alert(1)</script>--><b>|"
+    evil = "<script>alert(1)</script>--><b>| [x](http://y) `c` *d* &amp;"
     change(run / "summary.json", lambda record: record["rows"][1].update(name=f"INT8 {evil}"))
     change(run / "sensitivity" / "sensitivity.json", lambda record: record["layers"][0].update(layer=evil))
-    write_json(run / "baseline" / "model.json", {"arch": evil, "classes": [evil], "preprocess": {"size": evil}})
+    preprocess = {"size": 32, "resize": 0, "channels": 1, "mean": [0.5], "std": [0.5]}
+    model = {"format": 1, "arch": evil, "args": {}, "preprocess": preprocess, "classes": [evil], "layers": {}}
+    write_json(run / "baseline" / "model.json", model)
     record = read_record(run)
     page = Page(html(record))
     assert not page.tags & {"script", "b"}
     assert evil in page.text
     card = model_card(record)
-    assert "<script>" not in card
-    lines = [line for line in card.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in lines}) == 1
+    parsed = MarkdownIt("commonmark").enable("table").parse(card)
+    inline = [part for token in parsed for part in token.children or ()]
+    assert {part.type for part in inline} <= {"text", "code_inline", "strong_open", "strong_close", "softbreak"}
+    said = ["".join(part.content for part in token.children or ()) for token in parsed if token.type == "inline"]
+    assert any(text.startswith(f"INT8 {evil}") for text in said)
+    assert any(f"classes: {evil}" in text for text in said)
+
+
+def test_a_model_card_is_markdown_without_entities(run: Path) -> None:
+    preprocess = {"size": 32, "resize": 0, "channels": 1, "mean": [0.5], "std": [0.5]}
+    model = {"format": 1, "arch": "it's", "args": {}, "preprocess": preprocess, "layers": {}}
+    write_json(run / "baseline" / "model.json", {**model, "classes": ["cat's & dog's"]})
+    change(run / "summary.json", lambda record: record["rows"][1]["latency"]["artifact"].update(path="a`b``c.onnx"))
+    card = model_card(read_record(run))
+    assert "it's" in card
+    assert "cat's & dog's" in card
+    assert "```a`b``c.onnx```" in card
+    assert "&#" not in card
+
+
+def test_names_that_are_not_text_are_escaped(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd, shown = "\x1b[2J\x07", r"\x1b[2J\x07"
+    change(run / "summary.json", lambda record: record["rows"][1].update(name=f"INT8 {odd}"))
+    run = run.rename(run.with_name(os.fsdecode(b"caf\xe9 [red]")))
+    assert main([str(run)]) == 0
+    assert r"caf\xe9 [red]/report.html" in capsys.readouterr().out.replace("\n", "")
+    page, card = ((run / name).read_text() for name in ("report.html", "model_card.md"))
+    assert f"INT8 {shown}" in page
+    assert f"INT8 {shown}" in card.replace("\\[", "[")
+    assert r"Run caf\xe9 [red]" in page
 
 
 @pytest.mark.parametrize(
@@ -248,14 +284,14 @@ def test_names_are_text_and_never_markup(run: Path) -> None:
     [
         ("summary.json", "{", "is not JSON"),
         ("summary.json", "[]", "is damaged"),
-        ("summary.json", '{"title": "", "rows": []}', "no rows"),
-        ("summary.json", '{"title": "", "rows": [{"name": "x"}]}', "'accuracy' is missing"),
+        ("summary.json", '{"title": "", "rows": []}', "at least 1 item"),
+        ("summary.json", '{"title": "", "rows": [{"name": "x"}]}', "'rows.0.params' is missing"),
         ("prune/plan.json", "{}", "prune"),
-        ("prune/confirmed.json", "{}", "'tried' is missing"),
+        ("prune/confirmed.json", "{}", "'limit_ms' is missing"),
         ("prune/front.json", "{}", "'kind' is missing"),
         ("losses/obs-1/losses.json", '{"groups": {"conv1": {}}}', "is damaged"),
         ("sensitivity/sensitivity.json", '{"layers": 3}', "is damaged"),
-        ("pareto/pareto.json", "{}", "'rows' is missing"),
+        ("pareto/pareto.json", "{}", "'title' is missing"),
         ("export/stage.json", "nothing", "is not JSON"),
         ("export/stage.json", "[]", "is damaged"),
         ("export/stage.json", "{}", "is damaged"),
@@ -288,7 +324,7 @@ def test_a_result_of_another_schema_is_refused(run: Path, capsys: pytest.Capture
     change(run / "summary.json", lambda record: record["rows"][0]["latency"].update(schema_version=99))
     assert main([str(run)]) == 1
     said = capsys.readouterr().err
-    assert "schema_version" in said
+    assert "schema version 99, this version reads 3" in said
     assert "python -m benchmarks.summary" in said
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration.datasets import check_classes, load_data
+from calibration.datasets import check_classes, listing, load_data
 from calibration.errors import DataError
 from calibration.folder import decode, read_folder
 from calibration.split import stratified
@@ -213,3 +213,48 @@ def test_stratified_parts(labels, share, seed):
         size, kept = (labels == label).sum(), (labels[back] == label).sum()
         assert abs(kept - share * size) <= 1
         assert kept < size
+
+
+@pytest.mark.parametrize("number", ["1700000000", "100000", "9" * 5000, "20240131123000123456789"])
+def test_a_number_that_is_no_class_is_refused(folders, number):
+    write_csv(folders / "train", [("file", "label"), ("a/0.png", "0"), ("a/1.png", number)])
+    with pytest.raises(DataError, match=r"labels\.csv, line 3"):
+        read_folder(folders / "train", "train")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".png", "a\0b.png", "a"])
+def test_a_file_name_that_cannot_be_is_refused(folders, name):
+    write_csv(folders / "train", [("file", "label"), (name, "0")])
+    with pytest.raises(DataError, match=r"labels\.csv"):
+        read_folder(folders / "train", "train")
+
+
+@pytest.mark.parametrize(
+    ("link", "target"), [("a/up", ".."), ("a/same", "."), ("root", "."), ("above", "../.."), ("a/x", "/")]
+)
+def test_a_link_that_leads_back_is_refused(folders, link, target):
+    (folders / "train" / link).symlink_to(target)
+    for look in (lambda: read_folder(folders / "train", "train"), lambda: listing(folders / "train")):
+        with pytest.raises(DataError, match=rf"symbolic link .*{link} leads back to"):
+            look()
+
+
+def test_two_links_that_lead_to_one_another_are_refused(folders):
+    (folders / "train" / "a" / "other").symlink_to("../b")
+    (folders / "train" / "b" / "other").symlink_to("../a")
+    with pytest.raises(DataError, match="leads back to"):
+        read_folder(folders / "train", "train")
+
+
+def test_other_links_are_followed_and_a_folder_counts_once(folders):
+    for name in ("more", "again"):
+        (folders / "train" / "a" / name).symlink_to("../../eval/a")
+    (folders / "train" / "b" / "one.png").symlink_to("../../eval/b/0.png")
+    assert np.bincount(read_folder(folders / "train", "train").labels).tolist() == [7, 6]
+    assert listing(folders / "train") != listing(folders / "eval")
+
+
+def test_a_link_to_nothing_is_named(folders):
+    (folders / "train" / "a" / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png is no file"):
+        read_folder(folders / "train", "train")

@@ -1,5 +1,9 @@
 """Transforms, batches and the calibration sample."""
 
+import multiprocessing
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +160,24 @@ def test_calibration_never_sees_evaluation_images():
 def test_calibration_sample_of_too_few_images():
     with pytest.raises(DataError, match="5 calibration images asked for, but 'train' has 2"):
         calibration_sample(coloured([0, 1]), 5, seed=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_is_told_with_a_remedy(workers, capfd):
+    loader = batches(coloured([0] * 40), eval_transform(PLAIN), 1, workers=workers)
+    steps = iter(loader)
+    next(steps)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(DataError, match=r"worker process that reads images was killed") as error:
+        list(steps)
+    assert "set data.workers=0" in str(error.value)
+    assert "Traceback" not in capfd.readouterr().err
+    assert len(list(loader)) == 40
+
+
+def test_another_child_that_is_killed_is_not_taken_for_a_worker():
+    loader = batches(coloured([0] * 4), eval_transform(PLAIN), 1, workers=1)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        for _ in loader:
+            other.kill()
+    assert other.returncode == -9

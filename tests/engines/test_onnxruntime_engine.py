@@ -15,7 +15,7 @@ from compress.engines.onnxruntime import operator_counts, optimized_graph
 from compress.engines.sidecar import read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.export.half import to_half
-from compress.run import file_sha256
+from compress.files import file_sha256
 from compress.targets import profile
 
 

@@ -114,7 +114,7 @@ def test_layer_that_is_meant_to_stay_float_may(quantized: Callable[..., Path], t
     model = onnx.load(quantized("skipped", nodes_to_exclude=["second", "add", "relu2"]))
     next(tensor for tensor in model.graph.initializer if tensor.name == "w2").name = "second.weight"
     next(node for node in model.graph.node if node.name == "second").input[1] = "second.weight"
-    known = metadata_of({entry.key: entry.value for entry in model.metadata_props})
+    known = metadata_of({entry.key: entry.value for entry in model.metadata_props}, tmp_path)
     assert known is not None
     meant = replace(known, float_layers=("second",))
     onnx.helper.set_model_props(model, meant.to_props())

@@ -1,5 +1,6 @@
 """The two stages on real digits: a small net that has learned a little is calibrated, trained on, and exported."""
 
+import json
 from pathlib import Path
 
 import onnx
@@ -18,14 +19,14 @@ from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
 from compress.quantize.quantizer import Quantizers
 from compress.quantize.stage import quantize, sensitivity
-from compress.run import Run, read_json
+from compress.run import Run
 from compress.train.loop import fit
 
-SIZE = 16
+SIZE, ARCH = 16, "tiny_net:tiny"
 
 
 def config_of(*overrides: str) -> Config:
-    common = ("model.arch=tiny_net:tiny", f"data.input_size={SIZE}", "quantize.calibration_images=40", "qat.epochs=1")
+    common = (f"model.arch={ARCH}", f"data.input_size={SIZE}", "quantize.calibration_images=40", "qat.epochs=1")
     return load_config(None, [*common, "qat.flip=false", *overrides])
 
 
@@ -50,14 +51,14 @@ def run(trained_model: Model, tmp_path: Path) -> Run:
 def test_ptq_then_export(run: Run) -> None:
     config = config_of()
     folder = quantize(config, run)
-    record = read_json(folder / "quantize.json")
+    record = json.loads((folder / "quantize.json").read_text())
     assert (record["mode"], record["source"], record["calibration"]["images"]) == ("ptq", "finetune", 40)
     assert record["held_out_top1"]["ptq"] > record["held_out_top1"]["fp32"] - 0.05
-    load_model(folder)
+    load_model(folder, ARCH)
     assert Quantizers.load(folder / "quantizers.json").target == "ort-x86"
 
     out = export(config, run)
-    report = read_json(out / "export.json")
+    report = json.loads((out / "export.json").read_text())
     assert set(report) == {"tiny_fp32.onnx", "tiny_int8.onnx", "tiny_dense_fp32.onnx"}
     assert report["tiny_int8.onnx"]["parity"]["torch"]["agreement"] > 0.95
     assert report["tiny_int8.onnx"]["parity"]["its own integers"]["agreement"] > 0.95  # test_integer.py asks for all
@@ -65,13 +66,13 @@ def test_ptq_then_export(run: Run) -> None:
     props = {p.key: p.value for p in onnx.load(out / "tiny_int8.onnx").metadata_props}
     said = Metadata.from_props(props)
     assert (said.precision, said.target, said.preprocess.size, len(said.classes)) == ("int8", "ort-x86", SIZE, 10)
-    assert said.params == sum(p.numel() for p in load_model(run.folder("finetune")).net.parameters())
+    assert said.params == sum(p.numel() for p in load_model(run.folder("finetune"), ARCH).net.parameters())
 
 
 def test_qat_goes_on_from_ptq_and_is_never_worse_on_held_out_images(run: Run) -> None:
     config = config_of("quantize.mode=qat")
     folder = quantize(config, run)
-    held_out = read_json(folder / "quantize.json")["held_out_top1"]
+    held_out = json.loads((folder / "quantize.json").read_text())["held_out_top1"]
     assert held_out["qat"] >= held_out["ptq"]
     export(config, run)
 
@@ -81,7 +82,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_draws_other_images(run:
     first = [(quantize(config_of(), run) / name).read_bytes() for name in names]
     again = Run(run.directory, force=True)
     assert [(quantize(config_of(), again) / name).read_bytes() for name in names] == first
-    other = read_json(quantize(config_of("run.seed=1"), run) / "quantize.json")
+    other = json.loads((quantize(config_of("run.seed=1"), run) / "quantize.json").read_text())
     assert other["calibration"]["sha256"] not in first[2].decode()
 
 
@@ -99,7 +100,7 @@ def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
 
 def test_fewer_calibration_images_than_asked_for_are_all_used(run: Run) -> None:
     folder = quantize(config_of("quantize.calibration_images=99999"), run)
-    images = read_json(folder / "quantize.json")["calibration"]["images"]
+    images = json.loads((folder / "quantize.json").read_text())["calibration"]["images"]
     train = open_data(config_of()).train
     assert train is not None
     assert images == len(train)
@@ -122,7 +123,7 @@ def test_a_calibration_is_made_once_for_the_same_images_and_method(run: Run) -> 
 
 def test_layers_are_left_in_float_until_the_accuracy_is_kept(run: Run) -> None:
     config = config_of("quantize.max_drop=1", "quantize.method=minmax", "quantize.correction=none")
-    model = load_model(run.folder("finetune"))
+    model = load_model(run.folder("finetune"), ARCH)
     with torch.no_grad():  # huge weights on a channel that is always 0: float does not mind, their scale ruins the rest
         model.net.get_parameter("bn1.weight")[0] = 0
         model.net.get_parameter("bn1.bias")[0] = -1
@@ -130,13 +131,13 @@ def test_layers_are_left_in_float_until_the_accuracy_is_kept(run: Run) -> None:
     run = Run(run.directory, force=True)
     for stage in ("baseline", "finetune"):
         run.stage(stage, lambda out, _: save_model(model, out), settings={})
-    record = read_json(quantize(config, run) / "quantize.json")
+    record = json.loads((quantize(config, run) / "quantize.json").read_text())
     assert record["float_layers"][0] == "conv2"
     top1 = record["held_out_top1"]
     assert top1["mixed"] >= top1["fp32"] - 0.01 > top1["ptq"]  # what is left is rounded between the layers
     assert export(config, run).joinpath("tiny_int8_all.onnx").exists()
     engine = build_stage(config, run) / "tiny_int8.onnx"
-    counts = read_json(engine.with_name("tiny_int8.onnx.json"))["operators"]
+    counts = json.loads(engine.with_name("tiny_int8.onnx.json").read_text())["operators"]
     floats = [layer for layer in record["float_layers"] if layer.startswith("conv")]
     assert sum(counts.get(name, 0) for name in ("Conv", "FusedConv", "NhwcFusedConv")) == len(floats)
 
@@ -154,7 +155,7 @@ def test_sensitivity_tells_every_layer(run: Run) -> None:
         sensitivity(config, run)
     quantizers = Quantizers.load(quantize(config, run) / "quantizers.json")
     folder = sensitivity(config, run)
-    found = read_json(folder / "sensitivity.json")
+    found = json.loads((folder / "sensitivity.json").read_text())
     assert [layer["layer"] for layer in found["layers"]] == [w.layer for w in quantizers.weights]
     assert all(layer["alone"] > found["whole"] for layer in found["layers"])
     assert all(f"| {w.layer} |" in (folder / "sensitivity.md").read_text() for w in quantizers.weights)

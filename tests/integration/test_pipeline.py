@@ -12,7 +12,6 @@ import pytest
 from compress.engines.base import open_engine
 from compress.export.overflow import pairs_in_danger
 from compress.export.qdq import Graph
-from compress.run import read_json
 
 ROOT = Path(__file__).parent.parent.parent
 STAGES = ("baseline", "prune", "finetune", "quantize", "export", "build")
@@ -92,7 +91,7 @@ def test_no_pair_of_trained_weights_can_overflow(run: Path) -> None:
 
 
 def test_the_engine_runs_in_int8(run: Path) -> None:
-    counts = read_json(run / "build" / "tiny_int8.onnx.json")["operators"]
+    counts = json.loads((run / "build" / "tiny_int8.onnx.json").read_text())["operators"]
     assert counts["QLinearConv"] == 19
     assert "Conv" not in counts
 

@@ -3,6 +3,7 @@ import io
 import os
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -182,4 +183,62 @@ def test_weights_that_are_not_finite_are_refused(net: nn.Module, tmp_path: Path,
     state["layer1.0.conv1.weight"].view(-1)[5] = value
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"NaN or infinite.*layer1\.0\.conv1\.weight"):
+        load(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.int64])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_no_floats_are_refused(
+    net: nn.Module, tmp_path: Path, dtype: torch.dtype, suffix: str
+) -> None:
+    key, path = "layer1.0.conv1.weight", tmp_path / f"w{suffix}"
+    state = {**net.state_dict(), key: net.state_dict()[key].to(dtype)}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"not floating-point numbers \(layer1\.0\.conv1\.weight is"):
+        load(path)
+
+
+def test_a_small_file_cannot_claim_large_tensors(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(1, 1).expand(60_000, 60_000)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"fc\.weight: shape \(60000, 60000\) of only 1 values"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_views_of_one_storage_are_weights(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    torch.save({"a": whole[:3], "b": whole.view(2, 3).t()}, tmp_path / "w.pth")
+    assert read_state(tmp_path / "w.pth")["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.eye(3).to_sparse(),
+        torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        torch.ones(3, device="meta"),
+    ],
+)
+def test_tensors_that_hold_no_plain_values_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save({"fc.weight": tensor}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"not plain weights|refused|not a checkpoint"):
+        read_state(tmp_path / "w.pth")
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(1 << 20)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as whole,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in whole.infolist():
+            bomb.writestr(entry.filename, whole.read(entry))
+    with pytest.raises(CheckpointError, match="is compressed, and unpacks to"):
+        read_state(tmp_path / "bomb.pth")
+
+
+def test_a_variance_below_0_is_refused(net: nn.Module, tmp_path: Path) -> None:
+    state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    state["bn1.running_var"][3] = -0.1
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"variances below 0 in 1 layers \(bn1\.running_var\)"):
         load(tmp_path / "w.pth")

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_a_net_with_aliased_layers_round_trips(
 ) -> None:
     model = change(aliased)
     save_model(model, tmp_path)
-    net = load_model(tmp_path).net
+    net = load_model(tmp_path, aliased.arch).net
     assert torch.equal(net(model.example(2)), model.net(model.example(2)))
     assert net.get_submodule("features.0") is net.get_submodule("conv1")
     assert net.get_submodule("features.3.0") is net.get_submodule("block.0")
@@ -130,9 +131,63 @@ def test_a_users_factory_is_found_by_its_dotted_path() -> None:
         ("no_such_package:build", "cannot import 'no_such_package'"),
         ("compress.models.cifar:Nothing", "has no 'Nothing'"),
         ("compress.models.cifar:CifarResNet", "failed: TypeError"),
-        ("builtins:dict", "returned a dict"),
+        ("builtins:dict", "no factory of networks"),
     ],
 )
 def test_a_factory_that_does_not_work_says_why(arch: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         build(arch)
+
+
+GREY = {"size": 32, "resize": 0, "mean": [0.5], "std": [0.5], "channels": 1}
+HUGE = {"type": "Linear", "in_features": 2**31 - 1, "out_features": 2**31 - 1, "bias": True}
+
+
+def rewritten(folder: Path, **changes: object) -> Path:
+    """A saved model whose ``model.json`` says something else."""
+    save_model(small(), folder)
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "schema version 2, this version reads 1"),
+        ({"args": {"num_classes": 10**12}}, "too many for a ResNet"),
+        ({"args": {"unheard_of": 1}}, "failed: TypeError"),
+        ({"arch": "resnet5O"}, "did you mean"),
+        (
+            {"preprocess": {"size": 10**9, "resize": 0, "mean": [0.5] * 3, "std": [0.5] * 3, "channels": 3}},
+            "8192 pixels",
+        ),
+        (
+            {"preprocess": {"size": 8, "resize": 0, "mean": [0.5] * 3, "std": [1e-39] * 3, "channels": 3}},
+            "std .* above",
+        ),
+        (
+            {
+                "layers": {
+                    "linear": {"type": "Linear", "in_features": 2**31 - 1, "out_features": 2**31 - 1, "bias": True}
+                }
+            },
+            "linear",
+        ),
+        ({"layers": {"linear": {"type": "system", "command": "true"}}}, "does not match any of the expected tags"),
+        ({"layers": {"nowhere": {"type": "Identity"}}}, "'nowhere' is"),
+        ({"classes": ["a"]}, "has 3 outputs, and model.json names 1 classes"),
+    ],
+)
+def test_a_description_that_cannot_be_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises((CheckpointError, ModelError), match=message):
+        load_model(rewritten(tmp_path, **changes))
+
+
+def test_a_stride_that_does_not_fit_is_found_before_anything_runs(tmp_path: Path) -> None:
+    save_model(small(), tmp_path)
+    record = json.loads((tmp_path / "model.json").read_text())
+    record["layers"]["layer1.0.conv1"]["stride"] = [2, 2]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="does not compute"):
+        load_model(tmp_path)

@@ -12,6 +12,7 @@ from compress.config import Budget
 from compress.errors import BudgetError, ConfigError
 from compress.models.cost import count
 from compress.models.registry import build
+from compress.parse import parse
 from compress.prune import importance
 from compress.prune.allocate import Constraints, Losses, SearchSpace, allocate, by_scores
 from compress.prune.coupling import couple
@@ -87,7 +88,7 @@ def test_a_plan_meets_the_budget_and_the_constraints_or_is_refused(name, kind, f
         assert planned.after == planned.before or (planned.after % multiple == 0 and planned.after >= min_width)
         ranked = np.sort(scores[group.name])[::-1]
         assert np.sort(scores[group.name][list(planned.kept)])[::-1].tolist() == ranked[: len(planned.kept)].tolist()
-    assert WidthPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert parse(json.dumps(plan.to_json()), WidthPlan, "plan.json", remedy="") == plan
 
 
 @pytest.mark.parametrize("name", CASES)

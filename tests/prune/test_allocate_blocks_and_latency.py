@@ -15,6 +15,7 @@ from compress.config import Budget
 from compress.errors import BudgetError, ConfigError, ModelError
 from compress.models.cost import Cost, count
 from compress.models.registry import build
+from compress.parse import parse
 from compress.prune.allocate import Constraints, Losses, SearchSpace, allocate, front
 from compress.prune.blocks import segments
 from compress.prune.coupling import couple
@@ -89,7 +90,7 @@ def test_the_budget_is_met_with_little_left(cifar, kind, fraction):
         "params": plan.after.params / plan.before.params,
     }[kind]
     assert fraction - 0.08 < used <= fraction
-    assert WidthPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert parse(json.dumps(plan.to_json()), WidthPlan, "plan.json", remedy="") == plan
 
 
 @settings(max_examples=12, deadline=None)
@@ -255,6 +256,6 @@ def test_a_plan_of_an_earlier_version_is_read():
         "before": {"macs": 10, "params": 4},
         "after": {"macs": 5, "params": 2},
     }
-    assert WidthPlan.from_json(value) == WidthPlan(
+    assert parse(json.dumps(value), WidthPlan, "plan.json", remedy="") == WidthPlan(
         (GroupPlan("conv1", "inner", 4, 2, (0, 3)),), Cost(10, 4), Cost(5, 2), (), None
     )

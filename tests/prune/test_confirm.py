@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,7 @@ def test_a_plan_that_never_meets_the_budget_is_an_error() -> None:
 
 def test_what_was_measured_can_be_written() -> None:
     one = Candidate(5.1, planned(5.0), Interval(0.49, 0.48, 0.5), 4.9)
-    assert one.to_json() == {
+    assert asdict(one.tried()) == {
         "limit_ms": 5.1,
         "predicted_ms": 5.0,
         "share": {"value": 0.49, "lo": 0.48, "hi": 0.5},

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from user_nets import Backbone, Heads, OptionA, Plain
@@ -116,6 +116,7 @@ def test_the_surgeon_removes_what_costs_least_when_the_rest_is_solved_anew(seed,
     inputs = units * size
     x = torch.randn(200, inputs, generator=generator) @ torch.randn(inputs, inputs, generator=generator)
     covariance = torch.cov(x.double().T, correction=0)
+    assume(torch.linalg.cond(covariance) < 1e4)  # without a ridge, float32 tells no more
     weights = torch.randn(inputs, outputs, generator=generator).double()
     importance = torch.rand(outputs, generator=generator).double() + 0.1
     rows = torch.arange(inputs).view(units, size)

@@ -8,6 +8,7 @@ from test_prune_stage import SIZE, config, with_baseline
 from torch import nn
 from user_nets import lively
 
+from compress.files import tree_sha256
 from compress.models.cost import count
 from compress.models.model import load_model
 from compress.models.registry import build
@@ -17,7 +18,7 @@ from compress.prune.rounds import Inherited, ancestors, schedule
 from compress.prune.stage import prune
 from compress.prune.structure import Structure
 from compress.prune.surgery import cut
-from compress.run import Run, read_json, tree_sha256
+from compress.run import Run
 
 SHAPE = SIZE.shape
 
@@ -72,8 +73,8 @@ def test_an_inherited_latency_is_asked_by_new_names_and_answers_for_the_old_netw
 def test_rounds_end_at_the_budget_with_one_plan_for_the_whole_way(tmp_path):
     run = with_baseline(tmp_path)
     folder = prune(config("prune.rounds=2", "prune.round_epochs=0", "prune.macs=30%"), run)
-    plan = WidthPlan.from_json(read_json(folder / "plan.json"))
-    between = WidthPlan.from_json(read_json(tmp_path / "rounds" / "round1" / "plan.json"))
+    plan = WidthPlan.read(folder / "plan.json")
+    between = WidthPlan.read(tmp_path / "rounds" / "round1" / "plan.json")
     before, after = load_model(run.folder("baseline")), load_model(folder)
     assert plan.before == count(before.net, SHAPE)
     assert plan.after == count(after.net, SHAPE)
@@ -135,5 +136,5 @@ def test_a_pruned_network_is_cut_into_the_pieces_that_the_original_was():
 def test_no_group_loses_more_than_its_share_over_all_rounds(tmp_path, how):
     rounds = ["prune.rounds=2", "prune.round_epochs=0", "prune.max_ratio=0.5", "prune.depth=false", "prune.macs=45%"]
     folder = prune(config(*how, *rounds), with_baseline(tmp_path))
-    plan = WidthPlan.from_json(read_json(folder / "plan.json"))
+    plan = WidthPlan.read(folder / "plan.json")
     assert min(group.after / group.before for group in plan.groups) >= 0.5

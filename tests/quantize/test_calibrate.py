@@ -66,7 +66,7 @@ def test_quantizers_come_back_from_json_exactly(make: Make, images: list[Tensor]
     quantizers.save(tmp_path / "q.json")
     assert Quantizers.load(tmp_path / "q.json") == quantizers
     (tmp_path / "q.json").write_text('{"format": 99}')
-    with pytest.raises(CheckpointError, match="format 99"):
+    with pytest.raises(CheckpointError, match="schema version 99"):
         Quantizers.load(tmp_path / "q.json")
 
 

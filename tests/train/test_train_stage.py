@@ -145,5 +145,5 @@ def test_preprocess_follows_kind_and_overrides():
     assert (grey.mean, grey.std) == ((0.449,), (0.226,))
     with pytest.raises(ConfigError, match="smaller than the network's input"):
         preprocess_of(load_config(None, ["data.resize=32"]))
-    with pytest.raises(ConfigError, match="above 0"):
+    with pytest.raises(ConfigError, match="must be above"):
         preprocess_of(load_config(None, ["data.std=[0.1, 0.0, 0.1]"]))

@@ -1,0 +1,75 @@
+"""A lock between processes, also those of several containers or hosts that share a disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+@contextmanager
+def locked(path: Path, note: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock file ``path`` in the block; where another process holds it, say so by ``note`` and wait.
+
+    It is a POSIX record lock: it ends with the process, however that ends, and NFS makes it known to the other hosts.
+    The file is deleted when the block ends, and its folder when it is empty.
+
+    Yields:
+        whether the lock is held; False where the disk knows no locks, which ``note`` says.
+    """
+    file, held = _open(path, note)
+    try:
+        yield held
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
+def _open(path: Path, note: Callable[[str], None]) -> tuple[IO[str], bool]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = path.open("a+", encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # the folder went just now, with its last lock
+            continue
+        try:
+            held = _lock(file, path, note)
+            if not held:
+                return file, False
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+                return file, True
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # deleted by the one that held it
+
+
+def _lock(file: IO[str], path: Path, note: Callable[[str], None]) -> bool:
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = file.read(200).strip() or "another process"
+            note(f"{path.name}: {holder} is at work on it; waiting until it has ended")
+            fcntl.lockf(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        note(
+            f"{path.parent.parent} is on a disk that knows no locks ({error.strerror}): let no two processes work there"
+        )
+        return False
+    return True
