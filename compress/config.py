@@ -284,7 +284,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if path is not None:
         where = str(path)
         try:
-            table = tomllib.loads(read_bytes(path, remedy=_GIVE, most=_MOST_BYTES, error=ConfigError).decode())
+            text = read_bytes(path, remedy=_GIVE, most=_MOST_BYTES, error=ConfigError).decode()
+            if max(line.count(".") for line in f"{text}\n".splitlines()) > _MOST_DOTS:
+                raise ValueError(f"a line has more than {_MOST_DOTS} dots")
+            table = tomllib.loads(text)
         except ConfigError:
             raise
         except PipelineError as error:
@@ -365,6 +368,7 @@ def _fields(path: Sequence[str]) -> Mapping[str, FieldInfo]:
 
 _GIVE = "give a TOML file such as `python -m compress config` prints"
 _MOST_BYTES = 1 << 20
+_MOST_DOTS = 1000  # in a line: the reader's time grows with the square of a key's parts
 _SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
