@@ -18,7 +18,7 @@ from calibration.split import Split
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 LABELS = "labels.csv"
-MOST_BYTES = 1 << 28  # of labels.csv; a million lines have 40 MB
+MOST_BYTES = 1 << 28  # of labels.csv
 MOST_CLASSES = 100_000  # the whole of ImageNet has 21,841
 _FILE_COLUMNS = ("file", "filename", "image", "path")
 _LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in the order of preference

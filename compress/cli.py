@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -139,9 +140,8 @@ def run_command(command: Callable[[], int]) -> int:
     """Run a command; a user's mistake, and a signal that stops it, become one line and an exit code."""
     accept_any_text()
     console = Console(stderr=True)
-    report_unknown_fields(console)
     try:
-        with signals.interruptible():
+        with signals.interruptible(), reported_unknown_fields(console):
             return command()
     except (Exception, KeyboardInterrupt) as error:
         if code := signals.stopped(error):
@@ -159,8 +159,9 @@ def run_command(command: Callable[[], int]) -> int:
         return code
 
 
-def report_unknown_fields(console: Console) -> None:
-    """Have what a newer version has written into a file reported as a line, like every other message."""
+@contextmanager
+def reported_unknown_fields(console: Console) -> Iterator[None]:
+    """In the block what a newer version has written into a file is reported as a line, like every other message."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
@@ -170,6 +171,10 @@ def report_unknown_fields(console: Console) -> None:
             usual(message, category, *more, **named)
 
     warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _tell(console: Console, error: str) -> None:

@@ -69,13 +69,14 @@ def read_manifest(folder: Path) -> Manifest:
     return read(folder / MANIFEST, Manifest, remedy=_again(folder))
 
 
-def verify(folder: Path) -> None:
-    """Make sure that every file of a stage's folder holds what the stage has written.
+def verify(folder: Path) -> Manifest:
+    """The manifest of a stage's folder, once every file is known to hold what the stage has written.
 
     Raises:
         PipelineError: a file is gone, or its SHA-256 is another; or the manifest is absent or damaged.
     """
-    for name, digest in read_manifest(folder).outputs.items():
+    manifest = read_manifest(folder)
+    for name, digest in manifest.outputs.items():
         path = folder / name
         if not path.is_file():
             raise PipelineError(f"{path} is gone, though stage '{folder.name}' has written it", remedy=_again(folder))
@@ -84,6 +85,7 @@ def verify(folder: Path) -> None:
                 f"{path} is not what stage '{folder.name}' has written: its SHA-256 is another",
                 remedy=f"it was damaged or changed: restore it, or {_again(folder)}",
             )
+    return manifest
 
 
 class Run:
@@ -230,8 +232,7 @@ def _key(name: str, settings: Mapping[str, Any], parents: Iterable[str]) -> str:
 def _is_whole(folder: Path, key: str) -> bool:
     """Whether the output of ``key`` is there, every file as it was written."""
     try:
-        verify(folder)
-        return read_manifest(folder).key == key
+        return verify(folder).key == key
     except PipelineError:
         return False
 
