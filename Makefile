@@ -75,7 +75,7 @@ $(ASKED): FORCE
 $(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(wildcard $(or $(WEIGHTS),$(call config_key,model,weights))) | $(ENV)
 	@$(COMPRESS) baseline $(ARGS)
 $(RUN)/latency_table.json: $(RUN)/baseline/stage.json
-	@$(PY) -m benchmarks.profile $(ARGS)
+	@$(PY) -m benchmarks.latency_table $(ARGS)
 $(RUN)/prune/stage.json: $(RUN)/baseline/stage.json $(table)
 	@$(COMPRESS) prune $(ARGS)
 $(RUN)/finetune/stage.json: $(RUN)/prune/stage.json
@@ -123,8 +123,8 @@ test-all: $(ENV)       ## every test that this machine can run
 KILLS ?= 50
 kill-test: $(ENV)      ## kill the pipeline KILLS times at random moments: each time it must come to the same bytes
 	@KILLS=$(KILLS) $(PY) -m pytest -m '' --timeout 0 -s tests/integration/test_kill.py
-lint: $(ENV)           ## ruff and mypy --strict
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+lint: $(ENV)           ## ruff, mypy --strict, and which room may import which (import-linter)
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(VENV)/bin/lint-imports --no-logo
 clean:                 ## remove what the stages wrote for this run
 	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
 	  sensitivity export build .scratch make.args summary.json summary.md pareto plots report.html model_card.md)

@@ -1,5 +1,8 @@
-"""Measures what compression costs in accuracy and buys in latency; every command is ``python -m benchmarks.NAME``."""
+"""Measures what compression costs in accuracy and buys in latency; ``python -m benchmarks`` lists the commands."""
+
+from pathlib import Path
 
 from compress.signals import leave_early
 
 leave_early(__name__)
+__path__.append(str(Path(__file__).parent / "old_names"))  # `python -m benchmarks.profile` and the like still work

@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import stats
-from benchmarks.environment import host, tool
-from benchmarks.images import DATA_HELP, evaluation_split
+from benchmarks.evaluation.images import DATA_HELP, evaluation_split
+from benchmarks.evaluation.predictions import SUFFIX, TOP, Predictions, load_predictions, predict, save_predictions
 from benchmarks.latency import count
-from benchmarks.paired import paired_ratio
-from benchmarks.predictions import SUFFIX, TOP, Predictions, load_predictions, predict, save_predictions
-from benchmarks.schema import Accuracy, AccuracyResult, Bounds, ClassAccuracy, PairedAccuracy, Verdict, dump
-from benchmarks.tables import emit, interval, percent, points, show
-from compress.cli import run_command
+from benchmarks.results.schema import Accuracy, AccuracyResult, Bounds, ClassAccuracy, PairedAccuracy, Verdict, dump
+from benchmarks.results.tables import emit, interval, percent, points, show
+from benchmarks.statistics import intervals
+from benchmarks.statistics.paired import paired_ratio
+from benchmarks.timing.machine import host, tool
+from compress.commands import run_command
 from compress.config import load_config
 from compress.console import Console
 from compress.engines.examine import examine
@@ -82,9 +82,9 @@ def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
         per_class=per_class(other),
         only_this=only_this,
         only_other=only_other,
-        difference=Bounds.of(stats.paired_difference(both, only_this, only_other, neither)),
+        difference=Bounds.of(intervals.paired_difference(both, only_this, only_other, neither)),
         ratio=Bounds.of(paired_ratio(both, only_this, only_other)) if theirs.any() else None,
-        mcnemar_p=stats.mcnemar(only_this, only_other),
+        mcnemar_p=intervals.mcnemar(only_this, only_other),
         agreement=float((this.ranked[:, 0] == other.ranked[:, 0]).mean()),
     )
 
@@ -125,7 +125,7 @@ def result_of(this: Predictions, other: Predictions | None = None, *, argv: Sequ
 
 def _share(right: NDArray[np.bool_]) -> Accuracy:
     count = int(right.sum())
-    return Accuracy(correct=count, value=Bounds.of(stats.wilson(count, len(right))))
+    return Accuracy(correct=count, value=Bounds.of(intervals.wilson(count, len(right))))
 
 
 def parser() -> argparse.ArgumentParser:

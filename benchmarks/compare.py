@@ -1,7 +1,7 @@
 """``python -m benchmarks.compare A.json B.json``: is B slower than A, and is that more than noise?
 
-A and B are files of ``benchmarks.latency --json``; engines are paired by file name. ``benchmarks.comparison`` holds the
-rules.
+A and B are files of ``benchmarks.latency --json``; engines are paired by file name. ``benchmarks.results.comparison``
+holds the rules.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.comparison import Limit, compare, exit_code, limit
-from benchmarks.schema import EngineComparison, Gate, RunComparison, dump, load_latency
-from benchmarks.tables import emit, interval, literal, markdown, show
-from compress.cli import run_command
+from benchmarks.results.comparison import Limit, compare, exit_code, limit
+from benchmarks.results.schema import EngineComparison, Gate, RunComparison, dump, load_latency
+from benchmarks.results.tables import emit, interval, literal, markdown, show
+from compress.commands import run_command
 from compress.console import Console
 
 

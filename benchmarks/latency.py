@@ -16,16 +16,16 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from benchmarks.compare import add_arguments, as_markdown, present
-from benchmarks.comparison import INVALID, compare, exit_code
-from benchmarks.environment import own_processors
-from benchmarks.node_profile import check, export
-from benchmarks.schema import LatencyResult, dump, load_latency
-from benchmarks.stats import samples_needed
-from benchmarks.tables import emit, interval, literal, markdown, rate, show, speedup
-from benchmarks.timing import measure
-from benchmarks.worker import FEWEST, Settings, open_for
-from benchmarks.yardsticks import yardsticks
-from compress.cli import run_command
+from benchmarks.nodes.profile import check, export
+from benchmarks.results.comparison import INVALID, compare, exit_code
+from benchmarks.results.schema import LatencyResult, dump, load_latency
+from benchmarks.results.tables import emit, interval, literal, markdown, rate, show, speedup
+from benchmarks.statistics.intervals import samples_needed
+from benchmarks.timing.machine import own_processors
+from benchmarks.timing.reference import yardsticks
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import FEWEST, Settings, open_for
+from compress.commands import run_command
 from compress.console import Console
 from compress.engines.base import Array
 from compress.engines.examine import examine
@@ -264,7 +264,11 @@ def _sound(engines: Sequence[Path], failures: list[PipelineError]) -> Iterator[P
 
 def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
     """Images as the first engine that opens takes them; where none does, ``measure`` will say why."""
-    from benchmarks.images import evaluation_split, first_images, preprocess_of  # torch: only where images are used
+    from benchmarks.evaluation.images import (  # torch: only where images are used
+        evaluation_split,
+        first_images,
+        preprocess_of,
+    )
 
     for path in engines:
         try:

@@ -16,17 +16,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks import plots, tables
+from benchmarks import plots
 from benchmarks.accuracy import predict, result_of
-from benchmarks.images import evaluation_split, first_images
+from benchmarks.evaluation.images import evaluation_split, first_images
 from benchmarks.latency import PRESETS, count
-from benchmarks.outcome import error
-from benchmarks.rows import Row, metadata_of, remarks
-from benchmarks.tables import interval, literal, markdown, percent, show, speedup
-from benchmarks.timing import measure
-from benchmarks.worker import Settings
+from benchmarks.reporting.outcome import error
+from benchmarks.reporting.rows import Row, metadata_of, remarks
+from benchmarks.results import tables
+from benchmarks.results.tables import interval, literal, markdown, percent, show, speedup
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
 from calibration.datasets import Split
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.config import Config, PruneConfig, load_config
 from compress.console import Console
 from compress.data import open_data
@@ -36,8 +37,8 @@ from compress.errors import BackendAbsent, ConfigError, DataError
 from compress.export.stage import export
 from compress.files import write_atomic, write_json
 from compress.progress import SILENT, Progress, Terminal
-from compress.prune.latency_table import LatencyTable
-from compress.prune.plan import WidthPlan
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.latency.table import LatencyTable
 from compress.prune.stage import PLAN, TABLE, prune
 from compress.quantize.stage import quantize
 from compress.run import Run

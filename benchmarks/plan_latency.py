@@ -15,21 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import kit
-from benchmarks.kit import Effort
 from benchmarks.latency import count
-from benchmarks.profile_plan import Piece, Survey
-from benchmarks.schema import Bounds
-from benchmarks.stats import Rounds, ratio_interval
-from benchmarks.tables import interval, show
+from benchmarks.profiling import kit
+from benchmarks.profiling.kit import Effort
+from benchmarks.profiling.survey import Piece, Survey
+from benchmarks.results.schema import Bounds
+from benchmarks.results.tables import interval, show
+from benchmarks.statistics.intervals import Rounds, ratio_interval
 from compress import targets
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.config import TargetConfig
 from compress.console import Console
 from compress.errors import ConfigError
 from compress.files import write_json
 from compress.models.model import ANY, TRUST, load_model
-from compress.prune.plan import WidthPlan
+from compress.prune.allocation.plan import WidthPlan
 
 EFFORT = Effort(rounds=32, round_s=0.03)
 DENSE = Piece("dense", "network", "", {})

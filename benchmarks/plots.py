@@ -19,17 +19,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from benchmarks.rows import Judged, MeasuredFile
+from benchmarks.reporting.rows import Judged, MeasuredFile
 from calibration.names import readable
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.config import load_config
 from compress.console import Console
 from compress.errors import PipelineError
 from compress.files import MANIFEST, write_atomic
 from compress.parse import read
-from compress.prune.allocate import FrontFile
-from compress.prune.losses import LOSSES, Measured, load_losses
-from compress.prune.plan import WidthPlan
+from compress.prune.allocation.allocate import FrontFile
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.losses.store import LOSSES, Measured, load_losses
 from compress.prune.stage import FRONT, PLAN
 from compress.run import read_manifest
 

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks import stats
 from benchmarks.accuracy import INVALID, REGRESSION, compare, result_of
-from benchmarks.baseline import HEADER, Baseline, Check, Quantity, Source, judge
-from benchmarks.environment import host
-from benchmarks.images import evaluation_split
-from benchmarks.predictions import Predictions, load_predictions, predict, save_predictions
-from benchmarks.schema import Bounds
-from benchmarks.tables import show
+from benchmarks.evaluation.baseline import HEADER, Baseline, Check, Quantity, Source, judge
+from benchmarks.evaluation.images import evaluation_split
+from benchmarks.evaluation.predictions import Predictions, load_predictions, predict, save_predictions
+from benchmarks.results.schema import Bounds
+from benchmarks.results.tables import show
+from benchmarks.statistics import intervals
+from benchmarks.timing.machine import host
 from calibration.datasets import Split
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.config import Config
 from compress.console import Console
 from compress.engines.base import BACKENDS
@@ -37,7 +37,7 @@ from compress.engines.stage import build
 from compress.errors import ConfigError, PipelineError
 from compress.export.stage import export
 from compress.progress import SILENT, Progress, Terminal
-from compress.prune.plan import WidthPlan
+from compress.prune.allocation.plan import WidthPlan
 from compress.prune.stage import PLAN, prune
 from compress.quantize.stage import quantize
 from compress.run import Run, versions
@@ -128,7 +128,7 @@ def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bou
     found = {name: _changed(one, before.get(name, one)) for name, one in now.judged.items()}
     found["INT8 minus dense top-1"] = compare(now.int8, now.dense).difference
     same = now.int8.ranked[:, 0] == now.pruned.ranked[:, 0]
-    found["INT8 answers as before quantization"] = Bounds.of(stats.wilson(int(same.sum()), len(same)))
+    found["INT8 answers as before quantization"] = Bounds.of(intervals.wilson(int(same.sum()), len(same)))
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.console import Console
 from compress.files import write_atomic
 

@@ -16,17 +16,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy import predict, result_of
-from benchmarks.images import DATA_HELP, evaluation_split, first_images
+from benchmarks.evaluation.images import DATA_HELP, evaluation_split, first_images
 from benchmarks.latency import PRESETS
-from benchmarks.outcome import plan_of, sections
-from benchmarks.rows import HEADER, Row, metadata_of, remarks
-from benchmarks.schema import AccuracyResult
-from benchmarks.tables import literal, markdown, show
-from benchmarks.timing import measure
-from benchmarks.worker import Settings
-from benchmarks.yardsticks import yardsticks
+from benchmarks.reporting.outcome import plan_of, sections
+from benchmarks.reporting.rows import HEADER, Row, metadata_of, remarks
+from benchmarks.results.schema import AccuracyResult
+from benchmarks.results.tables import literal, markdown, show
+from benchmarks.timing.reference import yardsticks
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
 from calibration.datasets import Split
-from compress.cli import run_command
+from compress.commands import run_command
 from compress.config import Config, load_config
 from compress.console import Console
 from compress.data import open_data

@@ -24,19 +24,19 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from benchmarks import stats
-from benchmarks.comparison import INVALID, compare
-from benchmarks.environment import fastest_processors, machine_state, tool
-from benchmarks.environment import host as this_host
 from benchmarks.latency import PRESETS, count, positive
-from benchmarks.repeated import open_repeated, write_order
-from benchmarks.rival_tools import rival
-from benchmarks.schema import Bounds, LatencyResult
-from benchmarks.tables import emit, interval, show
-from benchmarks.timing import measure
-from benchmarks.worker import Settings, Turn, inner_calls, open_for, time_samples
-from benchmarks.yardsticks import yardsticks
-from compress.cli import run_command
+from benchmarks.results.comparison import INVALID, compare
+from benchmarks.results.schema import Bounds, LatencyResult
+from benchmarks.results.tables import emit, interval, show
+from benchmarks.selfcheck.repeated import open_repeated, write_order
+from benchmarks.selfcheck.tools import rival
+from benchmarks.statistics import intervals
+from benchmarks.timing.machine import fastest_processors, machine_state, tool
+from benchmarks.timing.machine import host as this_host
+from benchmarks.timing.reference import yardsticks
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings, Turn, inner_calls, open_for, time_samples
+from compress.commands import run_command
 from compress.console import Console
 from compress.progress import Progress, Terminal
 
@@ -87,9 +87,9 @@ def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -
                     samples.append(time_samples(run, time.perf_counter_ns, turn=Turn(0.05), inner=inner))
     us = [[np.asarray(samples) / 1e3 for samples in one] for one in rounds]
     added = [float(np.median(ours) - np.median(bare)) for bare, ours in zip(*us, strict=True)]
-    found = Bounds.of(stats.median_interval([np.array([each]) for each in added]))
+    found = Bounds.of(intervals.median_interval([np.array([each]) for each in added]))
     names = ("bare", "harness")
-    rows = [[name, interval(Bounds.of(stats.median_interval(one)))] for name, one in zip(names, us, strict=True)]
+    rows = [[name, interval(Bounds.of(intervals.median_interval(one)))] for name, one in zip(names, us, strict=True)]
     return Report(
         f"microseconds an inference of a network that does nothing, {'x'.join(map(str, shape))}",
         ["loop", "median us"],
@@ -155,7 +155,7 @@ def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> R
         found = results[-1].stats["latency_ms"]
         ours.append(found.mean if other.statistic == "mean" else found.median.value)
         theirs.append(other.run(found.median.value, bound.affinity))
-    ratio = Bounds.of(stats.ratio_interval([np.array([ms]) for ms in ours], [np.array([ms]) for ms in theirs]))
+    ratio = Bounds.of(intervals.ratio_interval([np.array([ms]) for ms in ours], [np.array([ms]) for ms in theirs]))
     rows = [[f"{b:.4f}", f"{a:.4f}", f"{a / b:.3f}"] for a, b in zip(ours, theirs, strict=True)]
     return Report(
         f"{other.name} and benchmarks.latency on {engine.name}: {other.statistic} ms",

@@ -23,7 +23,7 @@ def lead_stage(
         return run.stage(name, work, settings=settings, parents=parents)
     import torch  # takes seconds, and one process does not need it
 
-    from compress.train.distributed import join
+    from compress.distributed import join
 
     here = join(torch.device("cpu"))
     if here.leads:

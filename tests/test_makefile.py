@@ -38,7 +38,11 @@ def planned(*argv: str) -> list[list[str]]:
 
 
 def config_of(command: list[str]) -> Config:
-    args = PARSERS[command[0]].parser().parse_args(command[1:])
+    module, *words = command
+    if module == "compress":
+        _, bound, _ = cli.app.parse_args(words, exit_on_error=False)
+        return load_config(bound.arguments["asked"].config, bound.arguments["asked"].overrides)
+    args = PARSERS[module].parser().parse_args(words)
     return load_config(args.config, args.overrides)
 
 

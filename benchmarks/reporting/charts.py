@@ -12,8 +12,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from benchmarks.plots import BLUE, GREY, RED, STYLE, caption, svg
-from benchmarks.schema import Bounds, LatencyResult
-from compress.prune.plan import WidthPlan
+from benchmarks.results.schema import Bounds, LatencyResult
+from compress.prune.allocation.plan import WidthPlan
 from compress.quantize.sensitivity import LayerRatios
 
 WIDTH = 4.4  # inches; at this width the labels can be read on a phone

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from benchmarks.reporting.record import Network, RunRecord
-from benchmarks.tables import points
+from benchmarks.results.tables import points
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks import tables
 from benchmarks.reporting import headline, provenance, sections
 from benchmarks.reporting.record import RunRecord
+from benchmarks.results import tables
 from calibration.names import readable
 
 

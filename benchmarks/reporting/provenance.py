@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.outcome import Section
+from benchmarks.reporting.outcome import Section
 from benchmarks.reporting.record import RunRecord
 from benchmarks.reporting.sections import Part
-from benchmarks.schema import LatencyResult, MachineState
+from benchmarks.results.schema import LatencyResult, MachineState
 from compress.run import Manifest
 
 _ARTIFACTS = {".onnx", ".plan", ".xml", ".bin", ".safetensors"}

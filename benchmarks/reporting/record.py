@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.outcome import PLAN, plan_of
-from benchmarks.rows import MeasuredFile, Record
-from benchmarks.schema import AccuracyResult, LatencyResult, Verdict
+from benchmarks.reporting.outcome import PLAN, plan_of
+from benchmarks.reporting.rows import MeasuredFile, Record
+from benchmarks.results.schema import AccuracyResult, LatencyResult, Verdict
 from compress.engines.sidecar import engine_sha256
 from compress.errors import PipelineError
 from compress.files import MANIFEST, file_sha256
 from compress.models.model import describe_model
 from compress.parse import read
-from compress.prune.confirm import ConfirmedFile, Tried
-from compress.prune.latency_table import LatencyTable
-from compress.prune.plan import WidthPlan
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.latency.confirm import ConfirmedFile, Tried
+from compress.prune.latency.table import LatencyTable
 from compress.prune.stage import CONFIRMED, TABLE
 from compress.quantize.sensitivity import SensitivityFile
 from compress.run import STAGES, Manifest, Run, read_manifest

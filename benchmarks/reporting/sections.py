@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks import plots
-from benchmarks.outcome import Section, widths
-from benchmarks.outcome import error as relative_error
-from benchmarks.outcome import predictions as predicted_table
 from benchmarks.reporting import charts
 from benchmarks.reporting.charts import Chart, Series, inline
 from benchmarks.reporting.headline import megabytes
+from benchmarks.reporting.outcome import Section, widths
+from benchmarks.reporting.outcome import error as relative_error
+from benchmarks.reporting.outcome import predictions as predicted_table
 from benchmarks.reporting.record import Network, RunRecord
-from benchmarks.tables import interval, percent, points, speedup
-from compress.prune.latency import LatencyModel
-from compress.prune.latency_table import LatencyTable
+from benchmarks.results.tables import interval, percent, points, speedup
+from compress.prune.latency.predictor import LatencyModel
+from compress.prune.latency.table import LatencyTable
 
 _TAILS = ("p90", "p95", "p99")
 
@@ -259,7 +259,7 @@ def _held_out(table: LatencyTable) -> list[Series]:
 
 _FRONT = Missing("accuracy against latency, measured", "python -m benchmarks.pareto --config FILE")
 _PRUNE = "python -m compress prune --config FILE"
-_TABLE = "python -m benchmarks.profile --config FILE, then prune with --set prune.latency=50%"
+_TABLE = "python -m benchmarks.latency_table --config FILE, then prune with --set prune.latency=50%"
 _PARTS: tuple[tuple[Callable[[RunRecord], Part | None], Missing | None], ...] = (
     (before_after, None),
     (front, _FRONT),

@@ -309,7 +309,7 @@ def check_machine(target: str) -> None:
     machines, here = profile(target).machines, platform.machine()
     if not machines or here in machines:
         return
-    emulate = "; or check it under emulation with `python -m benchmarks.emulate --engine FILE --root ARM64_TREE`"
+    emulate = "; or check it under emulation with `python -m benchmarks.arm --engine FILE --root ARM64_TREE`"
     raise BackendAbsent(
         f"a file for target {target} is made for {' or '.join(machines)}, this machine is {here}",
         remedy=f"build it there{emulate if 'aarch64' in machines else ''}",

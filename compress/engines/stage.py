@@ -16,7 +16,7 @@ from compress.errors import PipelineError
 from compress.files import file_sha256
 from compress.lead import lead_stage
 from compress.run import Run
-from compress.targets import default_target
+from compress.targets import default_target, names
 
 
 def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
@@ -82,11 +82,16 @@ def _versions(engines: Sequence[str]) -> dict[str, str]:
 def retarget(target: TargetConfig, engine: str | None) -> TargetConfig:
     """The target with another engine, on the device that this engine is at home on; ``auto`` leaves it as it is.
 
+    Args:
+        engine: its name, or that of another target.
+
     Raises:
-        EngineError: an unknown engine.
+        EngineError: an unknown name.
     """
     if engine in (None, AUTO, target.engine):
         return target
+    if engine in names() and engine not in BACKENDS:
+        return TargetConfig.model_validate({"name": engine, "threads": target.threads, "batch": target.batch})
     backend(engine)  # an unknown name is an error that lists the known ones
     name = target.name if engine in target.profile.engines else default_target(engine)
     kept = {key: getattr(target, key) for key in ("threads", "batch", "tensorrt")}

@@ -19,7 +19,7 @@ from compress.engines.metadata import Metadata
 from compress.errors import ModelError
 from compress.export.half import to_half
 from compress.files import write_atomic
-from compress.models.graph import without_removed
+from compress.graph.tracing import without_removed
 
 INPUT = "input"
 

@@ -14,22 +14,22 @@ from torch import nn
 
 from compress.config import Config
 from compress.data import data_settings, open_data
+from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
 from compress.files import write_json
 from compress.lead import lead_stage
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
-from compress.prune.allocate import check_reachable
-from compress.prune.confirm import ConfirmedFile, confirmed, on_engine
-from compress.prune.losses import load_losses, measured_losses, pruning_images
-from compress.prune.plan import WidthPlan
-from compress.prune.reconstruct import repair
-from compress.prune.rounds import combined
-from compress.prune.subject import TABLE, Origin, Planner, Subject
+from compress.prune.allocation.allocate import check_reachable
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.iterative import combined
+from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
+from compress.prune.losses.store import load_losses, measured_losses, pruning_images
+from compress.prune.planner import TABLE, Origin, Planner, Subject
+from compress.prune.repair.layerwise import repair
 from compress.prune.surgery import cut, verify
 from compress.run import Run
-from compress.train.distributed import pick_device, run_stage
 from compress.train.loop import fit
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]

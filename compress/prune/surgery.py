@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
+from compress.graph.groups import Coupling
+from compress.graph.segments import Segment
 from compress.models.cifar import SelectPad
 from compress.models.removed import Removed
 from compress.models.shapes import make_layer, replace_module, shape_of
-from compress.prune.blocks import Segment
-from compress.prune.coupling import Coupling
-from compress.prune.gates import masked
+from compress.prune.importance.masks import masked
 
 TOLERANCE = 1e-5
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.progress import SILENT, Progress
-from compress.prune.moments import naming
+from compress.prune.repair.statistics import naming
 from compress.quantize.fakequant import FakeActivation, FakeWeight, insert
 from compress.quantize.graph import Unrolled, layer_of, trace
 from compress.quantize.quantizer import Quantizers

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from compress.prune.coupling import Group, Slot, couple
+from compress.graph.groups import Group, Slot, couple
 
 _SHARE = 0.5  # of the ratio between channels' ranges (in logarithms) goes over to the readers' weights, rounded too
 _LEAST = 1 / 64

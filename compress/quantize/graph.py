@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from compress.models.graph import symbolic_trace
+from compress.graph.tracing import symbolic_trace
 
 PREFIX = "node_"
 

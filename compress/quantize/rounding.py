@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.prune.moments import unit_of
+from compress.prune.repair.statistics import unit_of
 from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.quantizer import TINY, WEIGHT_HIGH, Weight
 

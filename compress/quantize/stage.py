@@ -18,6 +18,7 @@ from calibration.split import Split
 from calibration.transforms import eval_transform
 from compress.config import Config
 from compress.data import data_settings, open_data, training_sample
+from compress.distributed import pick_device, run_stage
 from compress.errors import DataError
 from compress.files import tree_sha256, write_atomic, write_json
 from compress.lead import lead_stage
@@ -29,7 +30,6 @@ from compress.quantize.fallback import keep_accuracy
 from compress.quantize.sensitivity import sensitivities
 from compress.quantize.store import load_calibrated, save_calibrated
 from compress.run import Run
-from compress.train.distributed import pick_device, run_stage
 from compress.train.evaluate import evaluate
 from compress.train.loop import fit
 

@@ -89,3 +89,21 @@ def default_target(engine: str) -> str:
         if profile(name).default and profile(name).engines[0] == engine:
             return name
     raise ConfigError(f"no default target for engine '{engine}'", remedy=f"known targets: {', '.join(names())}")
+
+
+def named(name: str) -> str:
+    """The target that a name stands for: its own, or that of an engine.
+
+    >>> named("onnxruntime"), named("ort-arm")
+    ('ort-x86', 'ort-arm')
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name in names():
+        return name
+    engines = sorted({profile(target).engines[0] for target in names()})
+    if name in engines:
+        return default_target(name)
+    known = ", ".join(dict.fromkeys((*names(), *engines)))
+    raise ConfigError(f"'{name}' is no target and no engine", remedy=f"known: {known}")

@@ -20,10 +20,10 @@ from calibration.seeds import derive
 from calibration.split import Split, check_classes
 from calibration.transforms import train_transform
 from compress.config import TrainConfig
+from compress.distributed import World, join, pick_device
 from compress.errors import ConfigError, ModelError
 from compress.progress import SILENT, Progress
 from compress.train.distill import soft_targets
-from compress.train.distributed import World, join, pick_device
 from compress.train.evaluate import evaluate, logits, output_count
 from compress.train.history import Epoch, History
 from compress.train.optimizer import make_optimizer, make_schedule

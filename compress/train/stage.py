@@ -16,6 +16,7 @@ from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config, ModelConfig, TrainConfig
 from compress.data import data_settings, open_data, preprocess_of
+from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
 from compress.files import write_json
 from compress.models.batchnorm import has_stale_statistics, reparameterize
@@ -26,7 +27,6 @@ from compress.models.sanity import check_activations
 from compress.models.shapes import replace_module
 from compress.progress import Progress
 from compress.run import Run
-from compress.train.distributed import pick_device, run_stage
 from compress.train.evaluate import class_count
 from compress.train.history import History
 from compress.train.loop import fit

@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks import environment
-from benchmarks.peers.__main__ import main as peer
+from benchmarks.rivals.peers.__main__ import main as peer
+from benchmarks.timing import machine
 from calibration.datasets import load_data
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
@@ -80,7 +80,7 @@ def overflowing_onnx(float_onnx: Path) -> Path:
 @pytest.fixture(params=["int16", "int32"])
 def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the engines are made to say that they add two products in: as a processor of either kind would."""
-    for module in (environment, overflow):
+    for module in (machine, overflow):
         monkeypatch.setattr(module, "pair_sums", lambda engine: request.param)
     return str(request.param)
 

@@ -17,7 +17,7 @@ from typing import Self
 
 import numpy as np
 
-from benchmarks.worker import Settings
+from benchmarks.timing.worker import Settings
 from calibration.preprocess import Preprocess
 from compress.engines.base import Array, TensorSpec
 from compress.engines.metadata import Metadata

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.accuracy import Gates, compare, main, predict, result_of
-from benchmarks.images import evaluation_split
-from benchmarks.schema import PairedAccuracy, json_schema
+from benchmarks.evaluation.images import evaluation_split
+from benchmarks.results.schema import PairedAccuracy, json_schema
 from calibration.datasets import load_data
 from compress.errors import DataError, EngineError
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from scripted import open_scripted
 
 from benchmarks.compare import main
-from benchmarks.comparison import Limit, compare, exit_code, limit
-from benchmarks.latency_result import summarize
-from benchmarks.schema import Contention, LatencyResult, Monitor, Pace, Verdict, dump, json_schema, load_latency
-from benchmarks.timing import measure
-from benchmarks.worker import Settings
+from benchmarks.results.comparison import Limit, compare, exit_code, limit
+from benchmarks.results.schema import Contention, LatencyResult, Monitor, Pace, Verdict, dump, json_schema, load_latency
+from benchmarks.timing.result import summarize
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
 from compress.errors import ConfigError
 from compress.parse import UnknownFields
 

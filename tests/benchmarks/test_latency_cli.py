@@ -9,8 +9,8 @@ import onnxruntime
 import pytest
 
 from benchmarks.latency import main, parser, settings_of
-from benchmarks.peers.__main__ import main as peer
-from benchmarks.schema import json_schema
+from benchmarks.results.schema import json_schema
+from benchmarks.rivals.peers.__main__ import main as peer
 
 
 def test_presets_and_overrides() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import int8_losses, pareto, plots, profile
-from benchmarks.kit import Effort
+from benchmarks import latency_table, pareto, plots
 from benchmarks.latency import PRESETS
 from benchmarks.pareto import points_of
+from benchmarks.profiling.kit import Effort
+from benchmarks.rivals import int8_losses
 from calibration.preprocess import Preprocess
 from compress.config import load_config
 from compress.errors import ConfigError, PipelineError
@@ -53,11 +54,11 @@ def command(folder: Path, *more: str) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_baseline(tmp_path_factory.mktemp("pareto") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profile, "FITTED", 1)  # no constant from noise, which could put any budget out of reach
-        patch.setattr(profile, "HELD_OUT", 0)
-        patch.setattr(profile, "FAST", Effort(2, 0.001))
+        patch.setattr(latency_table, "FITTED", 1)  # no constant from noise, which could put any budget out of reach
+        patch.setattr(latency_table, "HELD_OUT", 0)
+        patch.setattr(latency_table, "FAST", Effort(2, 0.001))
         patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
-        assert profile.main(["--run", str(folder), "--set", SETTINGS[0], "--fast"]) == 0
+        assert latency_table.main(["--run", str(folder), "--set", SETTINGS[0], "--fast"]) == 0
         assert command(folder, "--at", "75%") in (0, 4)  # 4: this machine is not quiet
     return folder
 
@@ -141,7 +142,7 @@ def test_budgets_that_are_none(at: list[str]) -> None:
     ("more", "message"),
     [
         (("--at", "1%"), "cannot be met"),
-        (("--at", "90%", "--set", "prune.table=nowhere.json"), "benchmarks.profile"),
+        (("--at", "90%", "--set", "prune.table=nowhere.json"), "benchmarks.latency_table"),
         (("--at", "90%", "--set", "data.kind=imagefolder"), "no folder is given"),
     ],
 )

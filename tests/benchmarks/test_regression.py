@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from benchmarks.baseline import Baseline, judge
-from benchmarks.images import evaluation_split
-from benchmarks.predictions import predict
+from benchmarks.evaluation.baseline import Baseline, judge
+from benchmarks.evaluation.images import evaluation_split
+from benchmarks.evaluation.predictions import predict
 from benchmarks.regression import INT8, accuracies, answers, costs, kept, main
 from compress.run import Run
 

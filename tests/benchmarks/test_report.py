@@ -20,17 +20,17 @@ from benchmarks.report import main
 from benchmarks.reporting.headline import figures, headline, warnings
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
+from benchmarks.reporting.rows import Row, metadata_of
 from benchmarks.reporting.sections import channels, parts, prediction
-from benchmarks.rows import Row, metadata_of
 from benchmarks.summary import write
-from benchmarks.timing import measure
-from benchmarks.worker import Settings
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
 from calibration.datasets import load_data
 from compress.files import tree_sha256, write_json
 from compress.models.cost import Cost
-from compress.prune.latency_table import Kind, LatencyTable, Layer, Member, Place, Side, WholeRow
-from compress.prune.latency_table import Row as TableRow
-from compress.prune.plan import GroupPlan, WidthPlan
+from compress.prune.allocation.plan import GroupPlan, WidthPlan
+from compress.prune.latency.table import Kind, LatencyTable, Layer, Member, Place, Side, WholeRow
+from compress.prune.latency.table import Row as TableRow
 from compress.run import Run
 
 QUICK = Settings(warmup_s=0.05, duration_s=0.1, iterations=30, turns=5, processes=1)
@@ -185,7 +185,7 @@ def test_what_has_no_data_is_left_out_with_the_command_that_makes_it(run: Path) 
     found, missing = parts(read_record(run))
     assert [part.anchor for part in found] == ["before-after", "latency"]
     commands = " ".join(one.command for one in missing)
-    for module in ("benchmarks.pareto", "compress prune", "compress sensitivity", "benchmarks.profile"):
+    for module in ("benchmarks.pareto", "compress prune", "compress sensitivity", "benchmarks.latency_table"):
         assert f"python -m {module}" in commands
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.artifact import artifact
 from benchmarks.latency import PRESETS
-from benchmarks.latency_result import elsewhere
+from benchmarks.results.artifact import artifact
+from benchmarks.results.tables import markdown
 from benchmarks.summary import main, networks
-from benchmarks.tables import markdown
+from benchmarks.timing.result import elsewhere
 from compress.config import Config
 from compress.engines.base import open_engine
 from compress.engines.stage import build

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.environment import fastest_processors
-from benchmarks.rival_tools import RivalTool, rival
+from benchmarks.selfcheck.tools import RivalTool, rival
+from benchmarks.timing.machine import fastest_processors
+from benchmarks.timing.worker import Settings
 from benchmarks.trust import apart, overhead, same, slower, tools
-from benchmarks.worker import Settings
 from compress.errors import EngineError
 from compress.progress import SILENT
 
@@ -54,7 +54,7 @@ def test_runs_apart_are_paired(int8_onnx: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_the_runtimes_own_tool_times_the_same_file(float_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.rival_tools._SECONDS", 0.2)
+    monkeypatch.setattr("benchmarks.selfcheck.tools._SECONDS", 0.2)
     found = tools(float_onnx, replace(QUICK, threads=psutil.cpu_count(logical=False) or 1), 2, SILENT)
     assert 0.1 < ratio(found.rows[0][2]) < 10
     with pytest.raises(EngineError, match="one image at a time, on a thread for each core"):

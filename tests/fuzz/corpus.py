@@ -17,15 +17,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks import kit, profile
+from benchmarks import latency_table
 from benchmarks.accuracy import result_of
-from benchmarks.kit import FAST
-from benchmarks.latency_result import summarize
+from benchmarks.evaluation.predictions import Predictions, save_predictions
 from benchmarks.plan_latency import DENSE
-from benchmarks.predictions import Predictions, save_predictions
-from benchmarks.profile_plan import Survey
-from benchmarks.rows import Row
-from benchmarks.schema import Artifact, BackendInfo, Host, LatencyResult, dump
+from benchmarks.profiling import kit
+from benchmarks.profiling.kit import FAST
+from benchmarks.profiling.survey import Survey
+from benchmarks.reporting.rows import Row
+from benchmarks.results.schema import Artifact, BackendInfo, Host, LatencyResult, dump
+from benchmarks.timing.result import summarize
 from calibration.preprocess import Preprocess
 from calibration.split import ArraySource, Split
 from compress.config import Config, TargetConfig, load_config
@@ -33,14 +34,14 @@ from compress.engines.base import build_engine
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import write_sidecar
 from compress.files import MANIFEST, file_sha256, tree_sha256, write_json
+from compress.graph.structure import Structure
 from compress.models.model import Model, save_model
 from compress.models.registry import build
-from compress.prune.place import here
-from compress.prune.plan import WidthPlan
-from compress.prune.rounds import untouched
-from compress.prune.sensitivity import Curve
-from compress.prune.structure import Structure
-from compress.prune.width_cost import WidthCost
+from compress.prune.allocation.cost import WidthCost
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.iterative import untouched
+from compress.prune.latency.machine import here
+from compress.prune.losses.curves import Curve
 from compress.quantize.stage import quantize
 from compress.run import Run
 from compress.train.loop import fit
@@ -113,7 +114,7 @@ def _pruned(home: Path, model: Model) -> None:
             _save(_float_model(model.net), metadata, out / name)
 
     _kit(home / "kit", survey)
-    table = replace(profile.import_kit(Path("kit"), TargetConfig()), imported=False)
+    table = replace(latency_table.import_kit(Path("kit"), TargetConfig()), imported=False)
     place = here(TargetConfig())
     assert place is not None
     table = replace(table, place=place)
@@ -208,7 +209,7 @@ def _kit(folder: Path, survey: Survey) -> None:
     target, kinds = TargetConfig(), list(survey.kinds.values())
     pieces = [*survey.ladders(), *survey.ends(), *survey.design(kinds), *survey.networks(kinds, 4, 2)]
     pieces = list({piece.name: piece for piece in pieces}.values())
-    reference = profile.reference_piece(survey)
+    reference = latency_table.reference_piece(survey)
     described = {"pieces": [piece.to_json() for piece in pieces], **kit.describe(survey, target)}
     kit.write_manifest(folder, target, [reference, *pieces], survey.weights, FAST, described)
     place = {"version": "1", "device": "a processor", "machine": "x86_64", "pair_sums": "int32"}

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import accuracy, plan_latency, plots, profile
+from benchmarks import accuracy, latency_table, plan_latency, plots
 from benchmarks import compare as comparing
-from benchmarks.baseline import Baseline, judge
-from benchmarks.comparison import Limit
-from benchmarks.images import evaluation_split
-from benchmarks.predictions import load_predictions
-from benchmarks.profile_plan import Survey
+from benchmarks.evaluation.baseline import Baseline, judge
+from benchmarks.evaluation.images import evaluation_split
+from benchmarks.evaluation.predictions import load_predictions
+from benchmarks.profiling.survey import Survey
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
-from benchmarks.schema import Bounds, load_latency
-from benchmarks.tables import show
+from benchmarks.results.comparison import Limit
+from benchmarks.results.schema import Bounds, load_latency
+from benchmarks.results.tables import show
 from calibration.folder import decode, read_folder
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
@@ -48,12 +48,12 @@ from compress.models.cost import count
 from compress.models.model import ANY, Model, load_model
 from compress.parse import read
 from compress.progress import SILENT
-from compress.prune.latency_table import LatencyTable
-from compress.prune.losses import _before_a_kill as kept_losses
-from compress.prune.losses import load_losses
-from compress.prune.rounds import combined
+from compress.prune.iterative import combined
+from compress.prune.latency.table import LatencyTable
+from compress.prune.losses.store import _before_a_kill as kept_losses
+from compress.prune.losses.store import load_losses
+from compress.prune.planner import Origin, Subject
 from compress.prune.stage import describe
-from compress.prune.subject import Origin, Subject
 from compress.quantize.stage import Record, Sample
 from compress.quantize.store import load_calibrated
 from compress.run import Run
@@ -202,7 +202,7 @@ def _table() -> None:
     path = Path("run/latency_table.json")
     table = LatencyTable.read(path)
     model = load_model(Path("tiny"), corpus.ARCH)
-    profile.summarize(table, path, _console())
+    latency_table.summarize(table, path, _console())
     config = corpus.tiny_config("prune.latency=80%", "prune.macs=90%")
     origin = Origin.of(config, Run(Path("run")), Path("tiny"))
     subject = Subject.of(model, origin, origin.plan())
@@ -211,7 +211,7 @@ def _table() -> None:
 
 
 def _kit() -> None:
-    profile.summarize(profile.import_kit(Path("kit"), TargetConfig()), Path("kit"), _console())
+    latency_table.summarize(latency_table.import_kit(Path("kit"), TargetConfig()), Path("kit"), _console())
 
 
 def _predictions() -> None:

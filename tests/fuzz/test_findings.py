@@ -18,11 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from benchmarks import kit
+from benchmarks.evaluation.predictions import load_predictions, save_predictions
+from benchmarks.latency_table import import_kit
 from benchmarks.plots import _reach
-from benchmarks.predictions import load_predictions, save_predictions
-from benchmarks.profile import import_kit
-from benchmarks.profile_plan import Piece, rungs
+from benchmarks.profiling import kit
+from benchmarks.profiling.survey import Piece, rungs
 from calibration.folder import decode, read_folder
 from calibration.preprocess import Preprocess
 from compress.config import TargetConfig, load_config
@@ -30,18 +30,18 @@ from compress.engines.base import open_engine
 from compress.errors import CheckpointError, ConfigError, DataError, EngineError, ModelError, PipelineError
 from compress.export.lint import lint_file
 from compress.files import write_json
+from compress.graph.structure import Structure
 from compress.models.checkpoint import read_state
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
 from compress.parse import read
-from compress.prune.latency import LatencyModel
-from compress.prune.latency_table import Kind, LatencyTable, Layer, Member, Place, Row, Side
-from compress.prune.losses import _before_a_kill as before_a_kill
-from compress.prune.losses import load_losses
-from compress.prune.plan import GroupPlan, WidthPlan
-from compress.prune.rounds import untouched
-from compress.prune.structure import Structure
-from compress.prune.width_cost import WidthCost
+from compress.prune.allocation.cost import WidthCost
+from compress.prune.allocation.plan import GroupPlan, WidthPlan
+from compress.prune.iterative import untouched
+from compress.prune.latency.predictor import LatencyModel
+from compress.prune.latency.table import Kind, LatencyTable, Layer, Member, Place, Row, Side
+from compress.prune.losses.store import _before_a_kill as before_a_kill
+from compress.prune.losses.store import load_losses
 from compress.train.history import Epoch
 from compress.train.snapshot import _MAGIC, StateFile, copy_weights
 

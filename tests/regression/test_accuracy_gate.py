@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.baseline import Baseline, Check
+from benchmarks.evaluation.baseline import Baseline, Check
 from benchmarks.regression import check
 from compress.run import Run
 

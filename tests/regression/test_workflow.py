@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from benchmarks import regression
-from benchmarks.baseline import Baseline, Source
+from benchmarks.evaluation.baseline import Baseline, Source
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "examples" / "github-actions" / "accuracy.yml").read_text()

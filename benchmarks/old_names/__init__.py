@@ -1,0 +1,1 @@
+"""Commands under their former names, for scripts that call them."""

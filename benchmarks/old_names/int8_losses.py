@@ -1,0 +1,9 @@
+"""The former name of ``python -m benchmarks.rivals.int8_losses``."""
+
+import sys
+
+from benchmarks.rivals.int8_losses import main
+
+if __name__ == "__main__":
+    print("benchmarks.int8_losses is now called benchmarks.rivals.int8_losses", file=sys.stderr)  # noqa: T201
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""The former name of ``python -m benchmarks.rivals.pruning_stage``."""
+
+import sys
+
+from benchmarks.rivals.pruning_stage import main
+
+if __name__ == "__main__":
+    print("benchmarks.pruning_stage is now called benchmarks.rivals.pruning_stage", file=sys.stderr)  # noqa: T201
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""A folder of ONNX files and one script that times them: run here as a subprocess, or carried to the device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic_core import from_json
+
+from benchmarks.profiling import guest
+from benchmarks.profiling.survey import Piece, Survey, rungs
+from calibration.children import tied
+from compress.config import TargetConfig
+from compress.engines.saturation import probe
+from compress.errors import ConfigError, EngineError
+from compress.files import write_atomic, write_json
+from compress.parse import Count, Positive, Size, parse, read, read_bytes
+from compress.probes.template import Template
+from compress.prune.latency.table import Kind, Member, Ms
+
+SCRIPT, DESCRIBED, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
+PROBE = "probe.onnx"
+
+_README = """\
+Latency profiling kit of resnet-compress: {count} ONNX files, target {target}, engine {engine}, {threads} thread(s).
+
+On the device, with Python 3.8 or later, numpy and {package}:
+
+    python3 measure.py
+
+It takes some minutes, prints how far it is, and goes on where it stopped if it is asked again. Leave the machine
+alone meanwhile, and fix its clocks if it can (Jetson: nvpmodel, jetson_clocks). Then bring results.jsonl back to
+where the kit was made, into the kit's folder there, and run
+
+    python -m benchmarks.latency_table --config FILE --import-kit FOLDER
+"""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a file is timed: in ``rounds`` rounds of at least ``round_s`` seconds."""
+
+    rounds: int = 16
+    round_s: float = 0.012
+
+
+NORMAL, FAST = Effort(), Effort(4, 0.003)
+
+
+def write_files(folder: Path, pieces: Iterable[Piece], build: Callable[[Piece], Template]) -> None:
+    """Write the ONNX file of each piece."""
+    for piece in pieces:
+        write_atomic(folder / f"{piece.name}.onnx", build(piece).to_onnx().SerializeToString())
+
+
+def write_manifest(
+    folder: Path,
+    target: TargetConfig,
+    pieces: Sequence[Piece],
+    weights: int,
+    effort: Effort,
+    described: Mapping[str, Any],
+) -> None:
+    """Write what the guest reads; ``described`` is for the import.
+
+    Args:
+        pieces: the first is the reference.
+        weights: bytes of the dense network's constants.
+    """
+    evict = {piece.name: weights for piece in pieces if piece.role != "network"}
+    names = [piece.name for piece in pieces]
+    timing = {"engine": target.engine, "threads": target.threads, **asdict(effort)}
+    manifest = {**timing, "files": names, "evict": evict, **described}
+    write_json(folder / DESCRIBED, manifest)
+
+
+def emit(
+    folder: Path,
+    target: TargetConfig,
+    pieces: Sequence[Piece],
+    weights: int,
+    effort: Effort,
+    described: Mapping[str, Any],
+) -> None:
+    """Write the script and what explains it; the ONNX files are there already.
+
+    Args:
+        pieces, weights, effort: see ``write_manifest``.
+        described: the network and its kinds; see ``describe``.
+    """
+    shutil.copyfile(guest.__file__, folder / SCRIPT)
+    write_atomic(folder / PROBE, probe())
+    count, package = len(pieces), "the Python package tensorrt" if target.engine == "tensorrt" else target.engine
+    text = _README.format(
+        count=count, target=target.name, engine=target.engine, threads=target.threads, package=package
+    )
+    write_atomic(folder / README, text)
+    more = {"pieces": [piece.to_json() for piece in pieces[1:]], **described}
+    write_manifest(folder, target, pieces, weights, effort, more)
+
+
+def describe(survey: Survey, target: TargetConfig) -> dict[str, Any]:
+    """What a table says of its network, as JSON; ``read_manifest`` reads it."""
+    return {
+        "network": survey.network,
+        "target": target.name,
+        "batch": target.batch,
+        "groups": survey.groups,
+        "unit": survey.unit,
+        "kinds": [asdict(kind) for kind in survey.kinds.values()],
+        "segments": [asdict(member) for member in survey.members],
+    }
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """``manifest.json`` of a kit: what the guest reads, and what the import needs to know of the network.
+
+    Attributes:
+        files: names of the ONNX files, the reference first.
+        evict: bytes that are read before each run of a file.
+        unit: channels a unit of each group.
+    """
+
+    engine: str
+    threads: Size
+    rounds: Size
+    round_s: Positive
+    files: tuple[str, ...]
+    evict: Mapping[str, Count]
+    pieces: tuple[Piece, ...]
+    network: str
+    target: str
+    batch: Size
+    groups: Mapping[str, Size]
+    unit: Mapping[str, Size]
+    kinds: tuple[Kind, ...]
+    segments: tuple[Member, ...]
+
+    def __post_init__(self) -> None:
+        axes = {kind.name: len(kind.units) for kind in self.kinds}
+        for piece in self.pieces:
+            if piece.role == "segment" and len(piece.units) != axes.get(piece.subject):
+                raise ValueError(f"the piece '{piece.name}' is of no kind, or has other groups than its kind")
+            if not piece.units.keys() <= self.groups.keys() or self.groups.keys() != self.unit.keys():
+                raise ValueError(f"the piece '{piece.name}' has groups that the network does not have")
+            if piece.role == "ends" and len(piece.shapes) != 1:
+                raise ValueError(f"the piece '{piece.name}' is the ends of {len(piece.shapes)} tensors, not of one")
+        self._check_segments()
+
+    def _check_segments(self) -> None:
+        """Make sure that there are pieces for all that a table is made of."""
+        order, segments = self._order(), {member.name for member in self.segments}
+        for member in self.segments:
+            kind = next((kind for kind in self.kinds if kind.name == member.kind), None)
+            if kind is None or kind.units != tuple(self.groups.get(group, 0) for group in member.groups):
+                raise ValueError(f"the segment '{member.name}' does not fit its kind")
+        sizes = {piece.shapes[0][2:] for piece in self.pieces if piece.role == "ends"}
+        measured = set()
+        for piece in self.pieces:
+            if piece.role == "segment":
+                if piece.units.keys() != set(order.get(piece.subject, ())) or not sizes >= {
+                    s[2:] for s in piece.shapes
+                }:
+                    raise ValueError(f"the piece '{piece.name}' has other groups than its kind, or no ends were timed")
+                measured.add((piece.subject, tuple(piece.units[group] for group in order[piece.subject])))
+            if any(len(shape) < 2 for shape in piece.shapes) or not segments.issuperset(piece.removed):
+                raise ValueError(f"the piece '{piece.name}' has tensors without channels, or lacks unknown blocks")
+        for kind in self.kinds:
+            if missing := [units for units in rungs(kind) if (kind.name, units) not in measured]:
+                raise ValueError(f"there is no piece of '{kind.name}' with {missing[0]} units")
+
+    def _order(self) -> dict[str, tuple[str, ...]]:
+        """By kind, the groups that its axes stand for in the segment that was measured."""
+        return {member.kind: member.groups for member in self.segments if member.name == member.kind}
+
+    def in_order(self) -> Manifest:
+        """The same, each segment's units in the order of its kind's axes: JSON does not keep any order."""
+        order = self._order()
+        pieces = (
+            replace(piece, units={group: piece.units[group] for group in order[piece.subject]})
+            if piece.role == "segment"
+            else piece
+            for piece in self.pieces
+        )
+        return replace(self, pieces=tuple(pieces))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Where the guest ran; see ``compress.prune.latency.table.Place``."""
+
+    version: str
+    device: str
+    machine: str
+    pair_sums: str
+
+
+Rounds = Annotated[tuple[tuple[Ms, Ms], ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A row of the guest's: the least and the median time of each round, in ms, of a file and of the reference."""
+
+    name: str
+    rounds: Rounds
+    reference: Rounds
+    place: Ran
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a kit.
+
+    Raises:
+        ConfigError: the folder is no kit of this version.
+    """
+    path, remedy = folder / DESCRIBED, "give the folder that --emit-kit made"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no profiling kit: it has no {DESCRIBED}", remedy=remedy)
+    return read(path, Manifest, remedy=remedy, error=ConfigError).in_order()
+
+
+def results(folder: Path) -> list[Timed]:
+    """The guest's rows that are there so far; a kill may have cut a line, which is left out.
+
+    Raises:
+        ConfigError: a line is JSON, but no such row.
+    """
+    path = folder / RESULTS
+    if not path.exists():
+        return []
+    remedy = "delete the line, and run the kit's script again: it measures what is missing"
+    rows = []
+    for number, line in enumerate(read_bytes(path, remedy=remedy, error=ConfigError).splitlines(), start=1):
+        try:
+            from_json(line)
+        except ValueError:
+            continue
+        rows.append(parse(line, Timed, f"{path}, line {number}", remedy=remedy, error=ConfigError))
+    return rows
+
+
+def run_guest(folder: Path) -> Iterator[int]:
+    """Run the script on a folder in a process of its own; yields how many files are done.
+
+    Raises:
+        EngineError: it ended with an error, which the message says.
+    """
+    command = [sys.executable, "-P", guest.__file__, str(folder)]  # -P: no module beside it is in the way
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=tied(os.getpid())
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            for line in process.stdout:
+                yield int(line.partition("/")[0])
+            said = process.stderr.read().strip().splitlines()
+        finally:
+            if process.poll() is None and sys.exc_info()[0] is not None:
+                process.terminate()
+    if process.returncode:
+        raise EngineError(f"timing failed: {said[-1] if said else f'exit code {process.returncode}'}")

@@ -1,0 +1,275 @@
+"""``python -m benchmarks.rivals.quantization --fp32 FILE --data CALIB --eval EVAL --out DIR``: INT8 of ours, of theirs.
+
+Every candidate quantizes the same network on the same calibration images, in a process of its own, and its file is
+then evaluated by the engine that it is made for: top-1 against the labels, and how near it stays to the FP32 network.
+``quantization_step`` says what the times and the memory hold. Repeats take turns, so that all meet the same machine.
+Asked again, it makes only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy import predict, result_of
+from benchmarks.evaluation.images import DATA_HELP, calibration_split, evaluation_split
+from benchmarks.latency import count, seed
+from benchmarks.results.schema import AccuracyResult, Bounds
+from benchmarks.results.tables import literal, markdown, percent, points, show
+from benchmarks.rivals.peers import PEERS, USUAL
+from benchmarks.rivals.peers.source import read
+from benchmarks.rivals.quantization_step import Job, Step, run_apart
+from benchmarks.statistics import intervals
+from benchmarks.timing.machine import concerns, host, machine_state
+from calibration.datasets import Split
+from calibration.sampler import calibration_sample
+from compress import parse, targets
+from compress.commands import run_command
+from compress.console import Console
+from compress.engines.base import Array
+from compress.errors import ConfigError
+from compress.files import write_atomic, write_json
+from compress.progress import SILENT, Progress, Terminal
+from compress.quantize.sensitivity import Ratio
+from compress.run import Run
+
+HEADER = ["INT8 by", "same answer as FP32, %", "SQNR dB", "top-1 %", "change, points", "time s", "export s", "peak GB"]
+INVALID = 4
+_STEP = "step.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate: its file, every time that it was made, and how its answers compare with the FP32 network's.
+
+    Attributes:
+        steps: one for each repeat; none for a file that was given as it is.
+        sqnr_db: see ``sqnr_db``.
+    """
+
+    name: str
+    file: Path
+    steps: tuple[Step, ...]
+    sqnr_db: float
+    accuracy: AccuracyResult
+
+    def cells(self) -> list[str]:
+        paired = self.accuracy.paired
+        assert paired is not None
+        same = round(paired.agreement * self.accuracy.images)
+        value, low, high = intervals.wilson(same, self.accuracy.images)
+        exported = max((step.export_seconds for step in self.steps), default=0.0)
+        return [
+            self.name,
+            percent(Bounds(value=value, lo=low, hi=high)),
+            f"{self.sqnr_db:.2f}",
+            f"{100 * self.accuracy.top1.value.value:.2f}",
+            points(paired.difference),
+            spread([step.seconds for step in self.steps]),
+            f"{exported:.1f}" if exported >= 0.05 else "",
+            f"{max(step.peak_bytes for step in self.steps) / 1e9:.2f}" if self.steps else "",
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """For ``quantization.json``; an SQNR that is not finite is null."""
+        return {
+            "name": self.name,
+            "file": str(self.file),
+            "steps": [dataclasses.asdict(step) for step in self.steps],
+            "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None,
+            "accuracy": self.accuracy.model_dump(mode="json"),
+        }
+
+
+def sqnr_db(reference: Array, other: Array) -> float:
+    """Signal-to-quantization-noise ratio in dB over all elements, such as the logits of all images; see ``Ratio``.
+
+    >>> import numpy as np
+    >>> round(sqnr_db(np.array([3.0, 4.0]), np.array([3.0, 4.5])), 6)
+    20.0
+    """
+    ratio = Ratio()
+    ratio.add(torch.from_numpy(reference), torch.from_numpy(other))
+    return ratio.db
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """
+    >>> spread([3.0, 1.0, 2.0]), spread([1.0]), spread([])
+    ('2.0 [1.0, 3.0]', '1.0', '')
+    """
+    if len(seconds) < 2:
+        return "".join(f"{s:.1f}" for s in seconds)
+    return f"{median(seconds):.1f} [{min(seconds):.1f}, {max(seconds):.1f}]"
+
+
+def produce(
+    jobs: Sequence[Job], out: Path, *, repeat: int = 1, force: bool = False, progress: Progress = SILENT
+) -> dict[str, list[tuple[Path, Step]]]:
+    """Quantize with every candidate ``repeat`` times, in turns, each time in a fresh process.
+
+    Args:
+        out: gets a stage folder ``round<i>/<name>`` for each; what is there with the same key is not made again.
+        force: make all of them again.
+
+    Returns:
+        by name, for each round, the engine file and what it took.
+
+    Raises:
+        PipelineError: see ``quantization_step.run``.
+    """
+    made: dict[str, list[tuple[Path, Step]]] = {job.name: [] for job in jobs}
+    for i in range(repeat if jobs else 0):
+        run = Run(out / f"round{i + 1}", force=force, progress=progress)
+        first = i % len(jobs)  # each round begins with another one
+        for job in [*jobs[first:], *jobs[:first]]:
+            folder = _make(run, job)
+            step = parse.read(folder / _STEP, Step, remedy=f"delete the folder {folder}")
+            made[job.name].append((folder / step.file, step))
+    return made
+
+
+def _make(run: Run, job: Job) -> Path:
+    sample = job.sample()
+    digests = "\n".join(sample.digest(i) for i in range(len(sample)))
+    settings = {"sample": hashlib.sha256(digests.encode()).hexdigest(), "libraries": host().libraries}
+    parents = [job.fp32] if job.model is None or job.name in PEERS else [job.fp32, job.model]
+
+    def work(out: Path, scratch: Path) -> None:
+        write_json(out / _STEP, dataclasses.asdict(run_apart(job, out)))
+
+    return run.stage(job.name, work, settings=settings, parents=parents)
+
+
+def evaluate(
+    fp32: Path, files: Mapping[str, Path], split: Split, *, threads: int = 1, progress: Progress = SILENT
+) -> dict[str, tuple[AccuracyResult, float]]:
+    """Accuracy of each file, paired with the FP32 file's, and the SQNR of its logits in dB, on the images of ``split``.
+
+    Raises:
+        EngineError: a file does not open, or does not say how its images are prepared.
+        DataError: the classes are not the data's, or an image cannot be read.
+    """
+    reference = predict(fp32, split, threads=threads, progress=progress)
+    found = {}
+    for name, path in files.items():
+        other = predict(path, split, threads=threads, progress=progress)
+        found[name] = result_of(other, reference), sqnr_db(reference.logits, other.logits)
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m benchmarks.rivals.quantization", description=__doc__)
+    p.add_argument("--fp32", type=Path, required=True, metavar="FILE", help="exported FP32 file")
+    p.add_argument("--data", required=True, help=f"calibration images: {DATA_HELP}")
+    p.add_argument("--eval", required=True, help="evaluation images, in the same forms")
+    p.add_argument("--images", type=count, default=300, metavar="N", help="calibration images, class-balanced (300)")
+    p.add_argument("--seed", type=seed, default=0, help="which images (0)")
+    p.add_argument(
+        "--peers",
+        nargs="*",
+        default=USUAL,
+        choices=[*PEERS, "all"],
+        metavar="NAME",
+        help=f"other tools ({' '.join(USUAL)}), or all: {', '.join(PEERS)}",
+    )
+    p.add_argument(
+        "--ours", nargs="+", default=[], metavar="X", help="targets to quantize --model for, or INT8 files that exist"
+    )
+    p.add_argument("--trust", action="store_true", help="import the factory that model.json names, if it names one")
+    p.add_argument("--model", type=Path, metavar="DIR", help="the same network for ours, such as runs/NAME/baseline")
+    p.add_argument("--repeat", type=count, default=1, metavar="N", help="quantize N times, for the times (1)")
+    p.add_argument("--threads", type=count, default=os.cpu_count() or 1, help="of the evaluation (all)")
+    p.add_argument("--force", action="store_true", help="make every candidate again")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files and results go")
+    return p
+
+
+def chosen(peers: Sequence[str]) -> list[str]:
+    """The peers that are meant; ``all`` means every one.
+
+    >>> chosen(["ort_u8u8"]), chosen(["all"]) == list(PEERS)
+    (['ort_u8u8'], True)
+    """
+    return list(PEERS if "all" in peers else peers)
+
+
+def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
+    """What is to be quantized, and the files that are there already, by name."""
+    given = {name: Path(name) for name in args.ours if name not in targets.names()}
+    for name, path in given.items():
+        if not path.is_file():
+            raise ConfigError(
+                f"--ours {name} is neither a file nor a target", remedy=f"targets: {', '.join(targets.names())}"
+            )
+    names = [name for name in args.ours if name not in given]
+    if names and args.model is None:
+        raise ConfigError(f"--ours {names[0]} needs the float network", remedy="give --model, as in runs/NAME/baseline")
+    wanted = [*chosen(args.peers), *names]
+    jobs = [Job(name, args.fp32, args.model, args.data, args.images, args.seed, args.trust) for name in wanted]
+    if not jobs and not given:
+        raise ConfigError("nothing to compare", remedy="give --peers or --ours")
+    return jobs, given
+
+
+def _report(args: argparse.Namespace, rows: Sequence[Row], warnings: Sequence[str], console: Console) -> None:
+    cells = [row.cells() for row in rows]
+    title = (
+        f"{args.fp32.name}: INT8 calibrated on {args.images} images, evaluated on {rows[0].accuracy.images}; "
+        f"{host().cpu}, 95% intervals (time: median and range of {args.repeat})"
+    )
+    record = {
+        "schema_version": 1,
+        "title": title,
+        "host": host(*{row.accuracy.backend.name for row in rows}).model_dump(mode="json"),
+        "warnings": list(warnings),
+        "rows": [row.record() for row in rows],
+    }
+    write_json(args.out / "quantization.json", record)
+    notes = "".join(f"\n- {literal(warning)}" for warning in warnings)
+    write_atomic(args.out / "quantization.md", f"# {literal(title)}\n\n{markdown(HEADER, cells)}\n{notes}")
+    show(console, title, HEADER, cells)
+    for warning in warnings:
+        console.print(f"warning: {warning}", soft_wrap=True)
+    console.print("\nlatency, interleaved:", soft_wrap=True)
+    files = " ".join(str(row.file) for row in rows)
+    console.print(f"python -m benchmarks.latency --rigorous --engine {files}", soft_wrap=True)
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    args = parser().parse_args(argv)
+    jobs, files = _jobs(args)
+    read(args.fp32)  # a wrong file is told before any process is started
+    split, pool, progress = evaluation_split(args.eval), calibration_split(args.data), Terminal()
+    calibration_sample(pool, args.images, seed=args.seed, exclude=split)  # none of them may be evaluated on
+    before = machine_state()
+    made = produce(jobs, args.out, repeat=args.repeat, force=args.force, progress=progress)
+    warnings = concerns(before, machine_state(), threads=1)
+    files = {**{name: steps[0][0] for name, steps in made.items()}, **files}
+    found = evaluate(args.fp32, files, split, threads=args.threads, progress=progress)
+    rows = [
+        Row(name, path, tuple(step for _, step in made.get(name, [])), found[name][1], found[name][0])
+        for name, path in files.items()
+    ]
+    _report(args, rows, warnings, Console())
+    return INVALID if any(row.accuracy.verdict.status == "INVALID" for row in rows) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 error, 2 usage, 4 outputs that are not finite, 5 a peer's library is absent."""
+    return run_command(lambda: _command(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""NVIDIA GPUs as their management library (NVML) tells of them: what they are, and what they are doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import pynvml
+
+from benchmarks.results.schema import GpuState
+
+T = TypeVar("T")
+
+# What slows a GPU although no setting has asked for it; counted in nanoseconds since the driver was loaded.
+_SLOWED_BY = (pynvml.NVML_PERF_POLICY_THERMAL, pynvml.NVML_PERF_POLICY_RELIABILITY)
+
+
+def gpu_names() -> list[str]:
+    """Model and driver of each GPU; none without a driver."""
+    return _each(lambda gpu: f"{pynvml.nvmlDeviceGetName(gpu)}, driver {pynvml.nvmlSystemGetDriverVersion()}")
+
+
+def gpu_states() -> list[GpuState]:
+    """What each GPU is doing; what it does not tell is None."""
+    return _each(_state)
+
+
+def _state(gpu: Any) -> GpuState:
+    slowed = [_told(partial(pynvml.nvmlDeviceGetViolationStatus, gpu, policy)) for policy in _SLOWED_BY]
+    users = _told(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(gpu))
+    return GpuState(
+        temperature_c=_told(lambda: pynvml.nvmlDeviceGetTemperature(gpu, pynvml.NVML_TEMPERATURE_GPU)),
+        clock_mhz=_told(lambda: pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM)),
+        slowed_ms=None if None in slowed else sum(each.violationTime for each in slowed if each) / 1e6,
+        processes=None if users is None else len(users),
+    )
+
+
+def _each(ask: Callable[[Any], T]) -> list[T]:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        found = [_told(partial(_of_board, ask, index)) for index in range(_told(pynvml.nvmlDeviceGetCount) or 0)]
+        return [one for one in found if one is not None]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _of_board(ask: Callable[[Any], T], index: int) -> T:
+    return ask(pynvml.nvmlDeviceGetHandleByIndex(index))
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    """A board need not answer every question."""
+    try:
+        return ask()
+    except pynvml.NVMLError:
+        return None

@@ -1,0 +1,173 @@
+"""The machine: what it is, and what it was doing while something was measured on it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from benchmarks.results.schema import Contention, Host, MachineState, Tool
+from benchmarks.timing.gpu import gpu_names, gpu_states
+from compress import __version__
+from compress.engines.saturation import pair_sums
+
+T = TypeVar("T")
+_LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
+_WAITED, _OTHERS = 0.02, 0.1  # shares, of the time and of the processors
+_PROCESSORS = Path("/sys/devices/system/cpu")
+_GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
+_HIGHEST_CLOCK = "cpufreq/cpuinfo_max_freq"
+_SIBLINGS = "topology/thread_siblings_list"
+_THROTTLE_COUNT = "cpu[0-9]*/thermal_throttle/core_throttle_count"
+
+
+def host(*engines: str) -> Host:
+    """Processor, memory, system and library versions; and how ``engines`` add INT8 products here."""
+    return Host(
+        cpu=_cpu_model(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=psutil.virtual_memory().total,
+        system=platform.platform(),
+        python=platform.python_version(),
+        gpus=gpu_names(),
+        libraries={name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+        int8_pair_sums={engine: sums for engine in engines if (sums := pair_sums(engine)) is not None},
+    )
+
+
+def machine_state(watch_s: float = 0.2) -> MachineState:
+    """Load, governor, clock, temperature and affinity now; ``watch_s`` seconds are spent on counting busy time."""
+    frequency = _told(psutil.cpu_freq)
+    return MachineState(
+        load_1min=_told(lambda: os.getloadavg()[0]),
+        busy_percent=psutil.cpu_percent(watch_s),
+        available_bytes=psutil.virtual_memory().available,
+        governor=_told(lambda: _GOVERNOR.read_text(encoding="ascii").strip()),
+        frequency_mhz=frequency.current if frequency else None,
+        temperature_c=_told(_hottest),
+        affinity=_told(lambda: sorted(os.sched_getaffinity(0))),
+        throttled=_throttled(),
+        gpus=gpu_states(),
+    )
+
+
+def own_processors() -> list[int]:
+    """Those that this process may run on; all where the system does not tell."""
+    return _told(lambda: sorted(os.sched_getaffinity(0))) or list(range(os.cpu_count() or 1))
+
+
+def fastest_processors() -> list[int]:
+    """Those that this process may run on and that have the highest clock, one of each core first.
+
+    None where the system cannot bind a process.
+    """
+    own = own_processors() if hasattr(os, "sched_setaffinity") else []
+    clocks = {n: _told(partial((_PROCESSORS / f"cpu{n}" / _HIGHEST_CLOCK).read_text, encoding="ascii")) for n in own}
+    highest = max((int(clock) for clock in clocks.values() if clock), default=0)
+    fastest = [n for n in own if int(clocks[n] or 0) == highest]
+    cores = [_told(partial((_PROCESSORS / f"cpu{n}" / _SIBLINGS).read_text, encoding="ascii")) or n for n in fastest]
+    return [n for _, n in sorted((cores[:i].count(cores[i]), n) for i, n in enumerate(fastest))]
+
+
+@contextmanager
+def bound_to(processors: Sequence[int] | None) -> Iterator[None]:
+    """Inside, this thread and what it starts run on these processors only."""
+    if not processors:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def tool() -> Tool:
+    """This package's version and, in a git checkout, its commit."""
+    checkout = Path(__file__).parents[1]
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    found = None
+    if (checkout / ".git").exists():  # installed elsewhere, git would name the commit of somebody else's project
+        found = _told(lambda: subprocess.run(command, capture_output=True, text=True, timeout=10, check=True))
+    return Tool(version=__version__, git_sha=found.stdout.strip() if found else None)
+
+
+def concerns(
+    before: MachineState, after: MachineState, threads: int, affinity: Sequence[int] | None = None
+) -> list[str]:
+    """What about the machine makes a timing less trustworthy, in words."""
+    found = []
+    cores = len(affinity or before.affinity or range(os.cpu_count() or 1))
+    if before.busy_percent is not None and before.busy_percent > 25:
+        found.append(f"the machine was {before.busy_percent:.0f}% busy before the measurement began")
+    if threads > cores:
+        found.append(f"{threads} threads on {cores} processors")
+    for state in (before, after):
+        if state.governor not in (None, "performance"):
+            found.append(f"the CPU governor is '{state.governor}', not 'performance'")
+            break
+    if before.frequency_mhz and after.frequency_mhz and after.frequency_mhz < 0.9 * before.frequency_mhz:
+        found.append(f"the clock fell from {before.frequency_mhz:.0f} to {after.frequency_mhz:.0f} MHz")
+    return found
+
+
+def throttled(before: MachineState, after: MachineState, *, on_gpu: bool) -> list[str]:
+    """Why what was measured was slowed down by heat or power, in words; such a measurement is of no use."""
+    if on_gpu:
+        pairs = zip(before.gpus, after.gpus, strict=False)
+        lost = [None if a.slowed_ms is None or b.slowed_ms is None else b.slowed_ms - a.slowed_ms for a, b in pairs]
+        return [f"GPU {i} was slowed down by heat or power for {ms:.0f} ms" for i, ms in enumerate(lost) if ms]
+    if before.throttled is None or after.throttled is None or after.throttled <= before.throttled:
+        return []
+    return [f"processor cores throttled {after.throttled - before.throttled} times"]
+
+
+def shared(contention: Contention) -> list[str]:
+    """What other programs took of the machine, in words, where it was enough to slow a measurement."""
+    found = []
+    if contention.waited is not None and contention.waited > _WAITED:
+        found.append(f"had no processor for {contention.waited:.1%} of the time in which it could have run")
+    if contention.others > _OTHERS * (os.cpu_count() or 1):
+        found.append(f"other programs kept {contention.others:.1f} processors busy meanwhile")
+    return found
+
+
+def _cpu_model() -> str:
+    lines = _told(lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()) or []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _hottest() -> float | None:
+    sensors = psutil.sensors_temperatures()
+    return max((reading.current for readings in sensors.values() for reading in readings), default=None)
+
+
+def _throttled() -> int | None:
+    """Summed over the cores' counters, which only some systems keep."""
+    counts = [_told(partial(file.read_text, encoding="ascii")) for file in _PROCESSORS.glob(_THROTTLE_COUNT)]
+    return sum(int(count) for count in counts if count) if counts else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _told(ask: Callable[[], T]) -> T | None:
+    """What the system answers; None where it has no such file, sensor, call or program."""
+    try:
+        return ask()
+    except (OSError, AttributeError, NotImplementedError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,124 @@
+"""What every command has in common: how its words are read, what its help looks like, and how it ends."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from compress import __version__, signals
+from compress.console import Console, accept_any_text
+from compress.errors import PipelineError
+from compress.parse import UnknownFields
+from compress.ranks import first_to_speak, lost_another
+
+USAGE = 2
+"""Exit code of a command whose words cannot be understood."""
+
+CONFIGURATION = Group("Configuration", sort_key=1)
+
+ConfigFile = Annotated[
+    Path | None, Parameter(group=CONFIGURATION, help="TOML configuration; without it every key has its default.")
+]
+Overrides = Annotated[
+    list[str],
+    Parameter(name="--set", group=CONFIGURATION, help="Override one key, as in `--set prune.latency=50%`; repeatable."),
+]
+
+
+def command_line(name: str, *, help: str | None = None) -> App:
+    """An ``App`` in the style of all our commands.
+
+    A command is a function: its parameters are the flags, the ``Args`` of its docstring are their help, and what it
+    returns is the exit code. A module that takes long to import is imported in the function, so that ``--help`` is
+    there at once.
+    """
+    return App(
+        name=name,
+        help=help,
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=(), show_default=_worth_telling),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,  # ``signals`` says how a command ends
+    )
+
+
+def _worth_telling(default: Any) -> str | None:
+    """A default as the help shows it; of a switch that is off, or a list that is empty, nothing."""
+    return None if default in (False, None) or default == [] or default == () else str(default)
+
+
+def run(app: App, argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line.
+
+    Args:
+        argv: its words; default: those of this process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_command(lambda: _called(app, words))
+
+
+def _called(app: App, words: Sequence[str]) -> int:
+    try:
+        code = app(words)
+    except CycloptsError as error:
+        name = " ".join(map(str, (app.name[0], *(error.command_chain or ()))))
+        console = Console(stderr=True)
+        _tell(console, str(error))
+        console.print(f"`{name} --help` lists what can be given", soft_wrap=True)
+        return USAGE
+    return code if isinstance(code, int) else 0
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command; a user's mistake, and a signal that stops it, become one line and an exit code."""
+    accept_any_text()
+    console = Console(stderr=True)
+    try:
+        with signals.interruptible(), reported_unknown_fields(console):
+            return command()
+    except (Exception, KeyboardInterrupt) as error:
+        if code := signals.stopped(error):
+            return code
+        if isinstance(error, PipelineError):
+            message, code = str(error), error.exit_code
+        elif isinstance(error, OSError):
+            message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
+        elif lost_another(error):
+            message, code = "another of the processes has died, and took this training with it; ask again to go on", 1
+        else:
+            raise
+        if first_to_speak():
+            _tell(console, message)
+        return code
+
+
+@contextmanager
+def reported_unknown_fields(console: Console) -> Iterator[None]:
+    """In the block what a newer version has written into a file is reported as a line, like every other message."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if issubclass(category, UnknownFields):
+            console.print(f"warning: {message}", soft_wrap=True)
+        else:
+            usual(message, category, *more, **named)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
+
+
+def _tell(console: Console, error: str) -> None:
+    console.print("error: ", style="bold red", end="")
+    console.print(error, soft_wrap=True)

@@ -1,0 +1,254 @@
+"""How each operation carries channels from its inputs to its output.
+
+A rule reads an ``Op``, writes what it learns into the ``Ledger`` and returns the channels of the result. What no rule
+knows is an error that names the operation and its line, never a guess.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from compress.graph.channels import Ids, Ledger, Op
+from compress.graph.tracing import where
+from compress.models.cifar import SelectPad
+
+Rule = Callable[[Ledger, Op], Ids]
+
+
+def rule_for(op: Op) -> Rule:
+    """The rule of an operation.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if op.module is not None:
+        rule = _LAYERS.get(type(op.module).__name__) if type(op.module).__module__.startswith(_KNOWN_HOMES) else None
+        kind = f"a layer of type {type(op.module).__name__}"
+    else:
+        target = op.node.target
+        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        foreign = inspect.isfunction(target) and not target.__module__.startswith("torch")
+        rule = None if foreign else _FUNCTIONS.get(name.rstrip("_") if not name.startswith("_") else name)
+        kind = f"the operation '{name}'"
+    if rule is None:
+        raise op.error(f"{kind} is not known")
+    return rule
+
+
+def _conv(ledger: Ledger, op: Op) -> Ids:
+    """Output channels are new; in a grouped convolution (or depthwise) a group's inputs and outputs go together."""
+    conv, layer = op.module, str(op.node.target)
+    assert isinstance(conv, nn.Conv2d)
+    read, _ = op.source
+    ledger.place(layer, "in", read)
+    written = ledger.written(layer, conv.out_channels)
+    if conv.groups > 1:
+        inputs, outputs = read.reshape(conv.groups, -1), written.reshape(conv.groups, -1)
+        for members in (inputs, outputs):
+            ledger.tie(np.broadcast_to(inputs[:, :1], members.shape).ravel(), members.ravel())
+    return written
+
+
+def _linear(ledger: Ledger, op: Op) -> Ids:
+    linear, layer = op.module, str(op.node.target)
+    assert isinstance(linear, nn.Linear)
+    read, shape = op.source
+    if len(shape) != 2:
+        raise op.error(f"its input has shape {shape}, not (batch, features)")
+    ledger.place(layer, "in", read)
+    return ledger.written(layer, linear.out_features)
+
+
+def _select_pad(ledger: Ledger, op: Op) -> Ids:
+    """The table says which input feeds which output, so either side can lose channels without the other."""
+    pad, layer = op.module, str(op.node.target)
+    assert isinstance(pad, SelectPad)
+    ledger.place(layer, "in", op.source[0])
+    return ledger.written(layer, len(pad.source))
+
+
+def _batch_norm(ledger: Ledger, op: Op) -> Ids:
+    ledger.place(str(op.node.target), "norm", op.source[0])
+    return op.source[0]
+
+
+def _channelwise(ledger: Ledger, op: Op) -> Ids:
+    """Output channel c depends on input channel c alone."""
+    ids, _ = op.source
+    if len(op.shape) < 2 or op.shape[1] != len(ids):
+        raise op.error("it changes the number of channels")
+    if any(value.ids is None and math.prod(value.shape) > 1 for value in op.operands):
+        raise op.error("it reads a constant that may have one value a channel")
+    return ids
+
+
+def _whole(ledger: Ledger, op: Op) -> Ids:
+    """The operation needs all the channels that it gets; all must stay."""
+    reason = f"{where(op.node)} works on all of them at once, or has a fixed number"
+    for value in op.operands:
+        if value.ids is not None:
+            ledger.freeze(value.ids, reason)
+    return ledger.fixed(op.shape[1] if len(op.shape) > 1 else 0, reason)
+
+
+def _join(ledger: Ledger, op: Op) -> Ids:
+    """Element-wise on several tensors, with broadcasting: channels at the same position go together."""
+    joined: list[Ids] = []
+    constant = False
+    rank = len(op.shape)
+    for ids, shape in op.operands:
+        if ids is not None and len(shape) != rank:
+            raise op.error(f"it combines tensors of shapes {[v.shape for v in op.operands]}")
+        size = shape[1 - rank] if len(shape) >= rank - 1 else 1
+        if size == 1 and op.shape[1] > 1:  # one value for all channels
+            if ids is not None:
+                ledger.freeze(ids, f"{where(op.node)} spreads it over all channels")
+        elif ids is None:
+            constant = True
+        else:
+            joined.append(ids)
+    if not joined:
+        return ledger.fixed(op.shape[1], f"made by {where(op.node)}")
+    for other in joined[1:]:
+        ledger.tie(joined[0], other)
+    if constant:
+        ledger.freeze(joined[0], f"{where(op.node)} combines them with a constant that has one value a channel")
+    return joined[0]
+
+
+def _add(ledger: Ledger, op: Op) -> Ids:
+    ids = _join(ledger, op)
+    if sum(value.ids is not None for value in op.operands) > 1:
+        ledger.sums.append(ids)
+    return ids
+
+
+def _cat(ledger: Ledger, op: Op) -> Ids:
+    tensors, axis = op.argument(0, "tensors"), op.argument(1, "dim", 0)
+    if not isinstance(tensors, list | tuple) or not isinstance(axis, int):
+        raise op.error("it does not list its tensors and its axis")
+    parts = [op.values[node] for node in tensors]
+    if axis % len(op.shape) != 1:
+        return _join(ledger, op)
+    made = f"a constant that {where(op.node)} appends"
+    return np.concatenate([ledger.fixed(p.shape[1], made) if p.ids is None else p.ids for p in parts])
+
+
+def _pad(ledger: Ledger, op: Op) -> Ids:
+    """Padded channels (option A shortcuts written with F.pad) stay; those between them keep their identity."""
+    ids, shape = op.source
+    pad = op.argument(1, "pad", ())
+    start = 2 * (len(shape) - 2)  # pairs are listed from the last axis backwards
+    if isinstance(pad, list | tuple) and len(pad) <= start:
+        return ids
+    if not isinstance(pad, list | tuple) or not all(isinstance(p, int) and p >= 0 for p in pad[start:]):
+        return _whole(ledger, op)
+    if any(pad[start + 2 :]) or op.argument(2, "mode", "constant") != "constant":
+        return _whole(ledger, op)
+    made = f"padded by {where(op.node)}"
+    before, after = (ledger.fixed(count, made) for count in pad[start : start + 2])
+    return np.concatenate([before, ids, after])
+
+
+def _slice(ledger: Ledger, op: Op) -> Ids:
+    """``x[:, :, ::2, ::2]`` and its like."""
+    ids, _ = op.source
+    index = op.node.args[1]
+    index = index if isinstance(index, tuple) else (index,)
+    if index[0] != slice(None) or any(part is None or part is ... for part in index):
+        raise op.error("only slices that keep the batch axis whole are known")
+    return ids if len(index) == 1 or index[1] == slice(None) else _whole(ledger, op)
+
+
+def _refold(ids: Ids, before: Sequence[int], after: Sequence[int]) -> Ids | None:
+    """Channels after a row-major change of shape: the same, or each H*W times where a map was flattened."""
+    if len(after) < 2 or len(before) < 2 or after[0] != before[0]:
+        return None
+    if after[1] == before[1]:
+        return ids
+    return np.repeat(ids, math.prod(before[2:])) if len(after) == 2 else None
+
+
+def _flatten(ledger: Ledger, op: Op) -> Ids:
+    ids, shape = op.source
+    refolded = _refold(ids, shape, op.shape)
+    return _whole(ledger, op) if refolded is None else refolded
+
+
+def _view(ledger: Ledger, op: Op) -> Ids:
+    ids, shape = op.source
+    sizes = op.node.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
+        sizes = tuple(sizes[0])
+    refolded = _refold(ids, shape, op.shape)
+    if refolded is None or len(sizes) != len(op.shape):
+        return _whole(ledger, op)
+    if isinstance(sizes[1], int) and sizes[1] != -1:
+        ledger.freeze(ids, f"{where(op.node)} says their number; write x.flatten(1)")
+    return refolded
+
+
+def _reduce(ledger: Ledger, op: Op) -> Ids:
+    """Mean, sum or maximum over the pixels; over channels it needs them all."""
+    ids, shape = op.source
+    axes = op.argument(1, "dim")
+    axes = (axes,) if isinstance(axes, int) else axes
+    if not isinstance(axes, list | tuple) or any(not isinstance(a, int) or a % len(shape) < 2 for a in axes):
+        return _whole(ledger, op)
+    return ids
+
+
+def _permute(ledger: Ledger, op: Op) -> Ids:
+    axes = op.node.args[1:]
+    axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], list | tuple) else axes
+    return op.source[0] if axes[:2] == (0, 1) else _whole(ledger, op)
+
+
+def _prelu(ledger: Ledger, op: Op) -> Ids:
+    return _channelwise(ledger, op) if op.argument(1, "num_parameters") == 1 else _whole(ledger, op)
+
+
+def _table(names: Mapping[Rule, str]) -> dict[str, Rule]:
+    return {name: rule for rule, listed in names.items() for name in listed.split()}
+
+
+_KNOWN_HOMES = ("torch.nn", SelectPad.__module__)
+
+_LAYERS = _table(
+    {
+        _conv: "Conv2d",
+        _linear: "Linear",
+        _select_pad: "SelectPad",
+        _batch_norm: "BatchNorm2d",
+        _flatten: "Flatten",
+        _prelu: "PReLU",
+        _channelwise: "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Sigmoid Tanh Softplus Hardswish Hardsigmoid "
+        "Hardtanh MaxPool2d AvgPool2d AdaptiveAvgPool2d AdaptiveMaxPool2d LPPool2d Identity Dropout Dropout2d "
+        "AlphaDropout ZeroPad2d ReflectionPad2d ReplicationPad2d Upsample",
+        _whole: "GroupNorm LayerNorm InstanceNorm2d BatchNorm1d LocalResponseNorm Softmax LogSoftmax Softmax2d",
+    }
+)
+
+# By name: F.relu, torch.relu, x.relu() and x.relu_() are one operation.
+_FUNCTIONS = _table(
+    {
+        _add: "add iadd sub isub",
+        _join: "mul imul div truediv itruediv maximum minimum where expand_as",
+        _cat: "cat concat",
+        _pad: "pad",
+        _slice: "getitem",
+        _permute: "permute",
+        _view: "view reshape",
+        _flatten: "flatten squeeze unsqueeze",
+        _reduce: "mean sum amax amin",
+        _channelwise: "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid tanh softplus hardswish hardsigmoid "
+        "hardtanh clamp neg abs sqrt pow square max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d dropout "
+        "dropout2d interpolate contiguous clone detach float double half to zeros_like ones_like stochastic_depth",
+        _whole: "softmax log_softmax logsumexp layer_norm group_norm normalize matmul bmm transpose new_zeros",
+    }
+)

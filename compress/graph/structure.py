@@ -1,0 +1,67 @@
+"""All that pruning reads off a network's graph, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from compress.graph.executor import Walk
+from compress.graph.groups import Coupling, couple
+from compress.graph.linear_bn import Affine, affines
+from compress.graph.segments import Segment, segments
+from compress.graph.tracing import Trace, trace
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The graph, the channels that go together, and the pieces that latency adds up over.
+
+    Attributes:
+        affines: the layers whose weights can be solved for.
+    """
+
+    traced: Trace
+    coupling: Coupling
+    segments: tuple[Segment, ...]
+    affines: tuple[Affine, ...]
+
+    @classmethod
+    def of(cls, net: nn.Module, shape: Sequence[int]) -> Structure:
+        """Of a network that takes images of ``shape`` (C, H, W).
+
+        Raises:
+            ModelError: it cannot be traced, or an operation is not understood; names the layer and the line.
+        """
+        coupling, traced = couple(net, shape), trace(net, shape)
+        return cls(traced, coupling, segments(net, coupling, shape), affines(traced))
+
+    def within(self, original: Structure, removed: Sequence[str], names: Mapping[str, str]) -> Structure:
+        """The same, cut into the segments of the network that it was pruned from, less the removed ones.
+
+        Chains that a removed block kept apart stay apart, so that a latency table still knows them.
+
+        Args:
+            names: the original's name of each group.
+        """
+        mine = {old: new for new, old in names.items()}
+        before = {segment.result: segment.source for segment in original.named(removed)}
+
+        def source(node: str) -> str:
+            return source(before[node]) if node in before else node
+
+        left = tuple(
+            replace(s, groups=tuple(mine[g] for g in s.groups if g in mine), source=source(s.source))
+            for s in original.segments
+            if s.name not in removed
+        )
+        return replace(self, segments=left)
+
+    def walk(self) -> Walk:
+        """The forward pass in steps."""
+        return Walk(self.traced, self.segments)
+
+    def named(self, removed: Sequence[str]) -> list[Segment]:
+        """Segments by their names."""
+        return [segment for segment in self.segments if segment.name in removed]

@@ -1,0 +1,46 @@
+"""What this machine would measure a target's latency on, to hold a table against it."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from pathlib import Path
+
+import torch
+
+from compress.config import TargetConfig
+from compress.engines.base import backend, check_machine
+from compress.engines.saturation import pair_sums
+from compress.errors import BackendAbsent
+from compress.prune.latency.table import Place
+
+
+def here(target: TargetConfig) -> Place | None:
+    """The target's engine and device on this machine; none where it cannot run the target's files."""
+    try:
+        backend(target.engine).require(target.device)
+        check_machine(target.name)
+    except BackendAbsent:
+        return None
+    version = str(importlib.import_module(target.engine).__version__)
+    device = torch.cuda.get_device_name() if target.device == "cuda" else processor()
+    return Place(
+        target.name,
+        target.engine,
+        version,
+        device,
+        platform.machine(),
+        target.threads,
+        target.batch,
+        pair_sums(target.engine) or "",
+    )
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.reporting.outcome import plan_of, predictions, widths
+from benchmarks.results.schema import Bounds
+from compress.files import write_json
+from compress.models.cost import Cost
+from compress.prune.allocation.plan import GroupPlan, WidthPlan
+from compress.run import Run
+
+GROUPS = (
+    GroupPlan("conv1", "inner", 8, 6, tuple(range(6))),
+    GroupPlan("conv2", "inner", 8, 8, tuple(range(8))),
+    GroupPlan("layer1.1.conv1", "inner", 8, 0, ()),
+)
+PLAN = WidthPlan(GROUPS, Cost(100, 10), Cost(50, 5), ("layer1.1",), (4.0, 2.0))
+
+
+def test_prediction_stands_beside_the_measurement() -> None:
+    section = predictions(PLAN, Bounds(value=2.5, lo=2.4, hi=2.6))
+    assert section is not None
+    assert section.rows[1] == ["pruned", "2.000 (50.0%)", "2.500 [2.400, 2.600]", "-20.0"]
+    unmeasured = predictions(PLAN, None)
+    assert unmeasured is not None
+    assert unmeasured.rows[1] == ["pruned", "2.000 (50.0%)", "", ""]
+    assert predictions(WidthPlan(GROUPS, PLAN.before, PLAN.after), None) is None
+
+
+def test_only_what_changed_is_listed() -> None:
+    section = widths(PLAN)
+    assert section is not None
+    assert [row[0] for row in section.rows] == ["conv1", "layer1.1"]
+    assert section.rows[0] == ["conv1", "inner", "8", "6", "75%"]
+    assert widths(WidthPlan(GROUPS[1:2], PLAN.before, PLAN.before)) is None
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Stages that follow one another, with no more in them than what is asked about."""
+    run = Run(tmp_path)
+    prune(run, PLAN)
+    parent = run.folder("prune")
+    for stage in ("finetune", "export"):
+        parent = run.stage(stage, lambda out, _: write_json(out / "of.json", 0), settings={}, parents=[parent])
+    return run
+
+
+def prune(run: Run, plan: WidthPlan) -> None:
+    record = plan.to_json()
+    run.stage("prune", lambda out, _: write_json(out / "plan.json", record), settings=record)
+
+
+def test_the_plan_is_the_exported_networks_own(run: Run) -> None:
+    assert plan_of(run) == PLAN
+    prune(run, WidthPlan(GROUPS[:1], PLAN.before, PLAN.after))
+    assert plan_of(run) is None  # pruned anew, and not yet exported
+
+
+def test_no_plan_without_pruning(tmp_path: Path) -> None:
+    assert plan_of(Run(tmp_path)) is None

@@ -1,0 +1,1 @@
+"""Puts ``user_nets`` within reach of the tests below."""
