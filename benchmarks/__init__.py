@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from compress.signals import leave_early
+from compress.startup import begin
 
-leave_early(__name__)
+begin(__name__)
 __path__.append(str(Path(__file__).parent / "old_names"))  # `python -m benchmarks.profile` and the like still work

@@ -1,331 +1,74 @@
-"""``python -m benchmarks.arm --engine FILE``: what ONNX Runtime makes of a file on processors that are not here.
-
-QEMU's user mode runs it: in this machine's own Python where the processor is of this machine's architecture, else in
-one from a file tree (``--root``; ``docs/targets.md`` says how to make it). ONNX Runtime decides by itself what it
-fuses, so its optimized graph is read: a convolution in float is an error, unless the file says that its layer is meant
-to be. The outputs are held against this machine's, with all optimizations off and as the engine runs here, and a
-convolution whose sum is known tells whether the processor adds products in int16, which overflows. Emulated times say
-nothing about a device and are not reported.
-"""
+"""``python -m benchmarks.arm --engine FILE``: what ONNX Runtime makes of a file on processors that are not here."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-import numpy as np
-import onnx
-import onnxruntime as ort
+from cyclopts import Parameter
 
-from benchmarks.emulation import arm_guest
-from benchmarks.evaluation.images import preprocess_of
-from benchmarks.latency import count
-from benchmarks.results.tables import emit
-from compress.commands import run_command
-from compress.engines.base import BACKENDS, Array, open_engine
-from compress.engines.convolutions import check_convolutions, unquantized
-from compress.engines.examine import examine
-from compress.engines.metadata import Metadata
-from compress.engines.onnxruntime import float_convolutions, operator_counts
-from compress.engines.saturation import PairSums, probe, read_probe
-from compress.errors import BackendAbsent, ConfigError, EngineError
-from compress.export.overflow import pairs_in_danger
-from compress.export.parity import INT8_ERROR, MIXED_ERROR, Parity, compare
-from compress.export.qdq import Graph
-from compress.progress import SILENT, Progress, Terminal
-from compress.targets import profile
+from benchmarks.cli import Count, EngineFile, run
+from compress.commands import command_line
+from compress.errors import ConfigError
 
-_TIMEOUT_S = 600
-_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
-_V8 = "fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid"
-_PROBE_IMAGE = np.full((1, 16, 8, 8), 255, np.float32)
+Processor = Literal["Haswell", "EPYC-Rome", "cortex-a72", "neoverse-n1"]
 
 
-@dataclass(frozen=True)
-class Processor:
-    """What QEMU emulates.
+def arm(
+    engine: EngineFile,
+    *,
+    cpu: Annotated[tuple[Processor, ...], Parameter(consume_multiple=1, metavar="NAME")] = (),
+    root: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
+    images: Count = 4,
+) -> int:
+    """What ONNX Runtime makes of an exported INT8 file on processors that are not here.
 
-    Attributes:
-        machine: its architecture, as ``platform.machine()`` says it.
-        cpuinfo: its ``/proc/cpuinfo``, where ONNX Runtime reads that and does not survive this machine's; else empty.
-    """
+    QEMU's user mode runs it: in this machine's own Python where the processor is of this machine's architecture, else
+    in one from a file tree (--root; docs/targets.md says how to make it). ONNX Runtime decides by itself what it fuses,
+    so its optimized graph is read: a convolution in float is an error, unless the file says that its layer is meant to
+    be. The outputs are held against this machine's, with all optimizations off and as the engine runs here, and a
+    convolution whose sum is known tells whether the processor adds products in int16, which overflows. Emulated times
+    say nothing about a device and are not reported.
 
-    machine: str
-    cpuinfo: str = ""
-
-
-def _arm(part: int, features: str) -> Processor:
-    """A core of Arm's, by its part number and the features that Linux lists.
-
-    >>> PROCESSORS["cortex-a72"].cpuinfo.splitlines()[-2]
-    'CPU part\\t: 0xd08'
-    """
-    lines = ("processor\t: 0", f"Features\t: {features}", "CPU implementer\t: 0x41", "CPU architecture: 8")
-    return Processor(
-        "aarch64", "\n".join([*lines, "CPU variant\t: 0x0", f"CPU part\t: {part:#05x}", "CPU revision\t: 1", ""])
-    )
-
-
-PROCESSORS: Mapping[str, Processor] = {
-    "Haswell": Processor("x86_64"),  # AVX2 and no VNNI
-    "EPYC-Rome": Processor("x86_64"),  # AVX2 and no VNNI
-    "cortex-a72": _arm(0xD08, _V8),  # no dot product, as in a Raspberry Pi 4
-    "neoverse-n1": _arm(0xD0C, f"{_V8} atomics fphp asimdhp asimdrdm lrcpc dcpop asimddp"),  # asimddp: dot product
-}
-
-
-@dataclass(frozen=True)
-class Emulated:
-    """What ONNX Runtime did on one processor.
-
-    Attributes:
-        operators: of its optimized graph.
-        floats: the names of each convolution that it runs in float; see ``float_convolutions``.
-        pair_sums: what the processor adds two products in.
-        parity: its outputs against this machine's, unoptimized.
-        own: its outputs against this machine's own engine; None for a processor of another architecture.
-    """
-
-    cpu: str
-    operators: Mapping[str, int]
-    floats: Sequence[Sequence[str]]
-    pair_sums: PairSums
-    parity: Parity
-    own: Parity | None
-
-
-def emulate(engine: Path, cpu: str, images: Array, root: Path | None = None) -> Emulated:
-    """Run a file in ONNX Runtime on a processor that QEMU emulates.
+    Exit code: 0, 1 error, 2 usage, 5 QEMU or a Python of the processor's architecture is absent.
 
     Args:
-        cpu: a name in ``PROCESSORS``.
-        images: (N, C, H, W), run one by one.
-        root: a file tree with ``usr/bin/python3``, and onnxruntime installed in ``opt/site``; where it is of another
-            architecture than the processor, or None, this machine's own Python runs.
-
-    Raises:
-        BackendAbsent: QEMU or a Python of that architecture is not there.
-        EngineError: the emulated run failed.
+        cpu: Default: those that the file is made for and a Python is here for.
+        root: File tree with a Python of another architecture.
+        images: How many images of noise to compare on.
     """
-    qemu, tree = _qemu(PROCESSORS[cpu].machine), _tree(cpu, root)
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        np.save(work / "images.npy", images)
-        np.save(work / "probe.npy", _PROBE_IMAGE)
-        (work / "probe.onnx").write_bytes(probe())
-        _run([qemu, "-L", _sysroot(work / "root", tree, cpu), "-cpu", cpu], tree, [engine.resolve(), work], cpu)
-        graph = onnx.load(work / "optimized.onnx").graph
-        outputs, probed = np.load(work / "outputs.npy"), np.load(work / "probed.npy")
-        share = float(np.median(probed) / np.median(_unoptimized(work / "probe.onnx", _PROBE_IMAGE)))
-    sums = read_probe(share)
-    if sums is None:
-        raise EngineError(f"on {cpu} ONNX Runtime computes {share:.0%} of a convolution whose integers are known")
-    own = None
-    if PROCESSORS[cpu].machine == platform.machine():
-        own = compare([arm_guest.run(engine, ort.SessionOptions(), images)], [outputs])
-    parity = compare([_unoptimized(engine, images)], [outputs])
-    return Emulated(cpu, operator_counts(graph), float_convolutions(graph), sums, parity, own)
+    import numpy as np
 
+    from benchmarks.emulation.emulate import check, default_cpus
+    from benchmarks.evaluation.images import preprocess_of
+    from benchmarks.results.tables import emit
+    from compress.engines.base import open_engine
+    from compress.engines.examine import examine
+    from compress.progress import Terminal
+    from compress.registries import BACKENDS
 
-def _qemu(machine: str) -> str:
-    names = (f"qemu-{machine}", f"qemu-{machine}-static")
-    found = next((name for name in names if shutil.which(name)), None)
-    if found is None:
-        raise BackendAbsent(f"{' or '.join(names)} is not installed", remedy="`apt-get install qemu-user`")
-    return found
-
-
-def _tree(cpu: str, root: Path | None) -> Path | None:
-    """The file tree that holds the Python for a processor; None where that is this machine's own."""
-    machine, here = PROCESSORS[cpu].machine, platform.machine()
-    if root is not None and _machine_of(root) == machine:
-        return root.resolve()
-    if machine != here:
-        raise BackendAbsent(
-            f"{cpu} is of architecture {machine}, this machine is {here}",
-            remedy="give --root, a file tree with a Python of that architecture: docs/targets.md says under ort-arm "
-            "how to make it",
-        )
-    return None
-
-
-def _machine_of(root: Path) -> str:
-    """The architecture of a file tree, by the header of its Python."""
-    python = root / "usr/bin/python3"
-    machine = None
-    if python.is_file() and (root / "opt/site/onnxruntime").is_dir():
-        with python.open("rb") as file:
-            machine = _ELF_MACHINES.get(int.from_bytes(file.read(20)[18:], "little"))
-    if machine is None:
-        raise BackendAbsent(
-            f"{root} holds no Python for {' or '.join(_ELF_MACHINES.values())} with onnxruntime",
-            remedy="make it as docs/targets.md says under ort-arm",
-        )
-    return machine
-
-
-def _sysroot(at: Path, tree: Path | None, cpu: str) -> Path:
-    """Where QEMU looks for a file before it looks on this machine: the tree, with the processor's ``/proc/cpuinfo``."""
-    (at / "proc").mkdir(parents=True)
-    if cpuinfo := PROCESSORS[cpu].cpuinfo:
-        (at / "proc/cpuinfo").write_text(cpuinfo, encoding="ascii")
-    for entry in tree.iterdir() if tree else ():
-        if entry.name != "proc":
-            (at / entry.name).symlink_to(entry)
-    return at
-
-
-def _run(emulator: Sequence[str | Path], tree: Path | None, arguments: Sequence[Path], cpu: str) -> None:
-    """Run the emulated part in the tree's Python, or in this machine's own with the packages of this process."""
-    if tree is None:
-        python = Path(sys.executable).resolve()
-        variables = {"PYTHONPATH": os.pathsep.join(str(Path(m.__path__[0]).parent) for m in (ort, np))}
-    else:
-        python = (tree / "usr/bin/python3").resolve()
-        variables = {"PYTHONHOME": str(tree / "usr"), "PYTHONPATH": str(tree / "opt/site")}
-    command = [str(part) for part in (*emulator, python, arm_guest.__file__, *arguments)]
-    settings = {**os.environ, **variables, "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise EngineError(f"the emulated run took over {_TIMEOUT_S} s", remedy="give fewer --images") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EngineError(f"the emulated run on {cpu} ended with {done.returncode}: {last}")
-
-
-def _unoptimized(model: Path, images: Array) -> Array:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    result: Array = arm_guest.run(model, options, images)
-    return result
-
-
-def check(
-    engine: Path,
-    metadata: Metadata,
-    cpus: Sequence[str],
-    images: Array,
-    root: Path | None = None,
-    progress: Progress = SILENT,
-) -> tuple[Emulated, ...]:
-    """Emulate a file on several processors.
-
-    Args:
-        metadata: the file's, which says what is meant to run in float.
-        cpus, images, root: see ``emulate``.
-
-    Raises:
-        EngineError: a convolution runs in float that should not, or the outputs are not this machine's.
-        BackendAbsent: see ``emulate``.
-    """
-    danger = pairs_in_danger(Graph(onnx.load(engine)))
-    results = []
-    for cpu in cpus:
-        result = emulate(engine, cpu, images, root)
-        for line in _report(result, danger):
-            progress.note(line)
-        if metadata.precision == "int8":
-            check_convolutions(engine, metadata, result.floats, _why)
-        _check_outputs(result, danger)
-        results.append(result)
-    return tuple(results)
-
-
-def _report(result: Emulated, danger: Mapping[str, int]) -> Iterator[str]:
-    yield f"{result.cpu}: {', '.join(f'{number} {name}' for name, number in result.operators.items())}"
-    threat = f"; {_overflow(danger) or 'no pair of weights can overflow'}" if result.pair_sums == "int16" else ""
-    yield f"  adds products in {result.pair_sums}{threat}"
-    yield f"  against this machine unoptimized on {result.parity}"
-    if result.own is not None and result.own.max_abs == 0:
-        yield "  the same as this machine's own engine, bit for bit"
-    elif result.own is not None:
-        yield f"  against this machine's own engine on {result.own}"
-
-
-def _overflow(danger: Mapping[str, int]) -> str:
-    """How much can overflow, in words; empty where nothing can."""
-    return f"{sum(danger.values())} pairs of weights in {len(danger)} layers can overflow" if danger else ""
-
-
-def _check_outputs(result: Emulated, danger: Mapping[str, int]) -> None:
-    """Raise EngineError where the outputs are not this machine's, or where overflow shows in them."""
-    overflows = bool(danger) and result.pair_sums == "int16"
-    if not result.parity.error <= INT8_ERROR:
-        wrong = result.parity
-    elif overflows and result.own is not None and not result.own.error <= MIXED_ERROR:
-        wrong = result.own  # all engines of an architecture compute the same integers, unless some overflow
-    else:
-        return
-    message = f"on {result.cpu} the outputs are not this machine's ({wrong})"
-    if not overflows:
-        raise EngineError(message)
-    raise EngineError(
-        f"{message}: {_overflow(danger)} in int16, in which that processor adds products",
-        remedy='set pair_sums = "int16" in the target\'s profile and quantize again, or use 7-bit weights',
-    )
-
-
-def _why(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str:
-    return unquantized(conv, graph) or "its Q/DQ are all there, but ONNX Runtime did not fuse them"
-
-
-def _default_cpus(root: Path | None, target: str) -> list[str]:
-    """The known processors that the file is made for, of this machine's architecture and of the file tree's."""
-    machines = {platform.machine()} | ({_machine_of(root)} if root else set())
-    if target and (made_for := set(profile(target).machines)):
-        machines &= made_for
-    found = [name for name, processor in PROCESSORS.items() if processor.machine in machines]
-    if not found:
-        raise ConfigError(
-            "no processor that the file is made for can be emulated with this machine's Python",
-            remedy="give --root, a file tree with a Python of its architecture: docs/targets.md says under ort-arm how "
-            "to make it",
-        )
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.arm", description=__doc__)
-    p.add_argument("--engine", type=Path, required=True, metavar="FILE", help="exported INT8 file")
-    p.add_argument(
-        "--cpu",
-        nargs="+",
-        choices=list(PROCESSORS),
-        metavar="NAME",
-        help=f"{', '.join(PROCESSORS)}; default: those that the file is made for and a Python is here for",
-    )
-    p.add_argument("--root", type=Path, metavar="FOLDER", help="file tree with a Python of another architecture")
-    p.add_argument("--images", type=count, default=4, metavar="N", help="how many images of noise to compare on (4)")
-    return p
-
-
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    if args.engine.suffix != (suffix := BACKENDS["onnxruntime"].suffix):
-        raise ConfigError(f"ONNX Runtime runs {suffix} files, not '{args.engine.name}'")
-    examine(args.engine)
-    with open_engine(args.engine) as engine:
-        shape, metadata = preprocess_of(engine, args.engine).shape, engine.metadata
+    if engine.suffix != (suffix := BACKENDS["onnxruntime"].suffix):
+        raise ConfigError(f"ONNX Runtime runs {suffix} files, not '{engine.name}'")
+    examine(engine)
+    with open_engine(engine) as opened:
+        shape, metadata = preprocess_of(opened, engine).shape, opened.metadata
     assert metadata is not None  # it has a preprocess
-    cpus = args.cpu or _default_cpus(args.root, metadata.target)
-    images = np.random.default_rng(0).normal(size=(args.images, *shape)).astype(np.float32)
-    check(args.engine, metadata, cpus, images, args.root, Terminal())
-    emit(f"{args.engine.name} computes what it should on {', '.join(cpus)}\n", "-")
+    cpus = list(cpu) or default_cpus(root, metadata.target)
+    noise = np.random.default_rng(0).normal(size=(images, *shape)).astype(np.float32)
+    check(engine, metadata, cpus, noise, root, Terminal())
+    emit(f"{engine.name} computes what it should on {', '.join(cpus)}\n", "-")
     return 0
 
 
+app = command_line("python -m benchmarks.arm")
+app.default(arm)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 5 QEMU or a Python of the processor's architecture is absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``arm``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

@@ -1,286 +1,27 @@
-"""``python -m benchmarks.plots --run runs/NAME``: what a run's JSON files say, drawn as SVG into ``runs/NAME/plots/``.
-
-``front.svg``: the predicted loss at every budget. ``losses.svg``: what each group's width costs. ``removals.svg``: what
-each block's removal costs. ``pareto.svg``: measured accuracy against measured latency, after ``benchmarks.pareto``.
-"""
+"""``python -m benchmarks.plots --run runs/NAME``: what a run's JSON files say, drawn as SVG."""
 
 from __future__ import annotations
 
-import argparse
-import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
-
-from benchmarks.reporting.rows import Judged, MeasuredFile
-from calibration.names import readable
-from compress.commands import run_command
-from compress.config import load_config
+from benchmarks.cli import Configured, RunFolder, run
+from compress.commands import command_line
 from compress.console import Console
-from compress.errors import PipelineError
-from compress.files import MANIFEST, write_atomic
-from compress.parse import read
-from compress.prune.allocation.allocate import FrontFile
-from compress.prune.allocation.plan import WidthPlan
-from compress.prune.losses.store import LOSSES, Measured, load_losses
-from compress.prune.stage import FRONT, PLAN
-from compress.run import read_manifest
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "svg.hashsalt": "resnet-compress",  # the same picture is the same bytes
-}
-BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#707070"
-_MIXED = ("data", "axes fraction")  # coordinates
-_COLUMNS = 6  # of the small multiples
-_NAME = 16  # characters of a group's name that fit above its panel
-_COST = {  # what a budget is of, its unit, and how much that is
-    "latency": ("INT8 latency, predicted", "ms", 1.0),
-    "macs": ("multiply-accumulates", "M", 1e6),
-    "params": ("parameters", "M", 1e6),
-}
-_LOSS = "loss: divergence of the outputs"
 
 
-def caption(text: str) -> str:
-    r"""A name from a file, for a figure: without control characters, and its dollars are no mathematics.
+def plots(*, directory: RunFolder = None, configured: Configured = Configured()) -> int:
+    """What a run's JSON files say, drawn as SVG into runs/NAME/plots/.
 
-    >>> print(caption("a $x_$"))
-    a \$x_\$
+    front.svg: the predicted loss at every budget. losses.svg: what each group's width costs. removals.svg: what each
+    block's removal costs. pareto.svg: measured accuracy against measured latency, after pareto.
+
+    Exit code: 0, 1 error, 2 usage.
     """
-    return readable(text).replace("$", r"\$")
+    from benchmarks.reporting.figures import draw, svg
+    from compress.files import write_atomic
 
-
-def svg(figure: Figure) -> str:
-    """A figure as SVG: text as paths, so that it looks the same everywhere; no date."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def front(record: FrontFile, plan: WidthPlan, *, alone: bool) -> Figure:
-    """The least loss at every budget, and where the plan is.
-
-    Args:
-        record: of ``front.json``.
-        alone: its budget was the only one; under others the plan may lose more than the front says.
-    """
-    what, symbol, unit = _COST[record.kind]
-    cost, loss = np.array(record.cost) / unit, np.array(record.loss)
-    full, chosen = (value / unit for value in _ends(record.kind, plan))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        ax = figure.subplots()
-        positive = loss > 0
-        ax.step(cost[positive], loss[positive], where="post", color=BLUE)
-        ax.set_yscale("log")
-        ax.axvline(full, color=GREY, linestyle=":")
-        ax.annotate("dense", (full, 1), (-4, -4), _MIXED, "offset points", color=GREY, ha="right", va="top")
-        ax.axvline(chosen, color=RED, linestyle="--", linewidth=1)
-        text = f"chosen: {chosen:.4g} {symbol} ({chosen / full:.0%})"
-        # The curve comes down at the right end only: below it there is room, on the wider side.
-        side: Literal["left", "right"] = "right" if chosen > full / 2 else "left"
-        place = (-4 if side == "right" else 4, 6)
-        ax.annotate(text, (chosen, 0), place, _MIXED, "offset points", color=RED, ha=side)
-        if alone and (below := np.flatnonzero(cost <= chosen * (1 + 1e-6))).size:
-            ax.plot(chosen, loss[below[-1]], "o", color=RED)
-        ax.set(xlabel=f"{what} ({symbol})", ylabel=f"predicted {_LOSS}", title="The least loss at every budget")
-        ax.set_xlim(0, full * 1.02)
-    return figure
-
-
-def _ends(kind: str, plan: WidthPlan) -> tuple[float, float]:
-    """The cost before and after; before the first round, where there are several."""
-    if kind == "latency":
-        assert plan.latency is not None  # the front of a latency was made with its table
-        return plan.latency
-    return getattr(plan.before, kind), getattr(plan.after, kind)
-
-
-def losses(measured: Measured, plan: WidthPlan, *, columns: int = _COLUMNS) -> Figure:
-    """The loss of each group by the share of its channels that stay, one panel a group, with the plan's choice.
-
-    All channels cost nothing, which a logarithmic axis does not show.
-
-    Args:
-        columns: of panels, at most.
-    """
-    plans = {group.name: group for group in plan.groups}  # in order of execution
-    curves = {name: measured.curves[name] for name in sorted(measured.curves, key=[*plans, *measured.curves].index)}
-    columns = min(columns, len(curves))
-    rows = -(-len(curves) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.9 * columns + 0.6, 1.5 * rows + 0.9), layout="constrained")
-        panels = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for ax, (name, curve) in zip(panels, curves.items(), strict=False):
-            full = curve.units[-1]
-            for units, style in ((range(curve.units[0], full), "-"), (curve.units[:-1], ".")):
-                ax.plot(100 * np.array(units) / full, curve.at(units), style, color=BLUE, linewidth=1, markersize=4)
-            title = _short(name)
-            if (group := plans.get(name)) is not None and group.after < group.before:
-                title += f": {group.before} → {group.after}"
-                if 0 < (units_kept := len(group.kept)) < full:
-                    ax.plot(100 * units_kept / full, curve.at([units_kept]), "o", markersize=5, color=RED)
-            ax.set_title(caption(title), fontsize=8)
-            ax.set(yscale="log", xlim=(0, 104), xticks=[0, 50, 100])
-        for ax in panels[len(curves) - columns : len(curves)]:  # above an empty place there is no axis to share
-            ax.tick_params(labelbottom=True)
-        for ax in panels[len(curves) :]:
-            ax.set_visible(False)
-        figure.supxlabel("channels kept (%)", fontsize=9)
-        figure.supylabel(_LOSS, fontsize=9)
-        figure.suptitle("What each group's width costs; red: the plan", fontsize=10)
-    return figure
-
-
-def _short(name: str) -> str:
-    """The last parts of a name, as many as fit.
-
-    >>> _short("encoder.stages.layer3.10.conv1")
-    '…layer3.10.conv1'
-    """
-    parts = name.split(".")
-    first = next((k for k in range(len(parts)) if len(".".join(parts[k:])) <= _NAME), len(parts) - 1)
-    return "…" * (first > 0) + ".".join(parts[first:])
-
-
-def removals(measured: Measured, plan: WidthPlan) -> Figure:
-    """The loss of taking out each block, with those that the plan takes out in red."""
-    names = list(measured.removals)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 0.28 * len(names) + 1.1), layout="constrained")
-        ax = figure.subplots()
-        colors = [RED if name in plan.removed else BLUE for name in names]
-        ax.barh(list(map(caption, names)), list(measured.removals.values()), color=colors, height=0.6)
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        ax.set(xlabel=_LOSS, title="What each block's removal costs" + ("; red: removed" if plan.removed else ""))
-    return figure
-
-
-def pareto(title: str, rows: Sequence[Judged]) -> Figure:
-    """Measured top-1 against measured latency with 95% intervals; see ``benchmarks.pareto``.
-
-    Args:
-        title: of the figure.
-        rows: the networks, each with an accuracy; the first is the dense one in float.
-    """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
-        ax = figure.subplots()
-        for name, ms, top1 in ((row.name, *_bounds(row)) for row in rows):
-            dense = name.startswith("dense")
-            color = GREY if dense else BLUE
-            errors = [_reach(ms), _reach(top1)]
-            ax.errorbar(ms[0], top1[0], errors[1], errors[0], "s" if dense else "o", color=color, capsize=2)
-            text = name if dense else name.removesuffix(" INT8")
-            ax.annotate(caption(text), (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
-        points = sorted((ms[0], top1[0]) for row in rows[1:] for ms, top1 in [_bounds(row)])
-        ax.plot(*zip(*points, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
-        ax.set_xscale("log")
-        _plain_ticks(ax)
-        ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")
-        ax.set_title(_wrapped(caption(title)))
-        ax.margins(x=0.2, y=0.1)
-    return figure
-
-
-def _bounds(row: Judged) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """ms and percent, each as (value, low, high)."""
-    if row.accuracy is None:
-        raise PipelineError(f"'{row.name}' has no accuracy to draw", remedy="measure it on labelled images")
-    ms, share = row.latency.stats["latency_ms"].median, row.accuracy.top1.value
-    return (ms.value, ms.lo, ms.hi), (100 * share.value, 100 * share.lo, 100 * share.hi)
-
-
-def _reach(bounds: tuple[float, float, float]) -> list[list[float]]:
-    value, low, high = bounds
-    return [[max(0.0, value - low)], [max(0.0, high - value)]]  # a bootstrap interval need not hold the estimate
-
-
-def _plain_ticks(ax: Axes) -> None:
-    """Ticks of a logarithmic axis close enough for less than a decade, written out."""
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FormatStrFormatter("%g"))
-
-
-def _wrapped(title: str) -> str:
-    """A title in two lines, broken at its semicolons."""
-    first, _, rest = title.partition("; ")
-    return f"{first}\n{rest}" if rest else first
-
-
-def draw(directory: Path) -> dict[str, Figure]:
-    """By file name, every figure that the files in a run's folder allow.
-
-    Raises:
-        PipelineError: there is nothing to draw.
-    """
-    found: dict[str, Figure] = {}
-    prune, measured = directory / "prune", directory / "pareto" / "pareto.json"
-    if (prune / MANIFEST).exists():
-        plan = WidthPlan.read(prune / PLAN)
-        if (drawn := predicted_front(directory, plan)) is not None:
-            found["front.svg"] = drawn
-        if (curves := losses_of(directory)) is not None:
-            found["losses.svg"] = losses(curves, plan)
-            if curves.removals:
-                found["removals.svg"] = removals(curves, plan)
-    if measured.exists():
-        read_pareto = read(measured, MeasuredFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
-        found["pareto.svg"] = pareto(read_pareto.title, read_pareto.rows)
-    if not found:
-        raise PipelineError(f"there is nothing to draw in {directory}", remedy="python -m compress prune first")
-    return found
-
-
-def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
-    """``front`` of a run's files; None where pruning had no budget that gives one."""
-    path = directory / "prune" / FRONT
-    if not path.exists():
-        return None
-    settings = read_manifest(directory / "prune").settings.get("prune", {})
-    alone = sum(settings.get(kind) is not None for kind in ("latency", "macs", "params")) <= 1
-    return front(read(path, FrontFile, remedy="make it again: python -m compress prune --force"), plan, alone=alone)
-
-
-def losses_of(directory: Path) -> Measured | None:
-    """The losses that a run's network was pruned by, the last round's; None where they are not there."""
-    parents = read_manifest(directory / "prune").parents
-    names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
-    folders = [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
-    return load_losses(folders[-1]) if folders else None
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.plots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; default: the configuration's run.dir")
-    p.add_argument("--config", type=Path, metavar="FILE", help="the configuration that the run was made with")
-    p.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one key"
-    )
-    return p
-
-
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    directory = args.run or load_config(args.config, args.overrides).run.dir
+    directory = directory or configured.load().run.dir
     folder = directory / "plots"
     figures = draw(directory)
     for name, figure in figures.items():
@@ -289,9 +30,13 @@ def _command(argv: Sequence[str] | None) -> int:
     return 0
 
 
+app = command_line("python -m benchmarks.plots")
+app.default(plots)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``plots``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

@@ -1,291 +1,82 @@
-"""``python -m benchmarks.regression --baseline FILE``: does the pipeline still give what it gave?
-
-Every stage runs, from the dense network to the engine, with the configuration that the baseline file names. What comes
-out is held against the file: accuracies image by image, with paired intervals, against the predictions kept beside it;
-sizes and operator counts as plain figures. No latency is judged: it belongs to a machine. ``--update`` shows the
-difference and writes the file; tolerances and their reasons stay as they are.
-"""
+"""``python -m benchmarks.regression --baseline FILE``: does the pipeline still give what it gave?"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-import onnx
+from cyclopts import Parameter
 
-from benchmarks.accuracy import INVALID, REGRESSION, compare, result_of
-from benchmarks.evaluation.baseline import HEADER, Baseline, Check, Quantity, Source, judge
-from benchmarks.evaluation.images import evaluation_split
-from benchmarks.evaluation.predictions import Predictions, load_predictions, predict, save_predictions
-from benchmarks.results.schema import Bounds
-from benchmarks.results.tables import show
-from benchmarks.statistics import intervals
-from benchmarks.timing.machine import host
-from calibration.datasets import Split
-from compress.commands import run_command
-from compress.config import Config
+from benchmarks.cli import REGRESSION, Configured, File, run
+from compress.commands import CONFIGURATION, command_line
 from compress.console import Console
-from compress.engines.base import BACKENDS
-from compress.engines.sidecar import read_sidecar
-from compress.engines.stage import build
-from compress.errors import ConfigError, PipelineError
-from compress.export.stage import export
-from compress.progress import SILENT, Progress, Terminal
-from compress.prune.allocation.plan import WidthPlan
-from compress.prune.stage import PLAN, prune
-from compress.quantize.stage import quantize
-from compress.run import Run, versions
-from compress.train.stage import baseline, finetune
-
-DENSE, INT8 = "dense FP32 top-1", "pruned INT8 top-1"
-_KEPT = {DENSE: "dense_fp32.npz", INT8: "int8.npz"}  # predictions, beside the baseline file
-
-# What a new baseline judges. The tolerances suit the embedded digits; edit them, and why, in the file.
-_RETRAINED = (
-    "450 images: the paired interval reaches 0.9 points down where no answer has changed; a network that is trained "
-    "anew on another processor changes some, and a net loss of 7 images fails"
-)
-RULES: Mapping[str, Quantity] = {
-    DENSE: Quantity(value=0, bound="least", tolerance=0.03, why=_RETRAINED),
-    INT8: Quantity(value=0, bound="least", tolerance=0.03, why=_RETRAINED),
-    "INT8 minus dense top-1": Quantity(
-        value=0, bound="least", tolerance=0.025, why="450 images, paired within one run: a net loss of 5 of them fails"
-    ),
-    "INT8 answers as before quantization": Quantity(
-        value=0, bound="least", tolerance=0.03, why="450 images: by Wilson's interval, 7 other answers fail"
-    ),
-    "MACs kept": Quantity(
-        value=0,
-        bound="both",
-        tolerance=0.06,
-        why="plans of nearly the same loss differ: two runs on one machine, at one budget, kept 0.40 and 0.42",
-    ),
-    "parameters kept": Quantity(
-        value=0, bound="both", tolerance=0.2, why="as MACs, but the last stage alone decides: 0.40 and 0.56"
-    ),
-    "file size kept": Quantity(value=0, bound="both", tolerance=0.05, why="a quarter of the parameters', in INT8"),
-    "predicted latency kept": Quantity(
-        value=0, bound="most", tolerance=0.005, why="by the table of the configuration, so that the budget is exact"
-    ),
-    "convolutions in INT8": Quantity(value=0, bound="both", tolerance=0, why="which layers fuse depends on no weight"),
-    "conversions in the INT8 engine": Quantity(
-        value=0, bound="most", tolerance=0, why="one more is a place where the engine has left INT8"
-    ),
-}
+from compress.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What the networks of a run say of the evaluation images.
+def regression(
+    baseline: File,
+    *,
+    update: bool = False,
+    configured: Configured = Configured(),
+    directory: Annotated[Path | None, Parameter(name="--run", metavar="DIR", group=CONFIGURATION)] = None,
+) -> int:
+    """Does the pipeline still give what it gave?
 
-    Attributes:
-        dense: the network before compression.
-        pruned: after pruning and fine-tuning, before quantization.
-        int8: the engine that was built.
-    """
+    Every stage runs, from the dense network to the engine, with the configuration that the baseline file names, or with
+    --config; --set overrides a key on top of the baseline's own, and --update keeps it in the file. What comes out is
+    held against the file: accuracies image by image, with paired intervals, against the predictions kept beside it;
+    sizes and operator counts as plain figures. No latency is judged: it belongs to a machine.
 
-    dense: Predictions
-    pruned: Predictions
-    int8: Predictions
-
-    @property
-    def judged(self) -> dict[str, Predictions]:
-        """Those that are paired with the baseline's own, by the name of the quantity."""
-        return {DENSE: self.dense, INT8: self.int8}
-
-
-def run_stages(config: Config, run: Run) -> None:
-    """Run every stage, from the dense network to the engine; what is up to date is left as it is.
-
-    Raises:
-        PipelineError: what a stage raises.
-    """
-    for stage in (baseline, prune, finetune, quantize, export, build):
-        stage(config, run)
-
-
-def answers(config: Config, run: Run, split: Split, progress: Progress = SILENT) -> Answers:
-    """Run the images through the exported networks, and through the engine that was built."""
-    folder, engine = run.need("export"), _engine(config, run)
-    paths = (folder / f"{config.name}_dense_fp32.onnx", folder / f"{config.name}_fp32.onnx", engine)
-    return Answers(*(predict(path, split, threads=config.target.threads, progress=progress) for path in paths))
-
-
-def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bounds]:
-    """The accuracies of a run, each with the interval that a gate is to judge.
+    Exit code: 0, 1 error, 2 usage, 3 regression, 4 outputs are NaN or infinite, 5 engine absent.
 
     Args:
-        before: predictions of the baseline by quantity, on the same images. A top-1's interval is then the baseline's
-            top-1 plus the paired interval of the change: with a retrained network that answers nearly as the old one
-            did, it is half as wide as that of the top-1 alone.
+        baseline: The committed baseline.json.
+        update: Show the difference and write the file; tolerances and their reasons stay as they are.
+        directory: Keep what the stages write here, and take stages that are finished here as they are, though the code
+            may have changed since. Default: everything runs anew, in a temporary folder.
     """
-    found = {name: _changed(one, before.get(name, one)) for name, one in now.judged.items()}
-    found["INT8 minus dense top-1"] = compare(now.int8, now.dense).difference
-    same = now.int8.ranked[:, 0] == now.pruned.ranked[:, 0]
-    found["INT8 answers as before quantization"] = Bounds.of(intervals.wilson(int(same.sum()), len(same)))
-    return found
-
-
-def costs(config: Config, run: Run) -> dict[str, Bounds]:
-    """What compression left of the network's cost, and how the engine runs it: figures that no machine changes."""
-    folder, engine = run.need("export"), _engine(config, run)
-    plan = WidthPlan.read(run.need("prune") / PLAN)
-    dense = folder / f"{config.name}_dense_fp32.onnx"
-    found = {
-        "MACs kept": plan.after.macs / plan.before.macs,
-        "parameters kept": plan.after.params / plan.before.params,
-        "file size kept": engine.stat().st_size / dense.stat().st_size,
-    }
-    if plan.latency is not None:
-        found["predicted latency kept"] = plan.latency[1] / plan.latency[0]
-    record = read_sidecar(engine)
-    if record is not None and record.engine == "onnxruntime":
-        nodes = onnx.load(folder / f"{config.name}_fp32.onnx", load_external_data=False).graph.node
-        convolutions = sum(node.op_type == "Conv" for node in nodes)
-        found["convolutions in INT8"] = record.operators.get("QLinearConv", 0) / convolutions
-        conversions = ("QuantizeLinear", "DequantizeLinear")
-        found["conversions in the INT8 engine"] = float(sum(record.operators.get(name, 0) for name in conversions))
-    return {name: Bounds(value=value, lo=value, hi=value) for name, value in found.items()}
-
-
-def kept(path: Path, split: Split) -> dict[str, Predictions]:
-    """The predictions beside the baseline file ``path``, by quantity.
-
-    Raises:
-        DataError: one is missing, damaged, or of other images.
-    """
-    return {name: load_predictions(path.parent / file, split) for name, file in _KEPT.items()}
-
-
-def check(path: Path, config: Config, run: Run, progress: Progress = SILENT) -> list[Check]:
-    """Compress with ``config`` in ``run`` and hold the outcome against the baseline file ``path``.
-
-    Raises:
-        PipelineError: what a stage raises, a damaged baseline, or outputs that are NaN or infinite.
-    """
-    known = Baseline.read(path)
-    split = evaluation_split(None, config)
-    before = kept(path, split)  # refused before hours of training
-    run_stages(config, run)
-    now = answers(config, run, split, progress)
-    _check_finite(now)
-    return judge(known.quantities, {**accuracies(now, before), **costs(config, run)})
-
-
-def update(path: Path, config: Config, run: Run, source: Source, progress: Progress = SILENT) -> list[list[str]]:
-    """Compress, and write the outcome as the baseline file ``path`` with its predictions.
-
-    A new file judges what ``RULES`` lists; an existing one keeps its list, tolerances and reasons.
-
-    Args:
-        source: where ``config`` is from, to be named in the file.
-
-    Returns:
-        rows of what has changed: quantity, before, now, change.
-    """
-    old = Baseline.read(path).quantities if path.exists() else {}
-    run_stages(config, run)
-    split = evaluation_split(None, config)
-    now = answers(config, run, split, progress)
-    _check_finite(now)
-    found = {**accuracies(now, {}), **costs(config, run)}
-    rules = old or {name: rule for name, rule in RULES.items() if name in found}
-    new = {name: rule.model_copy(update={"value": found[name].value}) for name, rule in rules.items() if name in found}
-    for name, one in now.judged.items():
-        save_predictions(one, split, path.parent / _KEPT[name])
-    made = {"date": datetime.now(UTC).date().isoformat(), "processor": host().cpu, "versions": versions()}
-    Baseline(source=source, made=made, quantities=new).write(path)
-    return [_difference(name, old.get(name), new.get(name)) for name in {**old, **new}]
-
-
-def _changed(now: Predictions, before: Predictions) -> Bounds:
-    """Top-1 now; its interval is the earlier top-1 plus the paired interval of the change."""
-    change, top1 = compare(now, before).difference, float(before.right.mean())
-    return Bounds(value=top1 + change.value, lo=max(top1 + change.lo, 0.0), hi=min(top1 + change.hi, 1.0))
-
-
-def _difference(name: str, old: Quantity | None, new: Quantity | None) -> list[str]:
-    if old is None or new is None:
-        return [name, "" if old is None else f"{old.value:.4g}", "" if new is None else f"{new.value:.4g}", ""]
-    return [name, f"{old.value:.4g}", f"{new.value:.4g}", f"{new.value - old.value:+.4g}"]
-
-
-def _check_finite(now: Answers) -> None:
-    for one in (now.dense, now.pruned, now.int8):
-        if reasons := result_of(one).verdict.reasons:
-            raise NonFiniteError(reasons[0], remedy="look at the last stage that trained")
-
-
-class NonFiniteError(PipelineError):
-    """A network of the run does not give numbers."""
-
-    exit_code = INVALID
-
-
-def _engine(config: Config, run: Run) -> Path:
-    return run.need("build") / f"{config.name}_int8{BACKENDS[config.target.engine].suffix}"
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.regression", description=__doc__)
-    p.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="the committed baseline.json")
-    p.add_argument(
-        "--config", type=Path, metavar="FILE", help="configuration; default: the one that the baseline names"
-    )
-    p.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="override one key, on top of the baseline's own; --update keeps it in the file",
-    )
-    p.add_argument(
-        "--run",
-        type=Path,
-        metavar="DIR",
-        help="keep what the stages write here, and take stages that are finished here as they are, though the code may "
-        "have changed since; default: everything runs anew, in a temporary folder",
-    )
-    p.add_argument("--update", action="store_true", help="write the baseline anew, and show what has changed")
-    return p
-
-
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    if args.update and args.config is None and not args.baseline.exists():
+    if update and configured.config is None and not baseline.exists():
         raise ConfigError("a new baseline needs a configuration", remedy="give --config FILE")
-    known = Source() if args.update and not args.baseline.exists() else Baseline.read(args.baseline).source
-    source = known.changed(args.config, args.overrides)
+
+    from benchmarks.evaluation import regression as room
+    from benchmarks.evaluation.baseline import HEADER, Baseline, Source
+    from benchmarks.results.tables import show
+    from compress.progress import Terminal
+    from compress.run import Run
+
+    known = Source() if update and not baseline.exists() else Baseline.read(baseline).source
+    source = known.changed(configured.config, configured.overrides)
     try:
         config = source.load()
     except ConfigError as error:
-        raise ConfigError(f"{args.baseline}: its source does not load: {error.message}", remedy=error.remedy) from None
+        raise ConfigError(f"{baseline}: its source does not load: {error.message}", remedy=error.remedy) from None
     progress, console = Terminal(), Console()
     with ExitStack() as stack:
-        folder = args.run or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regression-")))
-        run = Run(folder, progress=progress)
-        if args.update:
-            rows = update(args.baseline, config, run, source, progress)
-            show(console, f"baseline {args.baseline}", ["quantity", "before", "now", "change"], rows)
+        folder = directory or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="regression-")))
+        stages = Run(folder, progress=progress)
+        if update:
+            rows = room.update(baseline, config, stages, source, progress)
+            show(console, f"baseline {baseline}", ["quantity", "before", "now", "change"], rows)
             return 0
-        checks = check(args.baseline, config, run, progress)
-    show(console, f"against {args.baseline}", HEADER, [one.cells() for one in checks])
+        checks = room.check(baseline, config, stages, progress)
+    show(console, f"against {baseline}", HEADER, [one.cells() for one in checks])
     failed = [one for one in checks if not one.passed]
     for one in failed:
         console.print(f"REGRESSION: {one}", soft_wrap=True)
     return REGRESSION if failed else 0
 
 
+app = command_line("python -m benchmarks.regression")
+app.default(regression)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 3 regression, 4 outputs are NaN or infinite, 5 backend absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``regression``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

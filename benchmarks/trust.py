@@ -1,241 +1,89 @@
-"""``python -m benchmarks.trust CHECK --engine FILE``: may this harness be believed, on this machine?
-
-overhead  what the harness adds to an inference
-same      an engine against itself, again and again: how often is a difference seen?
-slower    the same engine with 5% more of the same work: how often is that seen?
-apart     two runs minutes apart: how often do their intervals overlap?
-tools     side by side with the runtime's own tool, in turns
-"""
+"""``python -m benchmarks.trust CHECK --engine FILE``: may this harness be believed, on this machine?"""
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import json
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
 
-import numpy as np
-import onnx
-import onnxruntime
-from onnx import TensorProto, helper
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from benchmarks.latency import PRESETS, count, positive
-from benchmarks.results.comparison import INVALID, compare
-from benchmarks.results.schema import Bounds, LatencyResult
-from benchmarks.results.tables import emit, interval, show
-from benchmarks.selfcheck.repeated import open_repeated, write_order
-from benchmarks.selfcheck.tools import rival
-from benchmarks.statistics import intervals
-from benchmarks.timing.machine import fastest_processors, machine_state, tool
-from benchmarks.timing.machine import host as this_host
-from benchmarks.timing.reference import yardsticks
-from benchmarks.timing.run import measure
-from benchmarks.timing.worker import Settings, Turn, inner_calls, open_for, time_samples
-from compress.commands import run_command
+from benchmarks.cli import EFFORT, INVALID, SCENARIO, Count, EngineFile, JsonFile, Preset, Seconds, run
+from compress.commands import command_line
 from compress.console import Console
-from compress.progress import Progress, Terminal
 
-_REPEATS, _MORE = 20, 21  # inferences a call of the engine, and of the one that does 5% more
-_RUNS_A_SPACE = 10
+_TRIES = {"apart": 10, "tools": 6}
 
-
-@dataclass(frozen=True)
-class Report:
-    """What a check found: a table, a sentence that sums it up, and the measurements behind it."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    verdict: str
-    results: tuple[LatencyResult, ...] = ()
-
-    @property
-    def doubts(self) -> list[str]:
-        """Why measurements were INVALID."""
-        return [reason for one in self.results for reason in one.verdict.reasons]
+CheckName = Literal["overhead", "same", "slower", "apart", "tools"]
+Tries = Annotated[int, Parameter(metavar="N", validator=Number(gte=2), group=EFFORT)]
 
 
-def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """The loop of the harness around an engine, against a bare loop around the same session; both in turns.
+def trust(
+    check: CheckName,
+    engine: EngineFile,
+    *,
+    batch: Annotated[Count, Parameter(group=SCENARIO)] = 1,
+    threads: Annotated[Count, Parameter(group=SCENARIO)] = 1,
+    tries: Tries | None = None,
+    minutes: Annotated[Seconds, Parameter(metavar="MIN", group=EFFORT)] = 10.0,
+    preset: Annotated[Preset, Parameter(group=EFFORT)] = "normal",
+    json: JsonFile = None,
+) -> int:
+    """May this harness be believed, on this machine?
 
-    The engine is a network that only hands its input on, of the shape of ``engine``'s, so that what is left is calls.
+    overhead: what the harness adds to an inference.
+
+    same: an engine against itself, again and again: how often is a difference seen?
+
+    slower: the same engine with 5% more of the same work: how often is that seen?
+
+    apart: two runs minutes apart: how often do their intervals overlap?
+
+    tools: side by side with the runtime's own tool, in turns.
+
+    Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 engine or tool absent.
+
+    Args:
+        check: One of those above.
+        batch: Batch size.
+        threads: Intra-op threads.
+        tries: How often, twice at least. Default: 20; apart: 10; tools: 6.
+        minutes: Between the two runs of apart.
+        preset: Of latency.
     """
-    with open_for(engine, settings) as opened:
-        shape = [settings.batch, *(dim or 1 for dim in opened.inputs[0].shape[1:])]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "identity.onnx"
-        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", "output")]
-        node = helper.make_node("Identity", ["input"], ["output"])
-        graph = helper.make_graph([node], "identity", ends[:1], ends[1:])
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = settings.threads
-        bare = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        feeds = {"input": np.zeros(shape, np.float32)}
-        pool = itertools.cycle([feeds])
-        with open_for(path, settings) as ours:
-            runs: list[Callable[[], object]] = [lambda: bare.run(None, feeds), lambda: ours.run(next(pool))]
-            inner = inner_calls(_per_call(runs[0]))
-            rounds: list[list[list[int]]] = [[], []]
-            for _ in progress.track(range(tries), "overhead"):
-                for run, samples in zip(runs, rounds, strict=True):
-                    samples.append(time_samples(run, time.perf_counter_ns, turn=Turn(0.05), inner=inner))
-    us = [[np.asarray(samples) / 1e3 for samples in one] for one in rounds]
-    added = [float(np.median(ours) - np.median(bare)) for bare, ours in zip(*us, strict=True)]
-    found = Bounds.of(intervals.median_interval([np.array([each]) for each in added]))
-    names = ("bare", "harness")
-    rows = [[name, interval(Bounds.of(intervals.median_interval(one)))] for name, one in zip(names, us, strict=True)]
-    return Report(
-        f"microseconds an inference of a network that does nothing, {'x'.join(map(str, shape))}",
-        ["loop", "median us"],
-        rows,
-        f"the harness adds {interval(found)} microseconds an inference",
-    )
+    from benchmarks.results.tables import emit, show
+    from benchmarks.results.trust import TrustFile
+    from benchmarks.selfcheck.checks import CHECKS
+    from benchmarks.timing.machine import host, machine_state, tool
+    from benchmarks.timing.presets import PRESETS
+    from compress.files import to_json
+    from compress.progress import Terminal
 
-
-def same(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """Interleaved with itself: an interval of the ratio that misses 1 sees what is not there."""
-    pairs = [measure([engine, engine], replace(settings, seed=i), progress=progress) for i in range(tries)]
-    none = sum(ratio.lo <= 1 <= ratio.hi for ratio in map(_ratio, pairs))
-    return _ratios("an engine against itself, one interleaved run each", pairs, f"no difference in {none} of {tries}")
-
-
-def slower(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """Twenty inferences a call against twenty-one."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [write_order(Path(folder) / f"{times}.json", engine, times) for times in (_REPEATS, _MORE)]
-        pairs = [
-            measure(files, replace(settings, seed=i), opener=open_repeated, progress=progress) for i in range(tries)
-        ]
-    seen = sum(_ratio(pair).lo > 1 for pair in pairs)
-    return _ratios("5% more of the same work", pairs, f"found slower in {seen} of {tries}")
-
-
-def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, minutes: float) -> Report:
-    """Runs at even distances, of which each is held against the one that began ``minutes`` later."""
-    runs: list[LatencyResult] = []
-    begin = time.monotonic()
-    with yardsticks() as known:
-        for index in range(tries + _RUNS_A_SPACE):
-            time.sleep(max(0.0, begin + index * 60 * minutes / _RUNS_A_SPACE - time.monotonic()))
-            runs += measure([engine], replace(settings, seed=index), yardsticks=known, progress=progress)
-    rows, overlapping, equal = [], 0, 0
-    for before, after in zip(runs, runs[_RUNS_A_SPACE:], strict=False):
-        a, b = (one.stats["latency_ms"].median for one in (before, after))
-        compared = compare([before], [after]).engines[0]
-        ratio = compared.ratio
-        overlapping += a.lo <= b.hi and b.lo <= a.hi
-        equal += ratio.lo <= 1 <= ratio.hi
-        pace = interval(compared.pace, 3) if compared.pace else ""
-        rows.append([interval(a, 4), interval(b, 4), pace, interval(compared.uncorrected, 3), interval(ratio, 3)])
-    return Report(
-        f"two runs {minutes:g} minutes apart",
-        ["median ms", "later", "machine", "uncorrected", "ratio"],
-        rows,
-        f"medians' intervals overlap in {overlapping} of {tries}; benchmarks.compare sees no difference in {equal} of "
-        f"{tries}",
-        tuple(runs),
-    )
-
-
-def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """The runtime's own tool and this harness, in turns; with one thread on one processor, then on the next."""
-    other = rival(engine, settings)
-    processors = fastest_processors()
-    ours, theirs, results = [], [], []
-    for index in progress.track(range(tries), other.name):
-        turn = (processors[index % len(processors)],) if processors and settings.threads == 1 else None
-        bound = replace(settings, seed=index, affinity=turn)
-        results.append(measure([engine], bound)[0])
-        found = results[-1].stats["latency_ms"]
-        ours.append(found.mean if other.statistic == "mean" else found.median.value)
-        theirs.append(other.run(found.median.value, bound.affinity))
-    ratio = Bounds.of(intervals.ratio_interval([np.array([ms]) for ms in ours], [np.array([ms]) for ms in theirs]))
-    rows = [[f"{b:.4f}", f"{a:.4f}", f"{a / b:.3f}"] for a, b in zip(ours, theirs, strict=True)]
-    return Report(
-        f"{other.name} and benchmarks.latency on {engine.name}: {other.statistic} ms",
-        ["tool", "harness", "ratio"],
-        rows,
-        f"harness over tool: {interval(ratio, 3)}, geometric mean of {tries}; ratio of their medians "
-        f"{np.median(ours) / np.median(theirs):.3f}",
-        tuple(results),
-    )
-
-
-def _ratio(pair: Sequence[LatencyResult]) -> Bounds:
-    comparison = pair[1].comparison
-    assert comparison is not None
-    return comparison.ratio
-
-
-def _ratios(title: str, pairs: Sequence[Sequence[LatencyResult]], verdict: str) -> Report:
-    rows = [[str(i), interval(_ratio(pair), 3)] for i, pair in enumerate(pairs)]
-    return Report(title, ["try", "ratio"], rows, verdict, tuple(one for pair in pairs for one in pair))
-
-
-def _per_call(run: Callable[[], object]) -> float:
-    return float(np.median(time_samples(run, time.perf_counter_ns, turn=Turn(0.05), inner=1)))
-
-
-CHECKS: dict[str, Callable[..., Report]] = {check.__name__: check for check in (overhead, same, slower, apart, tools)}
-
-
-def _several(text: str) -> int:
-    if (value := count(text)) < 2:
-        raise argparse.ArgumentTypeError("one try tells nothing; give two or more")
-    return value
-
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m benchmarks.trust", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("check", choices=CHECKS)
-    p.add_argument("--engine", type=Path, required=True, metavar="FILE")
-    p.add_argument("--tries", type=_several, metavar="N", help="how often, twice at least (20; apart: 10; tools: 6)")
-    p.add_argument("--minutes", type=positive, default=10.0, help="apart: between the two runs (10)")
-    p.add_argument("--batch", type=count, default=1, help="batch size (1)")
-    p.add_argument("--threads", type=count, default=1, help="intra-op threads (1)")
-    p.add_argument("--preset", choices=PRESETS, default="normal", help="of benchmarks.latency (normal)")
-    p.add_argument("--json", nargs="?", const="-", metavar="FILE", help="write what was found; - is stdout")
-    return p
-
-
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    tries = args.tries or {"apart": 10, "tools": 6}.get(args.check, 20)
-    settings = replace(PRESETS[args.preset], threads=args.threads, batch=args.batch)
-    more = {"minutes": args.minutes} if args.check == "apart" else {}
+    settings = replace(PRESETS[preset], threads=threads, batch=batch)
+    more = {"minutes": minutes} if check == "apart" else {}
     before = machine_state()
-    found = CHECKS[args.check](args.engine, settings, tries, Terminal(), **more)
-    console = Console(stderr=args.json == "-")
+    found = CHECKS[check](engine, settings, tries or _TRIES.get(check, 20), Terminal(), **more)
+    console = Console(stderr=json == "-")
     show(console, found.title, found.header, found.rows)
     console.print(found.verdict, soft_wrap=True)
     for doubt in found.doubts:
         console.print(f"INVALID: {doubt}", soft_wrap=True)
-    if args.json is not None:
-        record = {
-            "check": args.check,
-            "engine": str(args.engine),
-            "tool": tool().model_dump(),
-            "host": this_host().model_dump(),
-            "before": before.model_dump(),
-            "after": machine_state().model_dump(),
-            **vars(found),
-            "results": [one.model_dump(mode="json") for one in found.results],
-        }
-        emit(json.dumps(record, indent=2) + "\n", args.json)
+    if json is not None:
+        state = {"before": before, "after": machine_state()}
+        record = TrustFile(check=check, engine=str(engine), tool=tool(), host=host(), **state, **vars(found))
+        emit(to_json(record.model_dump(mode="json")) + "\n", json)
     return INVALID if found.doubts else 0
 
 
+app = command_line("python -m benchmarks.trust")
+app.default(trust)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 backend or tool absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``trust``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
@@ -27,14 +27,20 @@ _LAYOUT = f"put the images into one folder a class, or give a {LABELS} with the 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Image files, decoded when asked for."""
+    """Image files, decoded when asked for; each is hashed once."""
 
     paths: Sequence[Path]
+    _digests: dict[int, str] = field(default_factory=dict, repr=False)
 
     def image(self, i: int) -> Image.Image:
         return decode(self.paths[i])
 
     def digest(self, i: int) -> str:
+        if i not in self._digests:
+            self._digests[i] = self._hashed(i)
+        return self._digests[i]
+
+    def _hashed(self, i: int) -> str:
         try:
             with self.paths[i].open("rb") as file:
                 return file_digest(file, "sha256").hexdigest()

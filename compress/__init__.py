@@ -1,7 +1,7 @@
 """Prune, quantize, export and build trained ResNets for the device that they ship on."""
 
-from compress.signals import leave_early
+from compress.startup import begin
 
 __version__ = "0.1.0"
 
-leave_early(__name__)
+begin(__name__)

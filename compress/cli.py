@@ -21,7 +21,7 @@ from compress.run import Run
 # The stages import torch and NNCF, which takes seconds: each is imported when it runs.
 
 STAGES = Group("Stages", sort_key=0)
-TOOLS = Group("Tools", sort_key=1)
+TOOLS = Group("Tools", sort_key=2)
 
 
 @Parameter(name="*")
@@ -90,7 +90,7 @@ def sensitivity(*, asked: Asked = Asked()) -> None:
 
 
 def export(*, asked: Asked = Asked(), source: Source = "finetune") -> None:
-    """Write <name>_fp32.onnx and <name>_int8.onnx."""
+    """Write NAME_fp32.onnx and NAME_int8.onnx."""
     from compress.export.stage import export
 
     export(*asked.open(), source=source)

@@ -42,7 +42,7 @@ def command_line(name: str, *, help: str | None = None) -> App:
         name=name,
         help=help,
         version=__version__,
-        help_format="plaintext",
+        help_format="markdown",
         default_parameter=Parameter(negative=(), show_default=_worth_telling),
         result_action="return_value",
         exit_on_error=False,
@@ -53,7 +53,9 @@ def command_line(name: str, *, help: str | None = None) -> App:
 
 def _worth_telling(default: Any) -> str | None:
     """A default as the help shows it; of a switch that is off, or a list that is empty, nothing."""
-    return None if default in (False, None) or default == [] or default == () else str(default)
+    if default is None or default is False or default == [] or default == ():
+        return None
+    return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:

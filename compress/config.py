@@ -17,17 +17,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from compress import targets
 from compress.errors import ConfigError, PipelineError
 from compress.parse import brief, read_bytes
+from compress.registries import BACKENDS, CRITERIA, RANGES, STEPS
+from compress.registry import Registry, load_plugins
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
-Engine = Literal["onnxruntime", "openvino", "tensorrt"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+
+def _known(registry: Registry[Any]) -> AfterValidator:
+    """Checks that a name is in a registry."""
+
+    def check(name: str) -> str:
+        try:
+            return registry.known(name)
+        except ConfigError as error:
+            raise ValueError(f"{error.message}; {error.remedy}") from None
+
+    return AfterValidator(check)
+
+
+Engine = Annotated[str, _known(BACKENDS)]
 BudgetKind = Literal["latency", "macs", "params", "ratio"]
 BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
@@ -57,6 +72,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0)] = Field(
         0, description="seeds initialisation, shuffling, augmentation and sampling"
     )
+    plugins: tuple[str, ...] = Field((), description="modules of your own that add criteria, methods, engines or steps")
 
 
 class ModelConfig(Section):
@@ -117,7 +133,7 @@ class TargetConfig(Section):
         try:
             if "name" in values:
                 values.setdefault("engine", targets.profile(str(values["name"])).engines[0])
-            elif values.get("engine") in ENGINES:
+            elif values.get("engine") in BACKENDS:
                 values["name"] = targets.default_target(values["engine"])
         except ConfigError as error:
             raise ValueError(str(error)) from None
@@ -156,6 +172,9 @@ class TrainConfig(Section):
     crop: Fraction = Field(0.125, description="random shift, as a share of the input size (pad and crop)")
     flip: bool = Field(True, description="random horizontal flip")
     jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="colour jitter strength")
+    steps: tuple[Annotated[str, _known(STEPS)], ...] = Field(
+        (), description="what is done to each batch before the forward pass, in this order: mixup, cutmix"
+    )
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross-entropy")
     distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
     temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="distillation temperature")
@@ -187,8 +206,8 @@ class PruneConfig(Section):
     table: Path | None = Field(None, description="latency table; default: latency_table.json in the run's folder")
     allow_foreign_table: bool = Field(False, description="take a table of another device, version or thread count")
     confirm: bool = Field(True, description="measure the plans near a latency budget; take the best that meets it")
-    importance: Literal["obs", "taylor", "norm", "random"] = Field(
-        "obs", description="which channels go: Optimal Brain Surgeon, or by a score"
+    importance: Annotated[str, _known(CRITERIA)] = Field(
+        "obs", description="which channels go: obs (Optimal Brain Surgeon), or by a score: taylor, norm, random"
     )
     repair: bool = Field(True, description="solve the weights that stay anew, and choose widths by the loss after it")
     images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning looks at")
@@ -228,8 +247,8 @@ class QuantizeConfig(Section):
     mode: Literal["ptq", "qat"] = Field("ptq", description="calibrate only, or train on from the calibrated state")
     calibration_images: Positive = Field(300, description="class-balanced images that set the ranges")
     batch_size: Positive = Field(16, description="calibration batch")
-    method: Literal["minmax", "percentile", "entropy", "mse"] = Field(
-        "mse", description="how the range of a tensor follows from its values"
+    method: Annotated[str, _known(RANGES)] = Field(
+        "mse", description="how the range of a tensor follows from its values: minmax, percentile, entropy or mse"
     )
     correction: Literal["gptq", "bias", "none"] = Field(
         "gptq", description="rounding errors: cancelled in each layer's output, taken out of its bias, or left"
@@ -298,10 +317,19 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     _drop_target(table, overrides)
     for override in overrides:
         _override(table, override)
+    _load_plugins(table)
     try:
         return Config.model_validate(table)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+
+
+def _load_plugins(table: Mapping[str, Any]) -> None:
+    """Import the modules that ``run.plugins`` names, before the names that they add are looked for."""
+    section = table.get("run")
+    plugins = section.get("plugins") if isinstance(section, dict) else None
+    if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+        load_plugins(plugins)
 
 
 def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from calibration.datasets import Data, listing, load_data
@@ -9,7 +10,7 @@ from calibration.digits import MEAN, SIZE, STD
 from calibration.preprocess import Preprocess, fault_of
 from calibration.sampler import calibration_sample
 from calibration.split import Split
-from compress.config import Config
+from compress.config import DataConfig
 from compress.errors import ConfigError, DataError
 from compress.progress import Progress
 
@@ -21,13 +22,15 @@ _DEFAULTS = {
 }
 
 
-def open_data(config: Config) -> Data:
-    """The images that ``[data]`` names; the run's seed chooses those held back.
+def open_data(data: DataConfig, seed: int) -> Data:
+    """The images that ``[data]`` names.
+
+    Args:
+        seed: of the run; it chooses the images that are held back.
 
     Raises:
         DataError: see ``load_data``.
     """
-    data = config.data
     return load_data(
         data.kind,
         train=data.train,
@@ -35,34 +38,50 @@ def open_data(config: Config) -> Data:
         calibration=data.calibration,
         download=data.download,
         holdout=data.holdout,
-        seed=config.run.seed,
+        seed=seed,
     )
 
 
-def data_settings(config: Config) -> dict[str, Any]:
-    """What of the images an output depends on: ``[data]``, less how they are read, and what its folders hold."""
-    settings = config.data.model_dump(mode="json", exclude={"workers", "download"})
-    folders = {getattr(config.data, key) for key in ("train", "eval", "calibration")} - {None}
+class RunImages:
+    """The images of a run for one stage: opened when they are first needed, and once."""
+
+    def __init__(self, data: DataConfig, seed: int) -> None:
+        self._config, self._seed = data, seed
+
+    @cached_property
+    def data(self) -> Data:
+        """See ``open_data``."""
+        return open_data(self._config, self._seed)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What an output depends on: ``[data]``, less how images are read, and what its folders hold."""
+        return data_settings(self._config)
+
+    def sample(self, wanted: int, progress: Progress) -> Split:
+        """Up to ``wanted`` calibration images: seeded, class-balanced, none of them in the evaluation split.
+
+        Raises:
+            DataError: there are none.
+        """
+        data = self.data
+        if data.calibration is None:
+            raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
+        count = min(wanted, len(data.calibration))
+        if count < wanted:
+            progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
+        chosen = calibration_sample(data.calibration, count, seed=self._seed, exclude=data.eval)
+        return data.calibration.subset(chosen, "calibration")
+
+
+def data_settings(data: DataConfig) -> dict[str, Any]:
+    """What an output depends on: the section, less how images are read, and what its folders hold."""
+    settings = data.model_dump(mode="json", exclude={"workers", "download"})
+    folders = {getattr(data, key) for key in ("train", "eval", "calibration")} - {None}
     return {**settings, "listings": {str(folder): listing(folder) for folder in sorted(folders)}}
 
 
-def training_sample(config: Config, wanted: int, progress: Progress) -> Split:
-    """Up to ``wanted`` calibration images: seeded, class-balanced, none of them in the evaluation split.
-
-    Raises:
-        DataError: there are none.
-    """
-    data = open_data(config)
-    if data.calibration is None:
-        raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
-    count = min(wanted, len(data.calibration))
-    if count < wanted:
-        progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
-    chosen = calibration_sample(data.calibration, count, seed=config.run.seed, exclude=data.eval)
-    return data.calibration.subset(chosen, "calibration")
-
-
-def preprocess_of(config: Config) -> Preprocess:
+def preprocess_of(data: DataConfig) -> Preprocess:
     """The kind's own preprocessing, with what ``[data]`` overrides.
 
     A given ``input_size`` scales the resize with it, in the kind's own ratio (256 to 224 for image folders). A grey
@@ -72,10 +91,9 @@ def preprocess_of(config: Config) -> Preprocess:
         ConfigError: mean and std that are impossible or not one value a channel, or a resize below the input size.
 
     >>> from compress.config import load_config
-    >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"])).resize
+    >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"]).data).resize
     128
     """
-    data = config.data
     default = _DEFAULTS[data.kind]
     size = data.input_size or default.size
     if data.resize is not None:

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Manifest:
     """``stage.json``: what a stage has written down of itself.
 
     Attributes:
+        stage: its name.
         key: what the output answers to.
         settings: everything in the configuration that the output depends on.
         parents: SHA-256 (``tree_sha256``) by path of what it was made from.
@@ -190,16 +191,10 @@ class Run:
                         raise PipelineError(
                             f"{path} has changed while stage '{name}' was reading it", remedy="run the stage again"
                         )
-                record = {
-                    "stage": name,
-                    "key": key,
-                    "settings": settings,
-                    "parents": {str(path): digest for path, digest in parents.items()},
-                    "versions": versions(),
-                    "outputs": outputs,
-                    "seconds": round(time.monotonic() - started, 1),
-                }
-                write_json(temporary / MANIFEST, record)
+                seconds = round(time.monotonic() - started, 1)
+                made_from = {str(path): digest for path, digest in parents.items()}
+                record = Manifest(name, key, settings, made_from, versions(), outputs, seconds)
+                write_json(temporary / MANIFEST, asdict(record))
             for old in scratch.parent.iterdir():  # of settings that were given up, too
                 if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{16}}", old.name):
                     shutil.rmtree(old, ignore_errors=True)

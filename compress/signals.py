@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,16 +24,9 @@ _received = 0  # the first signal that stopped a command
 _told = False
 
 
-def leave_early(package: str) -> None:
-    """Let signals end the process without a traceback from here on, if it is ``python -m package``.
-
-    Called where the package's import begins: the interpreter imports it before the module that it runs, which then
-    imports for seconds. Who imports the package as a library keeps their own handlers.
-    """
-    if sys.argv[:1] == ["-m"]:  # as it is until the interpreter has found the module
-        module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
-        if module.partition(".")[0] == package:
-            _handle_by(_leave)
+def leave_at_once() -> None:
+    """Let signals end the process without a traceback from here on: while it imports modules, which takes seconds."""
+    _handle_by(_leave)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What make would run, held against the parsers of the commands that it runs."""
+"""What make would run, held against the command lines of the programs that it runs."""
 
 import os
 import shlex
@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, latency, pareto, plots, summary
+from benchmarks import accuracy, latency, latency_table, pareto, plots, summary
 from compress import cli
 from compress.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent
-PARSERS = {
-    "compress": cli,
-    "benchmarks.summary": summary,
-    "benchmarks.latency": latency,
-    "benchmarks.accuracy": accuracy,
-    "benchmarks.pareto": pareto,
-    "benchmarks.plots": plots,
+APPS = {
+    "compress": cli.app,
+    "benchmarks.latency_table": latency_table.app,
+    "benchmarks.summary": summary.app,
+    "benchmarks.latency": latency.app,
+    "benchmarks.accuracy": accuracy.app,
+    "benchmarks.pareto": pareto.app,
+    "benchmarks.plots": plots.app,
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -34,16 +35,14 @@ def make(*argv: str) -> subprocess.CompletedProcess[str]:
 def planned(*argv: str) -> list[list[str]]:
     """``[module, argument, ...]`` of each Python command that make would run."""
     lines = [shlex.split(line.partition("||")[0]) for line in make(*argv).stdout.splitlines() if " -m " in line]
-    return [words[words.index("-m") + 1 :] for words in lines if words[words.index("-m") + 1] in PARSERS]
+    return [words[words.index("-m") + 1 :] for words in lines if words[words.index("-m") + 1] in APPS]
 
 
 def config_of(command: list[str]) -> Config:
     module, *words = command
-    if module == "compress":
-        _, bound, _ = cli.app.parse_args(words, exit_on_error=False)
-        return load_config(bound.arguments["asked"].config, bound.arguments["asked"].overrides)
-    args = PARSERS[module].parser().parse_args(words)
-    return load_config(args.config, args.overrides)
+    _, bound, _ = APPS[module].parse_args(words, exit_on_error=False)
+    told = bound.arguments["asked" if module == "compress" else "configured"]
+    return load_config(told.config, told.overrides)
 
 
 def test_the_main_job_is_every_stage_and_then_the_table(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmarks.results.schema import Bounds
+from benchmarks.results.base import Bounds
 from compress.config import Config, load_config
 from compress.errors import ConfigError
 from compress.files import write_atomic

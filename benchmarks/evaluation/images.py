@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evaluation import DATA_HELP
 from calibration.datasets import Data, Split, load_data
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
@@ -14,8 +15,6 @@ from compress.config import Config
 from compress.data import open_data
 from compress.engines.base import Array, Engine
 from compress.errors import DataError, EngineError
-
-DATA_HELP = "digits, cifar10:FOLDER, or a folder of images (class folders, or images with a labels.csv)"
 
 
 def evaluation_split(data: str | None, config: Config | None = None) -> Split:
@@ -27,7 +26,10 @@ def evaluation_split(data: str | None, config: Config | None = None) -> Split:
     Raises:
         DataError: there are none, or they cannot be read.
     """
-    return _there(open_data(config or Config()).eval if data is None else _load(data, training=False).eval)
+    if data is not None:
+        return _there(_load(data, training=False).eval)
+    config = config or Config()
+    return _there(open_data(config.data, config.run.seed).eval)
 
 
 def calibration_split(data: str) -> Split:

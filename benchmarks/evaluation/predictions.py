@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.evaluation.images import preprocess_of
 from benchmarks.results.artifact import artifact
-from benchmarks.results.schema import Artifact, BackendInfo
+from benchmarks.results.base import Artifact, BackendInfo
 from calibration.datasets import Split, check_classes
 from calibration.loader import batches
 from calibration.transforms import eval_transform

@@ -15,7 +15,9 @@ import onnx
 
 from benchmarks.nodes.origins import Origins, exported_file
 from benchmarks.nodes.timing import Timed, time_nodes
-from benchmarks.results.schema import Bounds, Common, LatencyResult, LayerRecord, NodeProfile, NodeRecord
+from benchmarks.results.base import Bounds, Common
+from benchmarks.results.latency import LatencyResult
+from benchmarks.results.nodes import LayerRecord, NodeProfile, NodeRecord
 from benchmarks.results.tables import emit, show
 from benchmarks.timing.worker import Settings
 from compress.console import Console

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_core import from_json
@@ -60,73 +60,36 @@ def write_files(folder: Path, pieces: Iterable[Piece], build: Callable[[Piece], 
         write_atomic(folder / f"{piece.name}.onnx", build(piece).to_onnx().SerializeToString())
 
 
-def write_manifest(
-    folder: Path,
-    target: TargetConfig,
-    pieces: Sequence[Piece],
-    weights: int,
-    effort: Effort,
-    described: Mapping[str, Any],
-) -> None:
-    """Write what the guest reads; ``described`` is for the import.
-
-    Args:
-        pieces: the first is the reference.
-        weights: bytes of the dense network's constants.
-    """
-    evict = {piece.name: weights for piece in pieces if piece.role != "network"}
-    names = [piece.name for piece in pieces]
-    timing = {"engine": target.engine, "threads": target.threads, **asdict(effort)}
-    manifest = {**timing, "files": names, "evict": evict, **described}
-    write_json(folder / DESCRIBED, manifest)
+def write_manifest(folder: Path, manifest: GuestManifest) -> None:
+    """Write ``manifest.json``, which the guest reads; ``read_manifest`` reads a kit's."""
+    write_json(folder / DESCRIBED, asdict(manifest))
 
 
-def emit(
-    folder: Path,
-    target: TargetConfig,
-    pieces: Sequence[Piece],
-    weights: int,
-    effort: Effort,
-    described: Mapping[str, Any],
-) -> None:
-    """Write the script and what explains it; the ONNX files are there already.
-
-    Args:
-        pieces, weights, effort: see ``write_manifest``.
-        described: the network and its kinds; see ``describe``.
-    """
+def emit(folder: Path, manifest: KitManifest) -> None:
+    """Write the script, the manifest and what explains both; the ONNX files are there already."""
     shutil.copyfile(guest.__file__, folder / SCRIPT)
     write_atomic(folder / PROBE, probe())
-    count, package = len(pieces), "the Python package tensorrt" if target.engine == "tensorrt" else target.engine
+    engine = manifest.engine
     text = _README.format(
-        count=count, target=target.name, engine=target.engine, threads=target.threads, package=package
+        count=len(manifest.files),
+        target=manifest.target,
+        engine=engine,
+        threads=manifest.threads,
+        package="the Python package tensorrt" if engine == "tensorrt" else engine,
     )
     write_atomic(folder / README, text)
-    more = {"pieces": [piece.to_json() for piece in pieces[1:]], **described}
-    write_manifest(folder, target, pieces, weights, effort, more)
-
-
-def describe(survey: Survey, target: TargetConfig) -> dict[str, Any]:
-    """What a table says of its network, as JSON; ``read_manifest`` reads it."""
-    return {
-        "network": survey.network,
-        "target": target.name,
-        "batch": target.batch,
-        "groups": survey.groups,
-        "unit": survey.unit,
-        "kinds": [asdict(kind) for kind in survey.kinds.values()],
-        "segments": [asdict(member) for member in survey.members],
-    }
+    write_manifest(folder, manifest)
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """``manifest.json`` of a kit: what the guest reads, and what the import needs to know of the network.
+class GuestManifest:
+    """What the guest reads.
 
     Attributes:
-        files: names of the ONNX files, the reference first.
-        evict: bytes that are read before each run of a file.
-        unit: channels a unit of each group.
+        engine, threads: in what it times the files.
+        rounds, round_s: how long; see ``Effort``.
+        files: names of the ONNX files, without the suffix, the reference first.
+        evict: bytes that are read before each run of a file, so that its weights are not in the cache.
     """
 
     engine: str
@@ -135,6 +98,31 @@ class Manifest:
     round_s: Positive
     files: tuple[str, ...]
     evict: Mapping[str, Count]
+
+    @classmethod
+    def of(cls, target: TargetConfig, pieces: Sequence[Piece], weights: int, effort: Effort) -> GuestManifest:
+        """
+        Args:
+            pieces: the first is the reference.
+            weights: bytes of the dense network's constants.
+        """
+        evict = {piece.name: weights for piece in pieces if piece.role != "network"}
+        files = tuple(piece.name for piece in pieces)
+        return cls(target.engine, target.threads, effort.rounds, effort.round_s, files, evict)
+
+
+@dataclass(frozen=True)
+class KitManifest(GuestManifest):
+    """``manifest.json`` of a kit: what the guest reads, and what the import needs to know of the network.
+
+    Attributes:
+        pieces: what is in each file, the reference's apart.
+        network: ``fingerprint`` of the network.
+        target, batch: of the configuration that the kit was made with.
+        groups, unit: units of each coupling group, and channels a unit.
+        kinds, segments: see ``compress.prune.latency.table``.
+    """
+
     pieces: tuple[Piece, ...]
     network: str
     target: str
@@ -143,6 +131,24 @@ class Manifest:
     unit: Mapping[str, Size]
     kinds: tuple[Kind, ...]
     segments: tuple[Member, ...]
+
+    @classmethod
+    def of_kit(cls, survey: Survey, target: TargetConfig, pieces: Sequence[Piece], effort: Effort) -> KitManifest:
+        """
+        Args:
+            pieces: the first is the reference.
+        """
+        return cls(
+            **vars(GuestManifest.of(target, pieces, survey.weights, effort)),
+            pieces=tuple(pieces[1:]),
+            network=survey.network,
+            target=target.name,
+            batch=target.batch,
+            groups=survey.groups,
+            unit=survey.unit,
+            kinds=tuple(survey.kinds.values()),
+            segments=tuple(survey.members),
+        )
 
     def __post_init__(self) -> None:
         axes = {kind.name: len(kind.units) for kind in self.kinds}
@@ -181,7 +187,7 @@ class Manifest:
         """By kind, the groups that its axes stand for in the segment that was measured."""
         return {member.kind: member.groups for member in self.segments if member.name == member.kind}
 
-    def in_order(self) -> Manifest:
+    def in_order(self) -> KitManifest:
         """The same, each segment's units in the order of its kind's axes: JSON does not keep any order."""
         order = self._order()
         pieces = (
@@ -216,7 +222,7 @@ class Timed:
     place: Ran
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> KitManifest:
     """The manifest of a kit.
 
     Raises:
@@ -225,7 +231,7 @@ def read_manifest(folder: Path) -> Manifest:
     path, remedy = folder / DESCRIBED, "give the folder that --emit-kit made"
     if not path.is_file():
         raise ConfigError(f"{folder} is no profiling kit: it has no {DESCRIBED}", remedy=remedy)
-    return read(path, Manifest, remedy=remedy, error=ConfigError).in_order()
+    return read(path, KitManifest, remedy=remedy, error=ConfigError).in_order()
 
 
 def results(folder: Path) -> list[Timed]:

@@ -1,4 +1,4 @@
-"""A report's figures besides those of ``benchmarks.plots``, and any figure as SVG in the colours of the page."""
+"""A report's figures besides those of ``figures``, and any figure as SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from benchmarks.plots import BLUE, GREY, RED, STYLE, caption, svg
-from benchmarks.results.schema import Bounds, LatencyResult
+from benchmarks.reporting.figures import BLUE, GREY, RED, STYLE, caption, svg
+from benchmarks.results.base import Bounds
+from benchmarks.results.latency import LatencyResult
 from compress.prune.allocation.plan import WidthPlan
 from compress.quantize.sensitivity import LayerRatios
 
@@ -130,7 +131,7 @@ def sqnr(layers: Sequence[LayerRatios], whole: float | None) -> Figure:
 
 
 @dataclass(frozen=True)
-class Series:
+class LatencyPairs:
     """Latencies in ms, predicted and measured, one pair a network."""
 
     label: str
@@ -138,7 +139,7 @@ class Series:
     measured: Sequence[float]
 
 
-def predictions(series: Sequence[Series], exported: tuple[float, Bounds] | None) -> Figure:
+def predictions(series: Sequence[LatencyPairs], exported: tuple[float, Bounds] | None) -> Figure:
     """Measured against predicted latency, with the line on which they are equal.
 
     Args:

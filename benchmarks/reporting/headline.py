@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.reporting.record import Network, RunRecord
+from benchmarks.reporting.record import RunRecord
+from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import points
 
 
@@ -25,10 +26,10 @@ def headline(record: RunRecord) -> str:
     return f"The {result.name} network {_faster(result, dense)}{_change(result)}; {size}."
 
 
-def _faster(result: Network, dense: Network) -> str:
+def _faster(result: MeasuredNetwork, dense: MeasuredNetwork) -> str:
     compared = result.latency.comparison
     if compared is None:
-        return f"takes {result.ms:.3f} ms"
+        return f"takes {result.latency_ms:.3f} ms"
     ratio = compared.ratio
     return (
         f"is {1 / ratio.value:.2f} times as fast as {dense.name} "
@@ -36,7 +37,7 @@ def _faster(result: Network, dense: Network) -> str:
     )
 
 
-def _change(result: Network) -> str:
+def _change(result: MeasuredNetwork) -> str:
     accuracy = result.accuracy
     if accuracy is None:
         return ", and its accuracy was not measured"
@@ -49,7 +50,7 @@ def _change(result: Network) -> str:
     return f", at a change of top-1 accuracy of {found}{told}"
 
 
-def megabytes(network: Network) -> str:
+def megabytes(network: MeasuredNetwork) -> str:
     """Size of its file."""
     return f"{network.latency.artifact.bytes / 1e6:.2f}"
 
@@ -63,7 +64,7 @@ def figures(record: RunRecord) -> list[Figure]:
         ratio = compared.ratio
         note = f"{1 / ratio.hi:.2f} to {1 / ratio.lo:.2f}, against {dense.name}"
         found.append(Figure("speed-up", f"{1 / ratio.value:.2f}×", note))
-    found.append(Figure("median latency", f"{result.ms:.3f} ms", f"{dense.name}: {dense.ms:.3f} ms"))
+    found.append(Figure("median latency", f"{result.latency_ms:.3f} ms", f"{dense.name}: {dense.latency_ms:.3f} ms"))
     if accuracy is not None:
         change = f"{points(accuracy.paired.difference)} points" if accuracy.paired else f"{accuracy.images} images"
         found.append(Figure("top-1 accuracy", f"{100 * accuracy.top1.value.value:.2f}%", change))
@@ -71,28 +72,13 @@ def figures(record: RunRecord) -> list[Figure]:
     return found
 
 
-def invalid(record: RunRecord) -> list[str]:
-    """Why a measurement must not be used; empty where all may."""
-    return _once(
-        f"{network.name}: {reason}"
-        for network in record.networks
-        for verdict in network.verdicts
-        if verdict.status == "INVALID"
-        for reason in verdict.reasons or ["no reason given"]
-    )
-
-
 def warnings(record: RunRecord) -> list[str]:
     """What has changed since the measurement, and what the measurement itself warns of."""
     said = [f"{network.name}: {text}" for network in record.networks for text in _said(network)]
-    return _once([*record.stale, *said])
+    return list(dict.fromkeys([*record.stale, *said]))
 
 
-def _said(network: Network) -> Iterator[str]:
+def _said(network: MeasuredNetwork) -> Iterator[str]:
     for result in (network.accuracy, network.latency):
         if result is not None:
             yield from result.warnings
-
-
-def _once(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))

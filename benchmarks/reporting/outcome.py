@@ -4,28 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from benchmarks.reporting.rows import Row
-from benchmarks.results.schema import Bounds
+from pydantic import ValidationError
+
+from benchmarks.results.base import Bounds
+from benchmarks.results.latency import Work
+from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, literal, markdown
-from compress.files import MANIFEST, tree_sha256
+from compress.config import PruneConfig
+from compress.files import MANIFEST, file_sha256, tree_sha256
 from compress.prune.allocation.plan import WidthPlan
+from compress.prune.latency.table import LatencyTable, Place
+from compress.prune.stage import PLAN, TABLE
 from compress.run import Run, read_manifest
-from compress.targets import profile
 
-PLAN = "plan.json"
+PARETO = "pareto"
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table under a heading."""
+    """A table under a heading.
+
+    Attributes:
+        note: a sentence below it; empty: none.
+    """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
     def markdown(self) -> str:
-        return f"## {literal(self.title)}\n\n{markdown(self.header, self.rows)}\n"
+        note = f"\n{literal(self.note)}\n" if self.note else ""
+        return f"## {literal(self.title)}\n\n{markdown(self.header, self.rows)}\n{note}"
 
 
 def plan_of(run: Run) -> WidthPlan | None:
@@ -51,20 +63,47 @@ def error(predicted: float, measured: float) -> float:
     return predicted / measured - 1
 
 
-def predictions(plan: WidthPlan, measured: Bounds | None) -> Section | None:
-    """Latency before and after; None for a plan without a latency table.
+def budget_ms(run: Run, plan: WidthPlan) -> float | None:
+    """The latency that pruning was asked for, in ms by the latency table; None where another cost was the budget."""
+    asked = read_manifest(run.folder("prune")).settings.get("prune", {}).get("latency")
+    if asked is None or plan.latency is None:
+        return None
+    try:
+        budget = PruneConfig(latency=asked).budgets()[0]
+    except ValidationError:  # as another version wrote it
+        return None
+    return budget.limit if budget.fraction is None else budget.fraction * plan.latency[0]
+
+
+def predictions(plan: WidthPlan, budget: float | None, dense: Bounds | None, pruned: Bounds | None) -> Section | None:
+    """INT8 latency before and after: what was asked for, planned and measured; None for a plan without a latency table.
 
     Args:
-        measured: ms of the pruned network; None where it was not measured on the engine that the table is of.
+        budget: ms; None: there was none.
+        dense, pruned: measured ms of the two networks; None where one was not measured where the table was.
     """
     if plan.latency is None:
         return None
-    dense, pruned = plan.latency
-    found = ["", ""]
-    if measured is not None:
-        found = [interval(measured, 3), f"{100 * error(pruned, measured.value):+.1f}"]
-    rows = [["dense", f"{dense:.3f}", "", ""], ["pruned", f"{pruned:.3f} ({pruned / dense:.1%})", *found]]
-    return Section("INT8 latency, predicted and measured", ["network", "predicted ms", "measured ms", "error %"], rows)
+    full = plan.latency[0]
+    rows = []
+    for name, asked, planned, measured in (
+        ("dense", None, full, dense),
+        ("pruned", budget, plan.latency[1], pruned),
+    ):
+        found = ["", ""]
+        if measured is not None:
+            found = [interval(measured, 3), f"{100 * error(planned, measured.value):+.1f}"]
+        rows.append([name, "" if asked is None else _of(asked, full), _of(planned, full), *found])
+    header = ["network", "budget ms", "planned ms", "measured ms", "error of the plan %"]
+    return Section("INT8 latency: asked for, planned, measured", header, rows)
+
+
+def _of(ms: float, full: float) -> str:
+    """
+    >>> _of(4.0, 4.0), _of(2.0, 4.0)
+    ('4.000', '2.000 (50.0%)')
+    """
+    return f"{ms:.3f}" if ms == full else f"{ms:.3f} ({ms / full:.1%})"
 
 
 def widths(plan: WidthPlan) -> Section | None:
@@ -80,29 +119,79 @@ def widths(plan: WidthPlan) -> Section | None:
     return Section("Channels before and after", ["group", "kind", "before", "after", "kept"], rows)
 
 
-def sections(run: Run, rows: Sequence[Row]) -> list[Section]:
-    """What stands below the table: prediction and measurement, channels before and after, share of the peak."""
+def table_of(run: Run) -> LatencyTable | None:
+    """The table that ``prune`` has read, known by its digest, wherever the run's folder was moved to."""
+    if not (run.folder("prune") / MANIFEST).exists():
+        return None
+    parents = read_manifest(run.folder("prune")).parents
+    places = [run.directory / TABLE, *(Path(name) for name in parents if name.endswith(".json"))]
+    found = [path for path in places if path.is_file() and file_sha256(path) in parents.values()]
+    return LatencyTable.read(found[0]) if found else None
+
+
+def measured_where(network: MeasuredNetwork, place: Place) -> bool:
+    """Whether a network was measured where a table was: same engine, target, device, threads and batch."""
+    latency, host = network.latency, network.latency.host
+    on_gpu = latency.device == "cuda" or place.engine == "tensorrt"
+    same_device = any(gpu.startswith(place.device) for gpu in host.gpus) if on_gpu else host.cpu == place.device
+    here = (latency.backend.name, latency.modes.get("threads"), latency.scenario.batch)
+    same_target = network.target in ("", place.target)  # older files do not tell it
+    return here == (place.engine, place.threads, place.batch) and same_device and same_target
+
+
+def as_predicted(
+    networks: Sequence[MeasuredNetwork], table: LatencyTable | None
+) -> tuple[MeasuredNetwork | None, MeasuredNetwork | None]:
+    """The dense and the pruned INT8 network that were measured where the latency table was; None: none was.
+
+    Of several the last one counts, which has no layers in float, as the table's networks have none.
+    """
+    if table is None or table.imported:
+        return None, None
+    found = [network for network in networks if network.int8 and measured_where(network, table.place)]
+    dense, pruned = ([network for network in found if network.dense == wanted] for wanted in (True, False))
+    return dense[-1] if dense else None, pruned[-1] if pruned else None
+
+
+def median(network: MeasuredNetwork | None) -> Bounds | None:
+    """Its median latency in ms."""
+    return None if network is None else network.latency.stats["latency_ms"].median
+
+
+def sections(run: Run, networks: Sequence[MeasuredNetwork]) -> list[Section]:
+    """What stands below the table: latency asked for, planned and measured; channels; share of the peak."""
     found: list[Section | None] = []
     if (plan := plan_of(run)) is not None:
-        found += [predictions(plan, _as_predicted(rows)), widths(plan)]
-    found.append(_utilization(rows))
+        dense, pruned = map(median, as_predicted(networks, table_of(run)))
+        found += [predictions(plan, budget_ms(run, plan), dense, pruned), widths(plan)]
+    found.append(_utilization(networks))
     return [section for section in found if section is not None]
 
 
-def _as_predicted(rows: Sequence[Row]) -> Bounds | None:
-    """Latency of the INT8 network on the engine that the prediction is for; without layers in float, as it is."""
-    for row in reversed(rows):
-        made_for = row.metadata.target and profile(row.metadata.target).engines[0]
-        if row.metadata.precision == "int8" and row.latency.backend.name == made_for:
-            return row.latency.stats["latency_ms"].median
-    return None
+def share_of_peak(work: Work | None) -> str:
+    """What a network reaches of the machine's peak; marked where that is impossible, and empty where it is not known.
+
+    >>> share_of_peak(Work(macs=1, precision="int8", gmacs_per_s=82.0, peak_gmacs_per_s=50.0))
+    '164%: above the peak, no share'
+    """
+    if work is None or not work.peak_gmacs_per_s:
+        return ""
+    share = work.gmacs_per_s / work.peak_gmacs_per_s
+    return f"{share:.0%}: above the peak, no share" if share > 1 else f"{share:.0%}"
 
 
-def _utilization(rows: Sequence[Row]) -> Section | None:
-    cells = [
-        [row.name, f"{work.gmacs_per_s:.1f}", f"{peak:.1f}", f"{work.gmacs_per_s / peak:.0%}"]
-        for row in rows
-        if (work := row.latency.work) and (peak := work.peak_gmacs_per_s)
+ABOVE_PEAK = (
+    "a network above 100% of the peak: the convolutions that the peak is taken from ran slower than the network's own, "
+    "because the machine was slower then or has no fast kernel for them; do not read it as a share"
+)
+
+
+def _utilization(networks: Sequence[MeasuredNetwork]) -> Section | None:
+    rows = [
+        [network.name, f"{work.gmacs_per_s:.1f}", f"{work.peak_gmacs_per_s:.1f}", share_of_peak(work)]
+        for network in networks
+        if (work := network.latency.work) and work.peak_gmacs_per_s
     ]
     title = "Share of the machine's peak (large 3x3 convolutions in the same precision, engine and run)"
-    return Section(title, ["network", "GMAC/s", "peak GMAC/s", "share"], cells) if cells else None
+    note = ABOVE_PEAK if any("above" in row[-1] for row in rows) else ""
+    return Section(title, ["network", "GMAC/s", "peak GMAC/s", "share"], rows, note) if rows else None

@@ -9,15 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmarks.reporting import headline, provenance, sections
-from benchmarks.reporting.record import RunRecord
+from benchmarks.reporting.record import RunRecord, read_record
+from benchmarks.reporting.rows import invalid
 from benchmarks.results import tables
 from calibration.names import readable
+from compress.files import write_atomic
+
+REPORT, CARD = "report.html", "model_card.md"
 
 
 def _templates(escaped: Callable[[str], str], *, html: bool) -> Environment:
@@ -65,7 +70,7 @@ def html(record: RunRecord) -> str:
         date=_date(record),
         headline=headline.headline(record),
         figures=headline.figures(record),
-        invalid=headline.invalid(record),
+        invalid=invalid(record.networks),
         warnings=headline.warnings(record),
         parts=[*found, *last],
         missing=missing,
@@ -83,7 +88,7 @@ def model_card(record: RunRecord) -> str:
         result=result,
         date=_date(record),
         headline=headline.headline(record),
-        invalid=headline.invalid(record),
+        invalid=invalid(record.networks),
         warnings=headline.warnings(record),
         comparison=Markup(tables.markdown(compared.header, compared.rows)),
         channels=None if channels is None else channels.text,
@@ -98,3 +103,15 @@ def _arch(record: RunRecord) -> str:
 
 def _date(record: RunRecord) -> str:
     return datetime.fromisoformat(record.networks[0].latency.date).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def write(directory: Path) -> None:
+    """Write ``report.html`` and ``model_card.md`` into a run's folder; neither where one cannot be made.
+
+    Raises:
+        PipelineError: the folder is no run, was not measured, or has a damaged file.
+    """
+    record = read_record(directory)
+    page, card = html(record), model_card(record)
+    write_atomic(directory / REPORT, page)
+    write_atomic(directory / CARD, card)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.reporting.outcome import Section
 from benchmarks.reporting.record import RunRecord
 from benchmarks.reporting.sections import Part
-from benchmarks.results.schema import LatencyResult, MachineState
+from benchmarks.results.latency import LatencyResult, MachineState
 from compress.run import Manifest
 
 _ARTIFACTS = {".onnx", ".plan", ".xml", ".bin", ".safetensors"}
@@ -72,11 +72,8 @@ def _engines(record: RunRecord) -> list[list[str]]:
 
 
 def _states(result: LatencyResult) -> list[list[str]]:
-    before, after = result.monitor.before, result.monitor.after
-    return [
-        [name.replace("_", " "), _plain(getattr(before, name)), _plain(getattr(after, name))]
-        for name in MachineState.model_fields
-    ]
+    before, after = (state.model_dump(mode="json") for state in (result.monitor.before, result.monitor.after))
+    return [[name.replace("_", " "), _plain(before[name]), _plain(after[name])] for name in MachineState.model_fields]
 
 
 def _commands(record: RunRecord) -> list[list[str]]:

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting.outcome import PLAN, plan_of
-from benchmarks.reporting.rows import MeasuredFile, Record
-from benchmarks.results.schema import AccuracyResult, LatencyResult, Verdict
+from benchmarks.reporting.outcome import PARETO, budget_ms, plan_of, table_of
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile, SummaryFile
 from compress.engines.sidecar import engine_sha256
 from compress.errors import PipelineError
-from compress.files import MANIFEST, file_sha256
+from compress.files import MANIFEST
 from compress.models.model import describe_model
 from compress.parse import read
 from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.confirm import ConfirmedFile, Tried
 from compress.prune.latency.table import LatencyTable
-from compress.prune.stage import CONFIRMED, TABLE
+from compress.prune.stage import CONFIRMED, PLAN
 from compress.quantize.sensitivity import SensitivityFile
 from compress.run import STAGES, Manifest, Run, read_manifest
-
-PARETO = "pareto"
-_WHOLE = "no layer in float"  # the end of its name; see ``benchmarks.summary.networks``
-
-
-@dataclass(frozen=True)
-class Network:
-    """A measured network: a row of ``summary.json`` or of ``pareto.json``.
-
-    Attributes:
-        accuracy: None for a backbone.
-        predicted: ms by the latency table; only in ``pareto.json``.
-    """
-
-    name: str
-    params: int
-    macs: int
-    accuracy: AccuracyResult | None
-    latency: LatencyResult
-    predicted: float | None = None
-
-    @classmethod
-    def of(cls, row: Record) -> Network:
-        return cls(row.name, row.params, row.macs, row.accuracy, row.latency, row.predicted_ms)
-
-    @property
-    def ms(self) -> float:
-        """Median latency."""
-        return self.latency.stats["latency_ms"].median.value
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        """Whether each of its measurements may be used."""
-        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
-
-    @property
-    def for_comparison(self) -> bool:
-        """It ships in another form, with layers in float, and shows what these cost."""
-        return self.name.endswith(_WHOLE)
-
-    @property
-    def valid(self) -> bool:
-        return all(verdict.status == "VALID" for verdict in self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -75,6 +31,7 @@ class RunRecord:
         networks: of ``summary.json``; the first is what the others are compared with.
         front: the title of ``pareto.json``; its rows are ``points``.
         plan: by which the measured networks were pruned.
+        budget: ms by the latency table that pruning was asked for.
         tried: the plans near the budget that ``prune`` has measured, from ``confirmed.json``.
         table: the latency table that the plan was made with.
         sensitivity: SQNR by layer, from ``sensitivity.json``.
@@ -85,10 +42,11 @@ class RunRecord:
 
     directory: Path
     title: str
-    networks: tuple[Network, ...]
+    networks: tuple[MeasuredNetwork, ...]
     front: str | None
-    points: tuple[Network, ...]
+    points: tuple[MeasuredNetwork, ...]
     plan: WidthPlan | None
+    budget: float | None
     tried: tuple[Tried, ...]
     table: LatencyTable | None
     sensitivity: SensitivityFile | None
@@ -97,25 +55,11 @@ class RunRecord:
     stale: tuple[str, ...]
 
     @property
-    def result(self) -> Network:
+    def result(self) -> MeasuredNetwork:
         """What the run has come to: the fastest INT8 network that ships, a valid one where there is one."""
-        shipped = [n for n in self.networks[1:] if "INT8" in n.name and not n.for_comparison]
-        return min(shipped or self.networks[-1:], key=lambda n: (not n.valid, n.ms))
-
-    @property
-    def as_predicted(self) -> Network | None:
-        """The INT8 network that was measured where the latency table was, without layers in float; None if none was."""
-        if self.table is None or self.table.imported:
-            return None
-        place = self.table.place
-        wanted = (place.engine, place.batch, place.threads)
-        found = [
-            n
-            for n in self.networks
-            if "INT8" in n.name
-            and wanted == (n.latency.backend.name, n.latency.scenario.batch, n.latency.modes.get("threads"))
-        ]
-        return found[-1] if found else None
+        shipped = [n for n in self.networks[1:] if n.int8 and not n.for_comparison]
+        pruned = [n for n in shipped if not n.dense]
+        return min(pruned or shipped or self.networks[-1:], key=lambda n: (not n.valid, n.latency_ms))
 
 
 def read_record(directory: Path) -> RunRecord:
@@ -138,23 +82,24 @@ def read_record(directory: Path) -> RunRecord:
             f"{directory} has no summary.json: nothing was measured",
             remedy=f"python -m benchmarks.summary --run {directory} (with the --config and --set of the run)",
         )
-    record = read(summary, MeasuredFile, remedy=f"make it again: python -m benchmarks.summary --run {directory}")
-    networks = tuple(map(Network.of, record.rows))
+    record = read(summary, SummaryFile, remedy=f"make it again: python -m benchmarks.summary --run {directory}")
     front, points = _front(directory)
-    plan = plan_of(Run(directory))
+    run = Run(directory)
+    plan = plan_of(run)
     return RunRecord(
         directory,
         record.title,
-        networks,
+        record.rows,
         front,
         points,
         plan,
+        budget_ms(run, plan) if plan else None,
         _tried(directory) if plan else (),
-        _table(directory, manifests.get("prune")) if plan else None,
+        table_of(run) if plan else None,
         _sensitivity(directory),
         manifests,
         _model(directory / "baseline" / "model.json"),
-        tuple(_stale(directory, networks, plan)),
+        tuple(_stale(directory, record.rows, plan)),
     )
 
 
@@ -175,15 +120,15 @@ def _manifests(directory: Path) -> dict[str, Manifest]:
     return found
 
 
-def _front(directory: Path) -> tuple[str | None, tuple[Network, ...]]:
+def _front(directory: Path) -> tuple[str | None, tuple[MeasuredNetwork, ...]]:
     """The run's own measured front, or that of the run which it is a point of."""
     place = directory.resolve()
     folder = place.parent if place.parent.name == PARETO else directory / PARETO
     path = folder / "pareto.json"
     if not path.exists():
         return None, ()
-    record = read(path, MeasuredFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
-    return record.title, tuple(map(Network.of, record.rows))
+    record = read(path, ParetoFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
+    return record.title, record.rows
 
 
 def _tried(directory: Path) -> tuple[Tried, ...]:
@@ -191,14 +136,6 @@ def _tried(directory: Path) -> tuple[Tried, ...]:
     if not path.exists():
         return ()
     return read(path, ConfirmedFile, remedy="make it again: python -m compress prune --force").tried
-
-
-def _table(directory: Path, manifest: Manifest | None) -> LatencyTable | None:
-    """The table that ``prune`` has read, known by its digest, wherever the run's folder was moved to."""
-    parents = {} if manifest is None else manifest.parents
-    places = [directory / TABLE, *(Path(name) for name in parents if name.endswith(".json"))]
-    found = [path for path in places if path.is_file() and file_sha256(path) in parents.values()]
-    return LatencyTable.read(found[0]) if found else None
 
 
 def _sensitivity(directory: Path) -> SensitivityFile | None:
@@ -209,7 +146,7 @@ def _sensitivity(directory: Path) -> SensitivityFile | None:
     return read(path, SensitivityFile, remedy=again)
 
 
-def _stale(directory: Path, networks: tuple[Network, ...], plan: WidthPlan | None) -> Iterator[str]:
+def _stale(directory: Path, networks: Sequence[MeasuredNetwork], plan: WidthPlan | None) -> Iterator[str]:
     for network in networks:
         measured = network.latency.artifact
         path = directory.joinpath(*Path(measured.path).parts[-2:])  # the run may have been moved

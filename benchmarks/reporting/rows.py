@@ -1,122 +1,50 @@
-"""One measured network as a row of a table, and what there is to say about it."""
+"""Measured networks as the rows of a table, and what there is to say about them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
 
-from pydantic import Field
-
-from benchmarks.results.schema import AccuracyResult, LatencyResult, Verdict
+from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, percent, points, speedup
 from compress.engines.base import open_engine
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
-from compress.parse import Count, Finite, Positive, Share
-from compress.prune.allocation.plan import WidthPlan
-
-
-class Judged(Protocol):
-    """A network with its measurements, as they were just made or as a file tells them."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def accuracy(self) -> AccuracyResult | None: ...
-    @property
-    def latency(self) -> LatencyResult: ...
-
 
 HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One network of the summary: its name in the table, and what was found.
-
-    Attributes:
-        accuracy: None for a backbone.
-    """
-
-    name: str
-    metadata: Metadata
-    accuracy: AccuracyResult | None
-    latency: LatencyResult
-
-    def cells(self) -> list[str]:
-        paired, compared = self.accuracy and self.accuracy.paired, self.latency.comparison
-        return [
-            self.name,
-            percent(self.accuracy.top1.value) if self.accuracy else "",
-            points(paired.difference) if paired else "",
-            f"{self.metadata.params / 1e6:.3f}",
-            f"{self.metadata.macs / 1e6:.1f}",
-            f"{self.latency.artifact.bytes / 1e6:.2f}",
-            interval(self.latency.stats["latency_ms"].median, 3),
-            speedup(compared.ratio if compared else None),
-        ]
-
-    @property
-    def verdicts(self) -> list[Verdict]:
-        """Whether each of its measurements may be used."""
-        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
-
-    def record(self) -> dict[str, object]:
-        """The row for ``summary.json``: plain numbers, and the full results that they come from."""
-        return {
-            "name": self.name,
-            "params": self.metadata.params,
-            "macs": self.metadata.macs,
-            "bytes": self.latency.artifact.bytes,
-            "top1": self.accuracy.top1.value.value if self.accuracy else None,
-            "latency_ms": self.latency.stats["latency_ms"].median.value,
-            "accuracy": self.accuracy.model_dump(mode="json") if self.accuracy else None,
-            "latency": self.latency.model_dump(mode="json"),
-        }
+def cells(network: MeasuredNetwork) -> list[str]:
+    """A network as a row below ``HEADER``."""
+    accuracy, compared = network.accuracy, network.latency.comparison
+    return [
+        network.label,
+        percent(accuracy.top1.value) if accuracy else "",
+        points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+        f"{network.params / 1e6:.3f}",
+        f"{network.macs / 1e6:.1f}",
+        f"{network.bytes / 1e6:.2f}",
+        interval(network.latency.stats["latency_ms"].median, 3),
+        speedup(compared.ratio if compared else None),
+    ]
 
 
-@dataclass(frozen=True)
-class Record:
-    """A row in ``summary.json`` or ``pareto.json``: what ``Row.record`` gives."""
-
-    name: str
-    params: Count
-    macs: Count
-    bytes: Count
-    top1: Share | None
-    latency_ms: Positive
-    accuracy: AccuracyResult | None
-    latency: LatencyResult
-    predicted_ms: Finite | None = None
-
-
-@dataclass(frozen=True)
-class MeasuredFile:
-    """``summary.json`` or ``pareto.json``.
-
-    Attributes:
-        plan: by which the networks of a summary were pruned.
-    """
-
-    title: str
-    rows: Annotated[tuple[Record, ...], Field(min_length=1)]
-    plan: WidthPlan | None = None
-    schema_version: Literal[1] = 1
-
-
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """Warnings and reasons of every result, each once."""
+def invalid(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """Why a measurement must not be used; empty where all may."""
     said = [
-        f"{row.name}: {text}"
-        for row in rows
-        for text in [
-            *(reason for verdict in row.verdicts for reason in verdict.reasons),
-            *row.latency.warnings,
-        ]
+        f"{network.name}: {reason}"
+        for network in networks
+        for verdict in network.verdicts
+        if verdict.status == "INVALID"
+        for reason in verdict.reasons or ["no reason given"]
     ]
     return list(dict.fromkeys(said))
+
+
+def remarks(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """What to know beside a table, each once: first why its figures must not be used, then warnings."""
+    warnings = [f"{network.name}: {text}" for network in networks for text in network.latency.warnings]
+    return [*(f"INVALID, do not use these figures: {text}" for text in invalid(networks)), *dict.fromkeys(warnings)]
 
 
 def metadata_of(path: Path) -> Metadata:

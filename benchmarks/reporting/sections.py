@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks import plots
-from benchmarks.reporting import charts
-from benchmarks.reporting.charts import Chart, Series, inline
+from benchmarks.reporting import charts, figures
+from benchmarks.reporting.charts import Chart, LatencyPairs, inline
 from benchmarks.reporting.headline import megabytes
-from benchmarks.reporting.outcome import Section, widths
+from benchmarks.reporting.outcome import ABOVE_PEAK, Section, as_predicted, median, share_of_peak, widths
 from benchmarks.reporting.outcome import error as relative_error
 from benchmarks.reporting.outcome import predictions as predicted_table
-from benchmarks.reporting.record import Network, RunRecord
+from benchmarks.reporting.record import RunRecord
+from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, percent, points, speedup
 from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import LatencyTable
@@ -62,16 +62,16 @@ def before_after(record: RunRecord) -> Part:
     return Part("before-after", "Before and after", text, tables=(comparison(record.networks),))
 
 
-def comparison(networks: Sequence[Network]) -> Section:
+def comparison(networks: Sequence[MeasuredNetwork]) -> Section:
     """Networks as the rows of a table."""
     header = ["network", "top-1 %", "change, points", "latency ms", "speed-up", "file MB", "params M", "MACs M"]
     return Section("", header, [_cells(network) for network in networks])
 
 
-def _cells(network: Network) -> list[str]:
+def _cells(network: MeasuredNetwork) -> list[str]:
     accuracy, compared = network.accuracy, network.latency.comparison
     return [
-        network.name if network.valid else f"{network.name} (INVALID)",
+        network.label,
         percent(accuracy.top1.value) if accuracy else "",
         points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
         interval(network.latency.stats["latency_ms"].median, 3),
@@ -85,7 +85,7 @@ def _cells(network: Network) -> list[str]:
 def front(record: RunRecord) -> Part | None:
     """Measured networks at several budgets; else the front that pruning has predicted."""
     if record.front is not None:
-        drawn = inline(plots.pareto(record.front, record.points), "pareto")
+        drawn = inline(figures.pareto(record.front, record.points), "pareto")
         text = (
             "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
             "share of the dense INT8 network's latency. Up and left is better."
@@ -94,7 +94,7 @@ def front(record: RunRecord) -> Part | None:
         return Part("front", "Accuracy against latency", text, (chart,), details=(comparison(record.points),))
     if record.plan is None:
         return None
-    figure = plots.predicted_front(record.directory, record.plan)
+    figure = figures.predicted_front(record.directory, record.plan)
     if figure is None:
         return None
     text = "What pruning predicts before fine-tuning: the least that a network loses at each budget. Not measured."
@@ -127,15 +127,15 @@ def losses(record: RunRecord) -> Part | None:
     if record.plan is None:
         return None
     plan = record.plan
-    measured = plots.losses_of(record.directory)
+    measured = figures.losses_of(record.directory)
     if measured is None or not measured.curves:
         return None
-    wide = inline(plots.losses(measured, plan), "losses", width=None)
-    narrow = inline(plots.losses(measured, plan, columns=2), "losses-narrow", width=None)
+    wide = inline(figures.losses(measured, plan), "losses", width=None)
+    narrow = inline(figures.losses(measured, plan, columns=2), "losses-narrow", width=None)
     drawn = [Chart("Loss (logarithmic) by the share of a group's channels that stay; red: the plan.", wide, narrow)]
     if measured.removals:
         caption = "Loss of removing a whole block; red: removed."
-        drawn.append(Chart(caption, inline(plots.removals(measured, plan), "removals")))
+        drawn.append(Chart(caption, inline(figures.removals(measured, plan), "removals")))
     text = (
         "How far the network's outputs move when one group alone is narrowed. "
         "A flat curve means channels that can go; the plan takes them where they also cost time."
@@ -205,27 +205,26 @@ def _costs(record: RunRecord) -> Section:
     rows = []
     for network in record.networks:
         result, work = network.latency, network.latency.work
-        reached = work and work.peak_gmacs_per_s and work.gmacs_per_s / work.peak_gmacs_per_s
         start = [f"{result.load_ms:.0f}", f"{result.first_inference_ms:.2f}", f"{result.peak_memory_bytes / 1e6:.0f}"]
-        speed = [f"{work.gmacs_per_s:.1f}" if work else "unknown", f"{reached:.0%}" if reached else "unknown"]
+        speed = [f"{work.gmacs_per_s:.1f}" if work else "unknown", share_of_peak(work) or "unknown"]
         rows.append([network.name, *start, *speed])
-    return Section("Start, memory and share of the peak", header, rows)
+    note = ABOVE_PEAK if any("above" in row[-1] for row in rows) else ""
+    return Section("Start, memory and share of the peak", header, rows, note)
 
 
 def prediction(record: RunRecord) -> Part | None:
     """What the latency model said against what was measured."""
     if record.plan is None or record.plan.latency is None:
         return None
-    measured = record.as_predicted
-    median = measured.latency.stats["latency_ms"].median if measured else None
-    table = predicted_table(record.plan, median)
+    dense, pruned = map(median, as_predicted(record.networks, record.table))
+    table = predicted_table(record.plan, record.budget, dense, pruned)
     series = [*(_held_out(record.table) if record.table else [])]
     if record.tried:
         latencies = [one.predicted_ms for one in record.tried], [one.ms for one in record.tried]
-        series.append(Series("plans near the budget, while pruning", *latencies))
+        series.append(LatencyPairs("plans near the budget, while pruning", *latencies))
     drawn: tuple[Chart, ...] = ()
-    if series or median is not None:
-        figure = charts.predictions(series, None if median is None else (record.plan.latency[1], median))
+    if series or pruned is not None:
+        figure = charts.predictions(series, None if pruned is None else (record.plan.latency[1], pruned))
         drawn = (Chart("Measured against predicted; on the dotted line they are equal.", inline(figure, "predicted")),)
     text = "Pruning chooses widths by a model of latency; here it is held against the clock."
     if record.table is not None:
@@ -235,9 +234,11 @@ def prediction(record: RunRecord) -> Part | None:
             text += (
                 f" On {len(errors)} whole networks that the model had not seen, it was wrong by {worst:.1%} at most."
             )
-    if measured is not None and median is not None:
-        off = relative_error(record.plan.latency[1], median.value)
-        text += f" The exported network takes {median.value:.3f} ms; the prediction was {_off(off)} that."
+    if pruned is not None:
+        off = relative_error(record.plan.latency[1], pruned.value)
+        text += f" The exported network takes {pruned.value:.3f} ms; the prediction was {_off(off)} that."
+    else:
+        text += " No INT8 network of this run was measured on the engine, device and threads that the model is of."
     return Part("predicted", "Predicted and measured latency", text, drawn, (table,) if table else ())
 
 
@@ -249,12 +250,13 @@ def _off(relative: float) -> str:
     return f"{abs(relative):.1%} {'below' if relative < 0 else 'above'}"
 
 
-def _held_out(table: LatencyTable) -> list[Series]:
+def _held_out(table: LatencyTable) -> list[LatencyPairs]:
     """Whole networks that the model was not fitted to; both as medians."""
     model = LatencyModel(table)
     held = [network for network in table.networks if network.held_out]
     predicted = [model.network_ms(network.units, network.removed) for network in held]
-    return [Series("networks the model had not seen", predicted, [model.typical * n.ms for n in held])] if held else []
+    measured = [model.typical * network.ms for network in held]
+    return [LatencyPairs("networks the model had not seen", predicted, measured)] if held else []
 
 
 _FRONT = Missing("accuracy against latency, measured", "python -m benchmarks.pareto --config FILE")

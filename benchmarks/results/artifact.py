@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results.schema import Artifact
+from benchmarks.results.base import Artifact
 from compress.engines.base import engine_files
 from compress.engines.sidecar import engine_sha256, read_sidecar
 

@@ -1,29 +1,34 @@
-"""Whether a run is slower than an earlier one: pairing, conditions, pace, limits.
+"""Whether an engine is slower than another one, of the same run or of an earlier run, by more than a limit allows.
 
-The two runs are not interleaved, so their processes are not paired (``stats.unpaired_ratio_interval``), and engines are
-compared only where all else that a latency depends on is the same. A machine is not equally fast at all times: in both
-runs a yardstick, the same network, had its turn in every round of the engines, and medians are compared as they would
-be at one pace of it (``stats.at_one_pace``); percentiles as they are, since what makes them need not follow the pace.
+Engines of one run took turns, so they are compared process by process (``intervals.ratio_interval``,
+``intervals.paired_quantile_ratio``), and what slowed both cancels. Separate runs did not take turns, so nothing pairs
+their processes (``intervals.unpaired_ratio_interval``), and engines are compared only where all else that a latency
+depends on is the same.
 
 A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
 interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
 forty tries, and below the limit less often. Where the interval straddles the limit nothing is established: it passes,
-and that is said. What the machine was doing comes with the result as warnings, and engines measured together in one run
-of ``benchmarks.latency`` share it.
+and the result says so.
+
+No interval knows that the whole machine was slower in one of two separate runs. Both runs timed the same reference
+network in every round; where its times differ beyond doubt, the result warns, and a limit is decided only where the
+ratio as measured and the ratio divided by the machine's decide alike. docs/decisions/0015-compare-warns-about-pace.md
+has the reasons. What the machine was doing besides comes with the result as warnings.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.stats import gmean
 
-from benchmarks.results.schema import Bounds, EngineComparison, Gate, LatencyResult, Pace, RunComparison
+from benchmarks.results.base import Bounds
+from benchmarks.results.latency import EngineComparison, Gate, LatencyResult, Pace, RunComparison
 from benchmarks.statistics import intervals
 from benchmarks.timing.machine import concerns, shared, tool
 from benchmarks.timing.worker import FEWEST
@@ -34,6 +39,7 @@ _OF_THE_MACHINE = ("processor", "logical processors", "governor", "affinity", "t
 _LIMIT = re.compile(r"(median|p\d\d(?:\.\d+)?):(\d+(?:\.\d+)?)%")
 
 Couple = tuple[LatencyResult, LatencyResult]
+Decision = Literal["PASS", "UNDECIDED", "REGRESSION"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +62,21 @@ class Limit:
 
 
 def limit(text: str) -> Limit:
-    """Argument type: a metric and the slow-down that is allowed.
+    """A metric and the slow-down that is allowed.
+
+    Raises:
+        ConfigError: the text is neither.
 
     >>> limit("median:5%")
     Limit(metric='median', share=0.05)
     """
     found = _LIMIT.fullmatch(text)
     if found is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a limit such as median:5% or p90:10%")
+        raise ConfigError(f"'{text}' is not a limit such as median:5% or p90:10%")
     return Limit(found[1], float(found[2]) / 100)
 
 
-def compare(
+def compare_runs(
     baseline: Sequence[LatencyResult],
     candidate: Sequence[LatencyResult],
     limits: Sequence[Limit] = (),
@@ -87,10 +96,10 @@ def compare(
         ConfigError: nothing to pair, a name that is not there or not unique, different conditions, or too few samples
             for the percentile of a limit.
     """
-    couples = pair(baseline, candidate, pairs)
+    couples = pair_engines(baseline, candidate, pairs)
     if not allow_different:
         _refuse_differences(couples)
-    engines = [_compare(before, now, limits) for before, now in couples]
+    engines = [_compare_engines(before, now, limits) for before, now in couples]
     paired = [id(result) for couple in couples for result in couple]
     return RunComparison(
         tool=tool(),
@@ -98,14 +107,14 @@ def compare(
         engines=engines,
         unpaired=[one.artifact.path for one in (*baseline, *candidate) if id(one) not in paired],
         geomean=float(gmean([one.ratio.value for one in engines])),
-        warnings=_machine(couples),
+        warnings=[*_machine(couples), *_pace_warnings(engines)],
     )
 
 
-def pair(
+def pair_engines(
     baseline: Sequence[LatencyResult], candidate: Sequence[LatencyResult], chosen: Sequence[tuple[str, str]] = ()
 ) -> list[Couple]:
-    """Who is compared with whom; see ``compare``."""
+    """Which engine is compared with which; see ``compare_runs``."""
     if not chosen:
         if len(baseline) == len(candidate) == 1:
             return [(baseline[0], candidate[0])]
@@ -144,8 +153,22 @@ def exit_code(comparison: RunComparison) -> int:
     """0, 3 where a regression is established, 4 where a measurement is INVALID: that comes first, it proves nothing."""
     if any(one.invalid for one in comparison.engines):
         return INVALID
-    decisions = [gate.decision for one in comparison.engines for gate in one.gates]
-    return REGRESSION if "REGRESSION" in decisions else 0
+    return gate_exit_code(gate for one in comparison.engines for gate in one.gates)
+
+
+def gate_in_run(results: Sequence[LatencyResult], limits: Sequence[Limit]) -> list[LatencyResult]:
+    """Hold each engine of a run against its first one; the gates are in ``LatencyResult.comparison``.
+
+    Raises:
+        ConfigError: too few samples for the percentile of a limit.
+    """
+    first = results[0]
+    return [first, *(_gated(one, first, limits) for one in results[1:])]
+
+
+def gate_exit_code(gates: Iterable[Gate]) -> int:
+    """0, or 3 where a regression is established."""
+    return REGRESSION if any(gate.decision == "REGRESSION" for gate in gates) else 0
 
 
 def _name(result: LatencyResult) -> str:
@@ -196,7 +219,7 @@ def _doubts(one: LatencyResult) -> list[str]:
     """What a difference between two runs of the same engine may come from."""
     config = one.config
     threads = config.get("threads", 1) * one.scenario.streams
-    found = concerns(one.monitor.before, one.monitor.after, threads, config.get("affinity"))
+    found = concerns(one.monitor, threads, config.get("affinity"))
     found += shared(one.contention)
     if one.scenario.processes == 1:
         found.append("one worker process: how processes of one engine differ is in no interval; measure with several")
@@ -205,24 +228,18 @@ def _doubts(one: LatencyResult) -> list[str]:
     return found
 
 
-def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
+def _compare_engines(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence[Limit]) -> EngineComparison:
     different = _differences(baseline, candidate)
-    before, now = baseline.blocks, candidate.blocks
-    uncorrected = ratio = intervals.unpaired_ratio_interval(now, before)
-    pace, slope = None, None
-    if baseline.pace and candidate.pace and _same_pace(baseline, candidate, different):
-        paces = _paces(candidate.pace, candidate), _paces(baseline.pace, baseline)
-        corrected = intervals.at_one_pace(now, paces[0], before, paces[1])
-        pace, slope, ratio = Bounds.of(intervals.unpaired_ratio_interval(*paces)), corrected.slope, corrected.ratio
+    now, before = candidate.blocks, baseline.blocks
+    pace = _pace_ratio(baseline, candidate, different)
+    machine = pace.value if pace and _differs(pace) else 1.0
     return EngineComparison(
         baseline=baseline.artifact,
         candidate=candidate.artifact,
         baseline_ms=baseline.stats["latency_ms"].median,
         candidate_ms=candidate.stats["latency_ms"].median,
-        ratio=Bounds.of(ratio),
-        uncorrected=Bounds.of(uncorrected),
+        ratio=Bounds.of(intervals.unpaired_ratio_interval(now, before)),
         pace=pace,
-        slope=slope,
         mann_whitney_p=intervals.mann_whitney(now, before),
         different=different,
         invalid=[
@@ -231,33 +248,75 @@ def _compare(baseline: LatencyResult, candidate: LatencyResult, limits: Sequence
             if one.verdict.status == "INVALID"
             for reason in one.verdict.reasons or ["no reason is given"]
         ],
-        gates=[_gate(now, before, ratio, one) for one in limits],
+        gates=[_unpaired_gate(now, before, one, machine) for one in limits],
     )
 
 
-def _same_pace(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> bool:
-    """Whether one yardstick can tell of both runs how fast the machine was, nothing else, and well enough."""
-    both = (baseline, candidate)
-    yardsticks = {one.pace and (one.pace.sha256, one.pace.version) for one in both}
-    enough = all(one.scenario.processes >= FEWEST for one in both)
-    return len(yardsticks) == 1 and enough and not {*_OF_THE_MACHINE} & {*different}
+def _pace_ratio(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> Bounds | None:
+    """How many times as long the reference network took; None where it, or what it ran on, was not the same."""
+    before, now = baseline.pace, candidate.pace
+    if before is None or now is None or (before.sha256, before.version) != (now.sha256, now.version):
+        return None
+    if {*_OF_THE_MACHINE} & {*different}:
+        return None
+    return Bounds.of(intervals.unpaired_ratio_interval(_paces(now, candidate), _paces(before, baseline)))
 
 
 def _paces(pace: Pace, of: LatencyResult) -> list[intervals.Floats]:
-    """What the yardstick took in the turns of each of the blocks that intervals resample."""
+    """What the reference network took in the turns of each of the blocks that intervals resample."""
     return intervals.blocks([np.array([ms]) for ms in pace.rounds_ms], of.scenario.processes)
 
 
-def _gate(rounds: intervals.Rounds, baseline: intervals.Rounds, median: intervals.Interval, limit: Limit) -> Gate:
-    """Percentiles are judged as they were measured: what makes them need not follow the pace."""
-    q = limit.quantile
+def _differs(pace: Bounds) -> bool:
+    return pace.lo > 1 or pace.hi < 1
+
+
+def _pace_warnings(engines: Sequence[EngineComparison]) -> list[str]:
+    """Once for all engines of one run: they share its reference network."""
+    found = {
+        f"the reference network took {one.pace.value:.3f} [{one.pace.lo:.3f}, {one.pace.hi:.3f}] times as long as in "
+        "the baseline: the machine was not equally fast, and the ratios may come from that": None
+        for one in engines
+        if one.pace and _differs(one.pace)
+    }
+    return list(found)
+
+
+def _gated(one: LatencyResult, first: LatencyResult, limits: Sequence[Limit]) -> LatencyResult:
+    assert one.comparison is not None
+    gates = [_paired_gate(one, first, one.comparison.ratio, limit) for limit in limits]
+    return one.model_copy(update={"comparison": one.comparison.model_copy(update={"gates": gates})})
+
+
+def _paired_gate(one: LatencyResult, first: LatencyResult, median: Bounds, limit: Limit) -> Gate:
+    if limit.metric == "median":
+        return _decide(limit, median)
+    now, before = one.blocks, first.blocks
+    _require_samples(now, before, limit)
+    return _decide(limit, Bounds.of(intervals.paired_quantile_ratio(now, before, limit.quantile)))
+
+
+def _unpaired_gate(rounds: intervals.Rounds, baseline: intervals.Rounds, limit: Limit, machine: float) -> Gate:
+    _require_samples(rounds, baseline, limit)
+    return _decide(limit, Bounds.of(intervals.unpaired_ratio_interval(rounds, baseline, limit.quantile)), machine)
+
+
+def _require_samples(rounds: intervals.Rounds, baseline: intervals.Rounds, limit: Limit) -> None:
     fewest = min(sum(map(len, rounds)), sum(map(len, baseline)))
-    if limit.metric != "median" and fewest < (needed := intervals.samples_needed(q)):
+    if limit.metric != "median" and fewest < (needed := intervals.samples_needed(limit.quantile)):
         raise ConfigError(
             f"{fewest} samples are too few for {limit}: {needed} are needed",
             remedy=f"measure both with --iterations {needed}, or more",
         )
-    ratio = Bounds.of(median if limit.metric == "median" else intervals.unpaired_ratio_interval(rounds, baseline, q))
+
+
+def _decide(limit: Limit, ratio: Bounds, machine: float = 1.0) -> Gate:
+    """What the interval says of a limit, as measured and divided by the machine's ratio, where these two agree."""
     allowed = 1 + limit.share
-    decision = "REGRESSION" if ratio.lo > allowed else "UNDECIDED" if ratio.hi > allowed else "PASS"
-    return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=decision)
+
+    def decision(low: float, high: float) -> Decision:
+        return "REGRESSION" if low > allowed else "UNDECIDED" if high > allowed else "PASS"
+
+    measured = decision(ratio.lo, ratio.hi)
+    agreed = measured == decision(ratio.lo / machine, ratio.hi / machine)
+    return Gate(metric=limit.metric, limit=limit.share, ratio=ratio, decision=measured if agreed else "UNDECIDED")

@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.results.schema import Bounds
+from benchmarks.results.base import Bounds
 from calibration.names import printable, readable
 from compress.console import Console
+from compress.errors import ConfigError
 from compress.files import write_atomic
 
 _MARKUP = re.compile(
@@ -117,6 +119,25 @@ def speedup(ratio: Bounds | None) -> str:
     '2.00x [1.60, 2.50]'
     """
     return "1x" if ratio is None else f"{1 / ratio.value:.2f}x [{1 / ratio.hi:.2f}, {1 / ratio.lo:.2f}]"
+
+
+def require_writable(target: str) -> None:
+    """Make sure that ``emit`` will be able to write there, before a long measurement; its folder is made.
+
+    Raises:
+        ConfigError: it cannot be written, or is a folder.
+    """
+    if target == "-":
+        return
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            folder = path.is_dir()
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", remedy="choose another file") from error
+    if folder:
+        raise ConfigError(f"{target} is a folder", remedy="choose a file in it")
 
 
 def emit(text: str, target: str) -> None:

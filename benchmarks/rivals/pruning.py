@@ -7,37 +7,39 @@ of the evaluation images, which favours it. Asked again, it makes only what is m
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from cyclopts import Parameter, Token
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import predict
-from benchmarks.evaluation.images import DATA_HELP, calibration_split, evaluation_split
-from benchmarks.latency import PRESETS, count, seed
-from benchmarks.results.schema import Bounds, LatencyResult
+from benchmarks.cli import Count, Folder, Images, Preset, Seed, Share, Target, TrustFactory, run
+from benchmarks.evaluation.images import calibration_split, evaluation_split
+from benchmarks.evaluation.predictions import predict
+from benchmarks.results.base import Bounds
+from benchmarks.results.latency import LatencyResult
+from benchmarks.results.rivals import PrunedNetwork, PruningFile, Rough
 from benchmarks.results.tables import interval, literal, markdown, percent, points, show
 from benchmarks.rivals.peers.torch_pruning import SETTINGS, Setting
 from benchmarks.rivals.pruning_nets import identity, int8_engine, macs_share
-from benchmarks.rivals.pruning_peer import RECORD, Made, Pruner, Rough, finalists
+from benchmarks.rivals.pruning_peer import RECORD, Made, Pruner, finalists
 from benchmarks.statistics import intervals
 from benchmarks.timing.machine import host
+from benchmarks.timing.presets import PRESETS
 from benchmarks.timing.run import measure
 from calibration.sampler import calibration_sample
 from calibration.split import Split
-from compress import targets
-from compress.commands import run_command
+from compress.commands import command_line
 from compress.config import TargetConfig
 from compress.console import Console
 from compress.errors import BudgetError, ConfigError
 from compress.files import MANIFEST, write_atomic, write_json
-from compress.models.model import ANY, TRUST, load_model
+from compress.models.model import ANY, load_model
 from compress.parse import read
 from compress.progress import Terminal
 from compress.run import Run, read_manifest
@@ -54,8 +56,8 @@ Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One network, judged.
+class JudgedNetwork:
+    """One network, image by image.
 
     Attributes:
         peer: made by Torch-Pruning.
@@ -91,17 +93,18 @@ class Row:
             "" if self.seconds is None else f"{self.seconds:.0f}",
         ]
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "peer": self.peer,
-            "macs": self.macs,
-            "top1_fp32": float(self.fp32.mean()),
-            "top1_int8": float(self.int8.mean()),
-            "change": difference(self.int8, self.dense).model_dump(),
-            "seconds": self.seconds,
-            "latency": self.latency.model_dump(mode="json"),
-        }
+    def record(self) -> PrunedNetwork:
+        """For ``pruning.json``."""
+        return PrunedNetwork(
+            name=self.name,
+            peer=self.peer,
+            macs=self.macs,
+            top1_fp32=float(self.fp32.mean()),
+            top1_int8=float(self.int8.mean()),
+            change=difference(self.int8, self.dense),
+            seconds=self.seconds,
+            latency=self.latency,
+        )
 
 
 def difference(first: Right, second: Right) -> Bounds:
@@ -119,7 +122,7 @@ def _top1(right: Right) -> str:
     return percent(Bounds.of(intervals.wilson(int(right.sum()), len(right))))
 
 
-def best_within(rows: Sequence[Row], budget: float) -> list[str]:
+def best_within(rows: Sequence[JudgedNetwork], budget: float) -> list[str]:
     """The cells that hold our best INT8 network within a latency against the peer's best, where the timing is valid."""
     valid = [row for row in rows if row.latency.comparison and row.latency.verdict.status == "VALID"]
     within = [row for row in valid if row.ratio.value <= budget * (1 + OVER)]
@@ -175,43 +178,56 @@ class Judge:
         return made / answers.engine, np.array(answers.fp32, bool), np.array(answers.int8, bool)
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.rivals.pruning", description=__doc__)
-    p.add_argument("--model", type=Path, required=True, metavar="DIR", help="dense network, such as runs/NAME/baseline")
-    p.add_argument("--trust", action="store_true", help=TRUST)
-    p.add_argument("--data", required=True, help=f"labelled calibration images: {DATA_HELP}")
-    p.add_argument("--eval", required=True, help="evaluation images, in the same forms")
-    p.add_argument("--images", type=count, default=300, metavar="N", help="calibration images, class-balanced (300)")
-    p.add_argument("--seed", type=seed, default=0, help="which images (0)")
-    p.add_argument("--ours", nargs="+", type=Path, default=[], metavar="DIR", help="pruned, such as runs/NAME/prune")
-    names = ", ".join(map(str, SETTINGS))
-    p.add_argument(
-        "--peers", nargs="*", type=Setting.parse, default=SETTINGS, metavar="NAME", help=f"its settings (all): {names}"
-    )
-    p.add_argument(
-        "--budgets", nargs="+", type=share, default=[0.8, 0.65, 0.5], metavar="S", help="latencies (0.8 0.65 0.5)"
-    )
-    p.add_argument("--finalists", type=count, default=2, metavar="N", help="peers fitted to each budget (2)")
-    p.add_argument("--target", default="ort-x86", choices=targets.names(), help="the INT8 file's (ort-x86)")
-    p.add_argument("--threads", type=count, default=1, help="of the engines (1)")
-    p.add_argument("--preset", default="normal", choices=list(PRESETS), help="how long to time (normal)")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where nets and results go")
-    return p
+def _setting(_: object, tokens: Sequence[Token]) -> Setting:
+    return Setting.parse(tokens[0].value)
 
 
-def share(text: str) -> float:
-    """Argument type: a number between 0 and 1."""
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+Chosen = Annotated[Setting, Parameter(metavar="NAME", converter=_setting, n_tokens=1, accepts_keys=False)]
+Settings = Annotated[
+    tuple[str, ...], Parameter(metavar="NAME", consume_multiple=True, help="Settings of Torch-Pruning; default: all.")
+]
 
 
-def _peers(
-    args: argparse.Namespace, pruner: Pruner, split: Split, target: TargetConfig
-) -> tuple[list[Path], list[Rough]]:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared.
+
+    Attributes:
+        model: Dense network, such as runs/NAME/baseline.
+        data: Calibration images.
+        eval: Evaluation images, in the same forms.
+        out: Where nets and results go.
+        ours: Pruned, such as runs/NAME/prune.
+        budgets: Shares of the dense network's latency.
+        finalists: Peers fitted to each budget.
+        images: How many calibration images, class-balanced.
+        seed: Which images.
+        threads: Of the engines.
+        preset: How long to time.
+    """
+
+    model: Folder
+    data: Images
+    eval: Images
+    out: Folder
+    ours: Annotated[tuple[Path, ...], Parameter(metavar="DIR", consume_multiple=1)] = ()
+    peers: Settings = tuple(map(str, SETTINGS))
+    budgets: Annotated[tuple[Share, ...], Parameter(metavar="S", consume_multiple=1)] = (0.8, 0.65, 0.5)
+    finalists: Count = 2
+    images: Count = 300
+    seed: Seed = 0
+    target: Target = "ort-x86"
+    threads: Count = 1
+    preset: Preset = "normal"
+    trust: TrustFactory = False
+
+
+def _peers(args: Asked, pruner: Pruner, split: Split, target: TargetConfig) -> tuple[list[Path], list[Rough]]:
     """The folders of the peer's best nets, and all that the first pass has seen."""
-    roughs = [pruner.rough(setting, budget, split) for setting in args.peers for budget in args.budgets]
+    roughs = [
+        pruner.rough(setting, budget, split) for setting in map(Setting.parse, args.peers) for budget in args.budgets
+    ]
     folders = []
     for setting, budget in finalists(roughs, args.finalists):
         try:
@@ -221,7 +237,9 @@ def _peers(
     return folders, roughs
 
 
-def _row(folder: Path, judged: tuple[Path, Right, Right], dense: Right, macs: float, latency: LatencyResult) -> Row:
+def _row(
+    folder: Path, judged: tuple[Path, Right, Right], dense: Right, macs: float, latency: LatencyResult
+) -> JudgedNetwork:
     peer, stage = folder / RECORD, folder / MANIFEST
     if peer.exists():
         record = read(peer, Made, remedy=f"delete the folder {folder}")
@@ -230,10 +248,10 @@ def _row(folder: Path, judged: tuple[Path, Right, Right], dense: Right, macs: fl
     else:
         made = read_manifest(folder) if stage.exists() else None
         name, seconds = str(folder), made.seconds if made and made.stage == "prune" else None
-    return Row(name, peer.exists(), macs, judged[1], judged[2], dense, latency, seconds)
+    return JudgedNetwork(name, peer.exists(), macs, judged[1], judged[2], dense, latency, seconds)
 
 
-def _report(args: argparse.Namespace, rows: Sequence[Row], roughs: Sequence[Rough], console: Console) -> None:
+def _report(args: Asked, rows: Sequence[JudgedNetwork], roughs: Sequence[Rough], console: Console) -> None:
     tables = {
         f"{args.model}: pruned without training, {args.images} images; INT8 for {args.target} evaluated on "
         f"{len(rows[0].int8)}; {host().cpu}, {args.threads} thread(s), 95% intervals": (
@@ -243,15 +261,8 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], roughs: Sequence[Roug
         "best INT8 top-1 within a latency": (BEST_HEADER, [best_within(rows, budget) for budget in args.budgets]),
     }
     warnings = [f"{row.name}: {text}" for row in rows for text in (*row.latency.verdict.reasons, *row.latency.warnings)]
-    write_json(
-        args.out / "pruning.json",
-        {
-            "schema_version": 1,
-            "host": host().model_dump(mode="json"),
-            "rows": [row.record() for row in rows],
-            "first_pass": [dataclasses.asdict(rough) for rough in roughs],
-        },
-    )
+    record = PruningFile(host=host(), rows=tuple(row.record() for row in rows), first_pass=tuple(roughs))
+    record.write(args.out / "pruning.json")
     text = "\n\n".join(f"# {literal(title)}\n\n{markdown(header, cells)}" for title, (header, cells) in tables.items())
     write_atomic(
         args.out / "pruning.md", text + "\n" + "".join(f"\n- {literal(warning)}" for warning in warnings) + "\n"
@@ -263,8 +274,14 @@ def _report(args: argparse.Namespace, rows: Sequence[Row], roughs: Sequence[Roug
         console.print(f"warning: {warning}", soft_wrap=True)
 
 
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
+def pruning(args: Asked) -> int:
+    """Torch-Pruning's networks and ours, without training.
+
+    They are pruned from the same network to the same latencies, quantized alike, and timed in one interleaved run with
+    the dense network's INT8 engine. Asked again, it makes only what is missing, and times anew.
+
+    Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 Torch-Pruning or the engine is absent.
+    """
     for folder in args.ours:
         if not (folder / "model.json").is_file():
             raise ConfigError(f"--ours {folder} is not a model folder", remedy="give one such as runs/NAME/prune")
@@ -272,17 +289,18 @@ def _command(argv: Sequence[str] | None) -> int:
         raise ConfigError("nothing to compare", remedy="give --peers or --ours")
     factory = ANY if args.trust else ""
     dense, target = load_model(args.model, factory), TargetConfig(name=args.target, threads=args.threads)
-    pool, split, run = calibration_split(args.data), evaluation_split(args.eval), Run(args.out, progress=Terminal())
+    pool, split = calibration_split(args.data), evaluation_split(args.eval)
+    stages = Run(args.out, progress=Terminal())
     sample = pool.subset(calibration_sample(pool, args.images, seed=args.seed, exclude=split), "calibration")
     pruner, judge = (
-        Pruner(args.model, sample, run, factory),
-        Judge(Run(args.out / "int8", progress=run.progress), sample, split, target, factory),
+        Pruner(args.model, sample, stages, factory),
+        Judge(Run(args.out / "int8", progress=stages.progress), sample, split, target, factory),
     )
     folders, roughs = _peers(args, pruner, split, target)
     folders = [args.model, *args.ours, *folders]
     judged = [judge(folder) for folder in folders]
     settings = dataclasses.replace(PRESETS[args.preset], threads=args.threads)
-    latencies = measure([engine for engine, _, _ in judged], settings, progress=run.progress)
+    latencies = measure([engine for engine, _, _ in judged], settings, progress=stages.progress)
     of = macs_share(dense)
     rows = [
         _row(folder, found, judged[0][1], of(load_model(folder, factory).net), latency)
@@ -292,9 +310,13 @@ def _command(argv: Sequence[str] | None) -> int:
     return INVALID if any(row.latency.verdict.status == "INVALID" for row in rows) else 0
 
 
+app = command_line("python -m benchmarks.rivals.pruning")
+app.default(pruning)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 Torch-Pruning or the engine is absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``pruning``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

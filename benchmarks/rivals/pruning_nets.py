@@ -113,7 +113,7 @@ def widest(make: Make, share: Share, budget: float, *, slack: float = _SLACK) ->
 
     >>> net = widest(lambda ratio: nn.Conv2d(1, round(100 * (1 - ratio)), 1), lambda net: net.out_channels / 100, 0.5)
     >>> net.share
-    0.49
+    0.5
     """
     low, high, best = 0.0, 0.95, None
     for _ in range(_TRIES):

@@ -15,6 +15,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save
 
+from benchmarks.results.rivals import Rough
 from benchmarks.rivals.peers.source import Images
 from benchmarks.rivals.peers.torch_pruning import Criterion, Evidence, Setting, evidence, prune, recalibrate
 from benchmarks.rivals.pruning_nets import Make, Probe, fitted, identity, macs_share, widest
@@ -32,23 +33,6 @@ from compress.train.evaluate import evaluate
 RECORD = "peer.json"
 _BATCH = 32
 _ROUGH_IMAGES = 100
-
-
-@dataclass(frozen=True)
-class Rough:
-    """What the first pass says of a setting at a budget.
-
-    Attributes:
-        budget: share of the MACs.
-        ratio, macs: what was asked of the pruner, and the share of the MACs that it left; none: out of its reach.
-        top1: 0 to 1, on some of the evaluation images, after BN was measured anew on some of the sample.
-    """
-
-    setting: str
-    budget: float
-    ratio: float | None
-    macs: float | None
-    top1: float
 
 
 @dataclass(frozen=True)
@@ -159,7 +143,7 @@ class Pruner:
             start = time.perf_counter()
             loader = batches(self.sample, eval_transform(model.preprocess), _BATCH)
             found = evidence(model.net, criterion, self.run.progress.track(loader, f"gradients for {criterion}"))
-            write_json(out / RECORD, {"seconds": time.perf_counter() - start})
+            write_json(out / RECORD, asdict(_Took(time.perf_counter() - start)))
             write_atomic(out / "evidence.safetensors", save(dict(found)))
 
         if criterion == "l2":

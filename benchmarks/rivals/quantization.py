@@ -8,34 +8,38 @@ Asked again, it makes only what is missing.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated
 
 import torch
+from cyclopts import Parameter
 
-from benchmarks.accuracy import predict, result_of
-from benchmarks.evaluation.images import DATA_HELP, calibration_split, evaluation_split
-from benchmarks.latency import count, seed
-from benchmarks.results.schema import AccuracyResult, Bounds
+from benchmarks.cli import Count, File, Folder, Images, Seed, TrustFactory, run
+from benchmarks.evaluation.images import calibration_split, evaluation_split
+from benchmarks.evaluation.pairing import result_of
+from benchmarks.evaluation.predictions import predict
+from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.base import Bounds
+from benchmarks.results.latency import Monitor
+from benchmarks.results.rivals import QuantizationFile, QuantizedNetwork, Step
 from benchmarks.results.tables import literal, markdown, percent, points, show
 from benchmarks.rivals.peers import PEERS, USUAL
 from benchmarks.rivals.peers.source import read
-from benchmarks.rivals.quantization_step import Job, Step, run_apart
+from benchmarks.rivals.quantization_step import Job, run_apart
 from benchmarks.statistics import intervals
 from benchmarks.timing.machine import concerns, host, machine_state
 from calibration.datasets import Split
 from calibration.sampler import calibration_sample
 from compress import parse, targets
-from compress.commands import run_command
+from compress.commands import command_line
 from compress.console import Console
 from compress.engines.base import Array
 from compress.errors import ConfigError
@@ -49,47 +53,22 @@ INVALID = 4
 _STEP = "step.json"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One candidate: its file, every time that it was made, and how its answers compare with the FP32 network's.
-
-    Attributes:
-        steps: one for each repeat; none for a file that was given as it is.
-        sqnr_db: see ``sqnr_db``.
-    """
-
-    name: str
-    file: Path
-    steps: tuple[Step, ...]
-    sqnr_db: float
-    accuracy: AccuracyResult
-
-    def cells(self) -> list[str]:
-        paired = self.accuracy.paired
-        assert paired is not None
-        same = round(paired.agreement * self.accuracy.images)
-        value, low, high = intervals.wilson(same, self.accuracy.images)
-        exported = max((step.export_seconds for step in self.steps), default=0.0)
-        return [
-            self.name,
-            percent(Bounds(value=value, lo=low, hi=high)),
-            f"{self.sqnr_db:.2f}",
-            f"{100 * self.accuracy.top1.value.value:.2f}",
-            points(paired.difference),
-            spread([step.seconds for step in self.steps]),
-            f"{exported:.1f}" if exported >= 0.05 else "",
-            f"{max(step.peak_bytes for step in self.steps) / 1e9:.2f}" if self.steps else "",
-        ]
-
-    def record(self) -> dict[str, Any]:
-        """For ``quantization.json``; an SQNR that is not finite is null."""
-        return {
-            "name": self.name,
-            "file": str(self.file),
-            "steps": [dataclasses.asdict(step) for step in self.steps],
-            "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None,
-            "accuracy": self.accuracy.model_dump(mode="json"),
-        }
+def cells(network: QuantizedNetwork) -> list[str]:
+    """A candidate as a row below ``HEADER``."""
+    accuracy, steps = network.accuracy, network.steps
+    assert accuracy.paired is not None
+    same = round(accuracy.paired.agreement * accuracy.images)
+    exported = max((step.export_seconds for step in steps), default=0.0)
+    return [
+        network.name,
+        percent(Bounds.of(intervals.wilson(same, accuracy.images))),
+        "∞" if network.sqnr_db is None else f"{network.sqnr_db:.2f}",
+        f"{100 * accuracy.top1.value.value:.2f}",
+        points(accuracy.paired.difference),
+        spread([step.seconds for step in steps]),
+        f"{exported:.1f}" if exported >= 0.05 else "",
+        f"{max(step.peak_bytes for step in steps) / 1e9:.2f}" if steps else "",
+    ]
 
 
 def sqnr_db(reference: Array, other: Array) -> float:
@@ -169,33 +148,6 @@ def evaluate(
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.rivals.quantization", description=__doc__)
-    p.add_argument("--fp32", type=Path, required=True, metavar="FILE", help="exported FP32 file")
-    p.add_argument("--data", required=True, help=f"calibration images: {DATA_HELP}")
-    p.add_argument("--eval", required=True, help="evaluation images, in the same forms")
-    p.add_argument("--images", type=count, default=300, metavar="N", help="calibration images, class-balanced (300)")
-    p.add_argument("--seed", type=seed, default=0, help="which images (0)")
-    p.add_argument(
-        "--peers",
-        nargs="*",
-        default=USUAL,
-        choices=[*PEERS, "all"],
-        metavar="NAME",
-        help=f"other tools ({' '.join(USUAL)}), or all: {', '.join(PEERS)}",
-    )
-    p.add_argument(
-        "--ours", nargs="+", default=[], metavar="X", help="targets to quantize --model for, or INT8 files that exist"
-    )
-    p.add_argument("--trust", action="store_true", help="import the factory that model.json names, if it names one")
-    p.add_argument("--model", type=Path, metavar="DIR", help="the same network for ours, such as runs/NAME/baseline")
-    p.add_argument("--repeat", type=count, default=1, metavar="N", help="quantize N times, for the times (1)")
-    p.add_argument("--threads", type=count, default=os.cpu_count() or 1, help="of the evaluation (all)")
-    p.add_argument("--force", action="store_true", help="make every candidate again")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files and results go")
-    return p
-
-
 def chosen(peers: Sequence[str]) -> list[str]:
     """The peers that are meant; ``all`` means every one.
 
@@ -205,7 +157,42 @@ def chosen(peers: Sequence[str]) -> list[str]:
     return list(PEERS if "all" in peers else peers)
 
 
-def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared.
+
+    Attributes:
+        fp32: Exported FP32 file.
+        data: Calibration images.
+        eval: Evaluation images, in the same forms.
+        out: Where files and results go.
+        peers: Other tools, or all.
+        ours: Targets to quantize --model for, or INT8 files that exist.
+        model: The same network for ours, such as runs/NAME/baseline.
+        images: How many calibration images, class-balanced.
+        seed: Which images.
+        repeat: Quantize so often, for the times.
+        threads: Of the evaluation; default: all.
+        force: Make every candidate again.
+    """
+
+    fp32: File
+    data: Images
+    eval: Images
+    out: Folder
+    peers: Annotated[tuple[str, ...], Parameter(metavar="NAME", choices=[*PEERS, "all"], consume_multiple=True)] = USUAL
+    ours: Annotated[tuple[str, ...], Parameter(metavar="X", consume_multiple=1)] = ()
+    model: Folder | None = None
+    images: Count = 300
+    seed: Seed = 0
+    repeat: Count = 1
+    threads: Count = field(default_factory=lambda: os.cpu_count() or 1)
+    force: bool = False
+    trust: TrustFactory = False
+
+
+def _jobs(args: Asked) -> tuple[list[Job], dict[str, Path]]:
     """What is to be quantized, and the files that are there already, by name."""
     given = {name: Path(name) for name in args.ours if name not in targets.names()}
     for name, path in given.items():
@@ -223,52 +210,64 @@ def _jobs(args: argparse.Namespace) -> tuple[list[Job], dict[str, Path]]:
     return jobs, given
 
 
-def _report(args: argparse.Namespace, rows: Sequence[Row], warnings: Sequence[str], console: Console) -> None:
-    cells = [row.cells() for row in rows]
+def _report(args: Asked, rows: Sequence[QuantizedNetwork], warnings: Sequence[str], console: Console) -> None:
+    table = list(map(cells, rows))
     title = (
         f"{args.fp32.name}: INT8 calibrated on {args.images} images, evaluated on {rows[0].accuracy.images}; "
         f"{host().cpu}, 95% intervals (time: median and range of {args.repeat})"
     )
-    record = {
-        "schema_version": 1,
-        "title": title,
-        "host": host(*{row.accuracy.backend.name for row in rows}).model_dump(mode="json"),
-        "warnings": list(warnings),
-        "rows": [row.record() for row in rows],
-    }
-    write_json(args.out / "quantization.json", record)
+    machine = host(*{row.accuracy.backend.name for row in rows})
+    record = QuantizationFile(title=title, host=machine, warnings=list(warnings), rows=tuple(rows))
+    record.write(args.out / "quantization.json")
     notes = "".join(f"\n- {literal(warning)}" for warning in warnings)
-    write_atomic(args.out / "quantization.md", f"# {literal(title)}\n\n{markdown(HEADER, cells)}\n{notes}")
-    show(console, title, HEADER, cells)
+    write_atomic(args.out / "quantization.md", f"# {literal(title)}\n\n{markdown(HEADER, table)}\n{notes}")
+    show(console, title, HEADER, table)
     for warning in warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
     console.print("\nlatency, interleaved:", soft_wrap=True)
-    files = " ".join(str(row.file) for row in rows)
+    files = " ".join(row.file for row in rows)
     console.print(f"python -m benchmarks.latency --rigorous --engine {files}", soft_wrap=True)
 
 
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
+def quantization(args: Asked) -> int:
+    """INT8 of ours and of other tools.
+
+    Every candidate quantizes the same network on the same calibration images, in a process of its own, and its file is
+    then evaluated by the engine that it is made for: top-1 against the labels, and how near it stays to the FP32
+    network. Repeats take turns, so that all meet the same machine. Asked again, it makes only what is missing.
+
+    Exit code: 0, 1 error, 2 usage, 4 outputs that are not finite, 5 a peer's library is absent.
+    """
     jobs, files = _jobs(args)
     read(args.fp32)  # a wrong file is told before any process is started
     split, pool, progress = evaluation_split(args.eval), calibration_split(args.data), Terminal()
     calibration_sample(pool, args.images, seed=args.seed, exclude=split)  # none of them may be evaluated on
     before = machine_state()
     made = produce(jobs, args.out, repeat=args.repeat, force=args.force, progress=progress)
-    warnings = concerns(before, machine_state(), threads=1)
+    warnings = concerns(Monitor(before=before, after=machine_state()), threads=1)
     files = {**{name: steps[0][0] for name, steps in made.items()}, **files}
     found = evaluate(args.fp32, files, split, threads=args.threads, progress=progress)
     rows = [
-        Row(name, path, tuple(step for _, step in made.get(name, [])), found[name][1], found[name][0])
+        QuantizedNetwork(
+            name=name,
+            file=str(path),
+            steps=tuple(step for _, step in made.get(name, [])),
+            sqnr_db=found[name][1] if math.isfinite(found[name][1]) else None,
+            accuracy=found[name][0],
+        )
         for name, path in files.items()
     ]
     _report(args, rows, warnings, Console())
     return INVALID if any(row.accuracy.verdict.status == "INVALID" for row in rows) else 0
 
 
+app = command_line("python -m benchmarks.rivals.quantization")
+app.default(quantization)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 4 outputs that are not finite, 5 a peer's library is absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``quantization``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

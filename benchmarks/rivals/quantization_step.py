@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.evaluation.images import calibration_split
+from benchmarks.results.rivals import Step
 from benchmarks.rivals.peers import PEERS, load
 from benchmarks.rivals.peers.source import Images, read
 from benchmarks.timing.worker import peak_memory
@@ -28,7 +29,6 @@ from calibration.sampler import calibration_sample
 from calibration.split import Split
 from compress.engines.openvino import without_telemetry
 from compress.errors import ConfigError, EngineError, PipelineError
-from compress.parse import Count, NonNegative
 
 Write = Callable[[], Path]
 
@@ -62,25 +62,6 @@ class Job:
         """
         split = calibration_split(self.data)
         return split.subset(calibration_sample(split, self.images, seed=self.seed), "calibration")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one quantization took.
-
-    Attributes:
-        file: name of the engine file that was written.
-        seconds: from the float network on disk to the quantized one.
-        export_seconds: from there to the file; about 0 where the quantizer writes it itself.
-        start_bytes: resident memory when the clock started: interpreter and libraries.
-        peak_bytes: resident memory at its highest until the clock stopped, libraries included.
-    """
-
-    file: str
-    seconds: NonNegative
-    export_seconds: NonNegative
-    start_bytes: Count
-    peak_bytes: Count
 
 
 def run(job: Job, folder: Path) -> Step:

@@ -7,7 +7,7 @@ processes; with one process only, its rounds. The functions call either a round.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -17,10 +17,10 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 Rounds = Sequence[Floats]
+Draws = NDArray[np.int64]
 
 CONFIDENCE = 0.95
 _RESAMPLES = 4000
-_SLOPE_PRIOR, _SLOPE_BETWEEN = 0.5, 0.25  # spreads
 _CELLS = 1 << 20  # samples times resamples that are held in memory at once
 
 
@@ -73,8 +73,7 @@ def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFID
     Interval(value=2.0, low=2.0, high=2.0)
     """
     value = float(np.median(np.concatenate(rounds)))
-    draws = _draws(len(rounds), seed)
-    return _percentile_interval(value, _quantiles(rounds, draws, 0.5), len(rounds), confidence)
+    return _bootstrap(value, _quantiles(rounds, 0.5), [rounds], seed, confidence)
 
 
 def ratio_interval(
@@ -96,8 +95,7 @@ def ratio_interval(
     >>> ratio_interval([np.array([2.0, 2.0, 9.0])] * 3, [np.array([1.0, 1.0, 1.0])] * 3)
     Interval(value=2.0, low=2.0, high=2.0)
     """
-    if len(rounds) != len(baseline):
-        raise ValueError(f"{len(rounds)} rounds against {len(baseline)}: not paired")
+    _require_pairs(rounds, baseline)
     ratios = [np.atleast_1d(np.median(a) / np.median(b)) for a, b in zip(rounds, baseline, strict=True)]
     logs = np.log([np.median(block) for block in blocks(ratios, processes or 1)])
     if len(logs) < 2:
@@ -124,82 +122,41 @@ def unpaired_ratio_interval(
     Interval(value=3.0, low=3.0, high=3.0)
     """
     value = quantile(np.concatenate(rounds), q) / quantile(np.concatenate(baseline), q)
-    ours, theirs = _draws(len(rounds), (seed, 0)), _draws(len(baseline), (seed, 1))
-    ratios = _quantiles(rounds, ours, q) / _quantiles(baseline, theirs, q)
-    return _percentile_interval(value, ratios, min(len(rounds), len(baseline)), confidence)
+    ours, theirs = _quantiles(rounds, q), _quantiles(baseline, q)
+
+    def ratios(draws: Draws, baseline_draws: Draws, axis: int) -> Floats:
+        return ours(draws, axis) / theirs(baseline_draws, axis)
+
+    return _bootstrap(value, ratios, [rounds, baseline], seed, confidence)
 
 
-class AtOnePace(NamedTuple):
-    """Two series as they would have been on a machine of one pace; see ``at_one_pace``.
+def paired_quantile_ratio(
+    rounds: Rounds, baseline: Rounds, q: float, *, seed: int = 0, confidence: float = CONFIDENCE
+) -> Interval:
+    """The ratio of the q-quantiles of two interleaved series, with a bootstrap interval over pairs of rounds.
 
-    Attributes:
-        slope: relative change of the engine for a relative change of the yardstick of one.
-        doubt: how far a ratio of the two may be off because the slope is not known exactly: half of a confidence
-            interval, on a logarithmic scale.
-    """
-
-    rounds: list[Floats]
-    baseline: list[Floats]
-    slope: float
-    doubt: float
-
-    @property
-    def ratio(self) -> Interval:
-        """The ratio of the medians: ``unpaired_ratio_interval``, widened by the doubt."""
-        value, low, high = unpaired_ratio_interval(self.rounds, self.baseline)
-        below, above = (math.hypot(math.log(end / value), self.doubt) for end in (low, high))
-        return Interval(value, value * math.exp(-below), value * math.exp(above))
-
-
-def at_one_pace(
-    rounds: Rounds, paces: Rounds, baseline: Rounds, baseline_paces: Rounds, *, confidence: float = CONFIDENCE
-) -> AtOnePace:
-    """Take out of two separate runs what a machine of changing pace made of them: an analysis of covariance.
-
-    Within each run, rounds of a slower yardstick are rounds of a slower engine. The slope of that regression, on
-    logarithms and common to both runs, moves every round to the pace halfway between the runs (Fisher 1932,
-    Statistical Methods for Research Workers, section 49.1). Three things keep it from saying more than it knows:
-
-    - The yardstick's own noise flattens a regression. Its variance, told by its turns within a round, is taken off the
-      spread of the paces (Fuller 1987, Measurement Error Models, section 1.2).
-    - What differs between the runs need not be what varied within them: between runs the slope has a spread of 0.25.
-    - Where the runs say little, a prior of 1, give or take 0.5, decides: engines slow down about as the yardstick does
-      (Gelman et al. 2013, Bayesian Data Analysis, section 14.8).
-
-    What is not known of the slope matters the more, the more the paces differ.
+    Round i of both shared a processor and a stretch of time, so both are drawn together: what slowed both of them
+    cancels (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8: the pair is the cluster).
 
     Args:
-        rounds, baseline: samples of each round; two rounds each at least.
-        paces, baseline_paces: what the yardstick took in the turns of each round.
+        rounds, baseline: samples of each round (of each process, where there are several); at least two rounds.
 
-    >>> steady = [np.array([2.0, 3.0, 4.0])] * 5
-    >>> pace = [np.ones(4)] * 5
-    >>> slower = at_one_pace([1.3 * samples for samples in steady], [1.3 * turns for turns in pace], steady, pace)
-    >>> round(slower.slope, 6), round(slower.ratio.value, 6)
-    (1.0, 1.0)
+    Raises:
+        ValueError: the series have different numbers of rounds, or there is only one.
+
+    >>> tail = [np.array([2.0, 3.0, 4.0])] * 5
+    >>> paired_quantile_ratio([3 * samples for samples in tail], tail, 0.9)
+    Interval(value=3.0, low=3.0, high=3.0)
     """
-    xs, ys = (
-        [np.log([np.median(samples) for samples in one]) for one in both]
-        for both in ((paces, baseline_paces), (rounds, baseline))
-    )
-    x, y = (np.concatenate([one - one.mean() for one in each]) for each in (xs, ys))
-    within = [np.log(turns).var(ddof=1) / len(turns) for turns in (*paces, *baseline_paces) if len(turns) > 1]
-    noise = (len(x) - 2) * math.pi / 2 * float(np.mean(within or 0.0))  # of medians
-    free, spread = len(x) - 3, float(x @ x)
-    slope, precision = 0.0, 0.0
-    if spread > noise:
-        true, plain = 1 - noise / spread, float(x @ y) / spread
-        variance = float(np.sum((y - plain * x) ** 2)) / free / (true**2 * spread)
-        slope, precision = plain / true, 1 / (variance + _SLOPE_BETWEEN**2)
-    prior = 1 / _SLOPE_PRIOR**2
-    slope = (slope * precision + prior) / (precision + prior)
-    reach = float(stats.t.ppf((1 + confidence) / 2, free)) / math.sqrt(precision + prior)
-    middle = (xs[0].mean() + xs[1].mean()) / 2
-    now, before = (
-        [samples * math.exp(slope * (middle - pace)) for samples, pace in zip(one, each, strict=True)]
-        for one, each in zip((rounds, baseline), xs, strict=True)
-    )
-    return AtOnePace(now, before, slope, reach * abs(float(xs[0].mean() - xs[1].mean())))
+    _require_pairs(rounds, baseline)
+    value = quantile(np.concatenate(rounds), q) / quantile(np.concatenate(baseline), q)
+    ours, theirs = _quantiles(rounds, q), _quantiles(baseline, q)
+    return _bootstrap(value, lambda draws, axis: ours(draws, axis) / theirs(draws, axis), [rounds], seed, confidence)
+
+
+def _require_pairs(rounds: Rounds, baseline: Rounds) -> None:
+    if len(rounds) != len(baseline):
+        raise ValueError(f"{len(rounds)} rounds against {len(baseline)}: not paired")
 
 
 def mann_whitney(rounds: Rounds, baseline: Rounds) -> float:
@@ -241,8 +198,7 @@ def quantile_interval(rounds: Rounds, q: float, *, seed: int = 0, confidence: fl
     samples = np.concatenate(rounds)
     if len(samples) < samples_needed(q):
         return None
-    estimates = _quantiles(rounds, _draws(len(rounds), seed), q)
-    return _percentile_interval(quantile(samples, q), estimates, len(rounds), confidence)
+    return _bootstrap(quantile(samples, q), _quantiles(rounds, q), [rounds], seed, confidence)
 
 
 @cache
@@ -331,12 +287,6 @@ def _correlation(both: int, only_first: int, only_second: int, neither: int) -> 
     return cross / math.sqrt(margins) if margins else 0.0
 
 
-def _draws(count: int, seed: int | tuple[int, ...]) -> NDArray[np.int64]:
-    if count < 2:
-        raise ValueError("one round says nothing about the spread between rounds")
-    return np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count))
-
-
 def _ranks(n: NDArray[np.int64], q: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The ranks, from 1, of the ordered samples whose mean is the q-quantile, for each number of samples."""
     if q == 0.5:
@@ -345,17 +295,16 @@ def _ranks(n: NDArray[np.int64], q: float) -> tuple[NDArray[np.int64], NDArray[n
     return rank, rank
 
 
-def _quantiles(rounds: Rounds, draws: NDArray[np.int64], q: float) -> Floats:
-    """The q-quantile of each draw of rounds: by weights on the sorted pool, so that no pool is copied for a draw."""
+def _quantiles(rounds: Rounds, q: float) -> Callable[[Draws, int], Floats]:
+    """What gives the q-quantile of each draw of rounds: by weights on the sorted pool, so that no pool is copied."""
     pool = np.concatenate(rounds)
     owner = np.repeat(np.arange(len(rounds)), [len(samples) for samples in rounds])
     order = np.argsort(pool, kind="stable")
     pool, owner = pool[order], owner[order]
-    parts = np.array_split(draws, math.ceil(draws.shape[0] * len(pool) / _CELLS))
-    return np.concatenate([_weighted(pool, _counts(part, len(rounds))[:, owner], q) for part in parts])
+    return lambda draws, axis: _weighted(pool, _counts(draws, len(rounds))[:, owner], q)
 
 
-def _counts(draws: NDArray[np.int64], rounds: int) -> NDArray[np.int64]:
+def _counts(draws: Draws, rounds: int) -> NDArray[np.int64]:
     """How often each draw holds each round: (draws, rounds)."""
     cells = draws + rounds * np.arange(len(draws))[:, None]
     return np.bincount(cells.ravel(), minlength=len(draws) * rounds).reshape(len(draws), rounds)
@@ -369,13 +318,30 @@ def _weighted(pool: Floats, weights: NDArray[np.int64], q: float) -> Floats:
     return found
 
 
-def _percentile_interval(value: float, estimates: Floats, count: int, confidence: float) -> Interval:
-    """The expanded percentile interval of Hesterberg 2015, The American Statistician 69:371.
+def _bootstrap(
+    value: float, statistic: Callable[..., Floats], series: Sequence[Rounds], seed: int, confidence: float
+) -> Interval:
+    """The expanded percentile interval of Hesterberg 2015, The American Statistician 69:371, over whole rounds.
 
-    The plain percentile bootstrap of few blocks is too narrow; taking the tails that Student's t would, and undoing
-    the (count - 1) / count of the plug-in variance, restores its level.
+    The plain percentile bootstrap of few blocks is too narrow: of five, ten and twenty it held the truth in 87, 92 and
+    94% of a thousand runs. Taking the tails that Student's t would, and undoing the (count - 1) / count of the plug-in
+    variance, restores its level: 92, 96 and 97%.
+
+    Args:
+        statistic: of the numbers of the rounds that were drawn from each series, (draws, rounds) each, and an axis.
     """
+    count = min(map(len, series))
+    if count < 2:
+        raise ValueError("one round says nothing about the spread between rounds")
     t = stats.t.ppf((1 + confidence) / 2, count - 1) * math.sqrt(count / (count - 1))
-    tail = float(stats.norm.cdf(-t))
-    low, high = np.quantile(estimates, [tail, 1 - tail])
-    return Interval(value, float(low), float(high))
+    found = stats.bootstrap(
+        [np.arange(len(rounds)) for rounds in series],
+        statistic,
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _CELLS // sum(len(samples) for rounds in series for samples in rounds)),
+        method="percentile",
+        confidence_level=1 - 2 * float(stats.norm.cdf(-t)),
+        rng=np.random.default_rng(seed),
+    )
+    return Interval(value, *map(float, found.confidence_interval))

@@ -1,7 +1,8 @@
 """The ratio of two accuracies that were measured on the same images.
 
-The difference of them is in ``stats.paired_difference``. A gate such as "at least 99% of the float network's accuracy"
-is about the ratio, whose interval does not follow from that of the difference: the other accuracy is an estimate too.
+The difference of them is in ``intervals.paired_difference``. A gate such as "at least 99% of the float network's
+accuracy" is about the ratio, whose interval does not follow from that of the difference: the other accuracy is an
+estimate too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What other programs took of the machine while an engine was timed: what no interval of its samples can know."""
+"""How much of the machine other programs used while an engine was timed; intervals of its samples cannot show it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Watched:
 
     @classmethod
     def together(cls, parts: Sequence[Watched]) -> Watched:
-        """Of processes that ran at the same time: none of them is one of the others to the rest.
+        """The sum over processes that ran at the same time; they do not count as others to one another.
 
         >>> Watched.together([Watched(1, 1, 0, 1, 1.5), Watched(1, 1, 0, 1, 1.5)])
         Watched(wall=1.0, ran=2, waited=0, own=2, others=0.5)
@@ -64,7 +64,7 @@ class Watched:
 
 @contextmanager
 def watch() -> Iterator[Callable[[], Watched]]:
-    """What this process had to share from here to the end of the block: ask for it after the block.
+    """Watch what this process shares with others until the end of the block; after it, the result can be called.
 
     >>> with watch() as watched:
     ...     _ = sum(range(100_000))

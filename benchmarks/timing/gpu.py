@@ -1,4 +1,4 @@
-"""NVIDIA GPUs as their management library (NVML) tells of them: what they are, and what they are doing."""
+"""What NVIDIA's management library (NVML) reports about the GPUs: their names, and their state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pynvml
 
-from benchmarks.results.schema import GpuState
+from benchmarks.results.latency import GpuState
 
 T = TypeVar("T")
 

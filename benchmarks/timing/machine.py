@@ -1,4 +1,4 @@
-"""The machine: what it is, and what it was doing while something was measured on it."""
+"""What the machine is, and in what state it was while something was measured on it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from typing import TypeVar
 
 import psutil
 
-from benchmarks.results.schema import Contention, Host, MachineState, Tool
+from benchmarks.results.base import Host, Tool
+from benchmarks.results.latency import Contention, MachineState, Monitor
 from benchmarks.timing.gpu import gpu_names, gpu_states
+from benchmarks.timing.heat import heat, heat_warnings, slowed_by_heat
 from compress import __version__
 from compress.engines.saturation import pair_sums
 
@@ -56,6 +58,7 @@ def machine_state(watch_s: float = 0.2) -> MachineState:
         affinity=_told(lambda: sorted(os.sched_getaffinity(0))),
         throttled=_throttled(),
         gpus=gpu_states(),
+        heat=heat(),
     )
 
 
@@ -101,11 +104,10 @@ def tool() -> Tool:
     return Tool(version=__version__, git_sha=found.stdout.strip() if found else None)
 
 
-def concerns(
-    before: MachineState, after: MachineState, threads: int, affinity: Sequence[int] | None = None
-) -> list[str]:
+def concerns(monitor: Monitor, threads: int, affinity: Sequence[int] | None = None) -> list[str]:
     """What about the machine makes a timing less trustworthy, in words."""
-    found = []
+    before, after = monitor.before, monitor.after
+    found = heat_warnings(monitor.heat)
     cores = len(affinity or before.affinity or range(os.cpu_count() or 1))
     if before.busy_percent is not None and before.busy_percent > 25:
         found.append(f"the machine was {before.busy_percent:.0f}% busy before the measurement began")
@@ -120,19 +122,21 @@ def concerns(
     return found
 
 
-def throttled(before: MachineState, after: MachineState, *, on_gpu: bool) -> list[str]:
+def throttled(monitor: Monitor, *, on_gpu: bool) -> list[str]:
     """Why what was measured was slowed down by heat or power, in words; such a measurement is of no use."""
+    before, after = monitor.before, monitor.after
     if on_gpu:
         pairs = zip(before.gpus, after.gpus, strict=False)
         lost = [None if a.slowed_ms is None or b.slowed_ms is None else b.slowed_ms - a.slowed_ms for a, b in pairs]
         return [f"GPU {i} was slowed down by heat or power for {ms:.0f} ms" for i, ms in enumerate(lost) if ms]
-    if before.throttled is None or after.throttled is None or after.throttled <= before.throttled:
-        return []
-    return [f"processor cores throttled {after.throttled - before.throttled} times"]
+    found = slowed_by_heat(monitor.heat)
+    if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
+        found.append(f"processor cores throttled {after.throttled - before.throttled} times")
+    return found
 
 
 def shared(contention: Contention) -> list[str]:
-    """What other programs took of the machine, in words, where it was enough to slow a measurement."""
+    """How much of the machine other programs used, in words, where it was enough to slow a measurement."""
     found = []
     if contention.waited is not None and contention.waited > _WAITED:
         found.append(f"had no processor for {contention.waited:.1%} of the time in which it could have run")

@@ -1,10 +1,10 @@
-"""Files of known work, in ONNX Runtime, that are timed beside the engines: what the machine can do, and how it does.
+"""Reference networks: files of known work that ONNX Runtime runs beside the engines, to tell how fast the machine is.
 
-Its peak is what large convolutions reach, INT8 and FP32. What an engine reaches of it says how much its layers leave
-unused: thin ones, memory traffic, what is no convolution.
+Large convolutions, INT8 and FP32, tell its peak. The share of the peak that an engine reaches says how much of the
+machine its layers leave unused, because they are thin, wait for memory or are no convolutions.
 
-Its pace is what a network takes whose layers widen as a ResNet's do. A machine is not equally fast at all
-times: what an engine shares with the pace is taken out when separate runs are compared.
+A network whose layers widen as a ResNet's do tells its pace. A machine is not equally fast at all times, and a
+difference of two separate runs says little where the pace differed too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ENGINE = "onnxruntime"
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class ReferenceNetwork:
     """A file whose multiply-accumulates are known.
 
     Attributes:
@@ -55,7 +55,7 @@ class Yardstick:
 
 
 @contextmanager
-def yardsticks(target: str | None = None) -> Iterator[tuple[Yardstick, ...]]:
+def reference_networks(target: str | None = None) -> Iterator[tuple[ReferenceNetwork, ...]]:
     """The files, for as long as the block lasts: of the peak, INT8 and FP32, and last that of the pace.
 
     Args:
@@ -66,7 +66,7 @@ def yardsticks(target: str | None = None) -> Iterator[tuple[Yardstick, ...]]:
         yield _write(Path(folder), activations)
 
 
-def _write(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[Yardstick, ...]:
+def _write(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[ReferenceNetwork, ...]:
     found = []
     for precision, shapes in SHAPES.items():
         for channels, side in shapes:
@@ -74,10 +74,10 @@ def _write(folder: Path, activations: Literal["uint8", "int8"]) -> tuple[Yardsti
             model = _integer(layers, side, np.dtype(activations)) if precision == "int8" else _float(layers, side)
             path = folder / f"peak_{precision}_{channels}x{side}x{side}.onnx"
             onnx.save(model, path)
-            found.append(Yardstick(path, precision, _macs(layers, side)))
+            found.append(ReferenceNetwork(path, precision, _macs(layers, side)))
     path = folder / "pace_fp32.onnx"
     onnx.save(_float(PACE, _SIDE), path)
-    return (*found, Yardstick(path, "fp32", _macs(PACE, _SIDE), throughout=True))
+    return (*found, ReferenceNetwork(path, "fp32", _macs(PACE, _SIDE), throughout=True))
 
 
 def _macs(layers: Layers, side: int) -> int:
@@ -93,11 +93,11 @@ def gmacs(macs: int, batch: int, ms: float) -> float:
     return macs * batch / ms / 1e6
 
 
-def peaks(measured: Iterable[tuple[Yardstick, float]]) -> Mapping[str, float]:
-    """GMAC/s by precision: of the fastest yardstick of each, one image at a time.
+def peaks(measured: Iterable[tuple[ReferenceNetwork, float]]) -> Mapping[str, float]:
+    """GMAC/s by precision: of the fastest reference network of each, one image at a time.
 
     Args:
-        measured: yardsticks and their milliseconds.
+        measured: reference networks and their milliseconds.
     """
     found: dict[str, float] = {}
     for one, ms in measured:
@@ -141,5 +141,6 @@ def _model(
     ends = zip(("input", "output"), shapes, strict=True)
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends]
     values = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    # The name is in the hash of the file, by which separate runs know that they had the same network.
     graph = helper.make_graph(nodes, "yardstick", tensors[:1], tensors[1:], values)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

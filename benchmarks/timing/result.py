@@ -1,4 +1,4 @@
-"""What was measured of an engine as a result that can be kept: statistics, warnings, and whether it may be used."""
+"""Make a result of what was measured of an engine: statistics, warnings, and a verdict on whether it may be used."""
 
 from __future__ import annotations
 
@@ -12,23 +12,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results.artifact import artifact
-from benchmarks.results.schema import (
-    BackendInfo,
-    Bounds,
-    Comparison,
-    Contention,
-    LatencyResult,
-    Monitor,
-    Pace,
-    Scenario,
-    Summary,
-    Verdict,
-    Work,
-)
+from benchmarks.results.base import BackendInfo, Bounds, Verdict
+from benchmarks.results.latency import Comparison, Contention, LatencyResult, Monitor, Pace, Scenario, Summary, Work
 from benchmarks.statistics import intervals
 from benchmarks.timing.machine import concerns, host, shared, throttled, tool
 from benchmarks.timing.reference import ENGINE, gmacs
-from benchmarks.timing.series import Series
+from benchmarks.timing.timed_engine import TimedEngine
 from benchmarks.timing.worker import FEWEST, Settings
 from compress.export.overflow import overflow_warnings
 from compress.files import file_sha256
@@ -47,7 +36,7 @@ def summarize(
     """Statistics of a metric measured in rounds (at least two).
 
     Args:
-        rounds, processes: as ``stats.blocks`` takes them.
+        rounds, processes: as ``intervals.blocks`` takes them.
         percentiles: besides 90, 95 and 99.
     """
     samples = np.concatenate(rounds)
@@ -68,8 +57,8 @@ def summarize(
 
 
 def result_of(
-    one: Series,
-    series: Sequence[Series],
+    one: TimedEngine,
+    series: Sequence[TimedEngine],
     failed: Mapping[str, str],
     monitor: Monitor,
     peaks: Mapping[str, float],
@@ -128,7 +117,7 @@ def result_of(
         pace=None if settings.on_gpu(one.path) or settings.streams > 1 else pace,
         work=_work(one, summary.median.value, throughput.value, peaks),
         warnings=[
-            *concerns(monitor.before, monitor.after, settings.threads * settings.streams, settings.affinity),
+            *concerns(monitor, settings.threads * settings.streams, settings.affinity),
             *shared(contention),
             *elsewhere(opened.target, opened.name),
             *overflow_warnings(one.path, opened.name),
@@ -139,17 +128,24 @@ def result_of(
     )
 
 
-def pace_of(yardstick: Series) -> Pace:
-    """How fast the machine was, told by a yardstick that took a turn in every round of the engines."""
+def unfinished(result: LatencyResult, processes: int) -> LatencyResult:
+    """A result of the first few of ``processes``, which says that it is not the one that was asked for."""
+    reason = f"{result.scenario.processes} of {processes} processes: the measurement did not come to its end"
+    verdict = Verdict(status="INVALID", reasons=[reason, *result.verdict.reasons])
+    return result.model_copy(update={"verdict": verdict})
+
+
+def pace_of(reference: TimedEngine) -> Pace:
+    """How fast the machine was, told by a reference network that took a turn in every round of the engines."""
     return Pace(
-        sha256=file_sha256(yardstick.path),
-        version=yardstick.opened[0].version,
-        rounds_ms=[float(np.median(samples)) for samples in yardstick.rounds_ms],
+        sha256=file_sha256(reference.path),
+        version=reference.opened[0].version,
+        rounds_ms=[float(np.median(samples)) for samples in reference.rounds_ms],
     )
 
 
-def _work(one: Series, median_ms: float, images_per_s: float, peaks: Mapping[str, float]) -> Work | None:
-    opened, alone = one.opened[0], one.settings.streams == 1  # as the yardsticks are, whose median is the peak
+def _work(one: TimedEngine, median_ms: float, images_per_s: float, peaks: Mapping[str, float]) -> Work | None:
+    opened, alone = one.opened[0], one.settings.streams == 1  # as the reference networks are, whose median is the peak
     if opened.macs is None or opened.precision is None:
         return None
     return Work(
@@ -160,12 +156,12 @@ def _work(one: Series, median_ms: float, images_per_s: float, peaks: Mapping[str
     )
 
 
-def _comparison(one: Series, baseline: Series) -> Comparison:
+def _comparison(one: TimedEngine, baseline: TimedEngine) -> Comparison:
     ratio = intervals.ratio_interval(one.rounds_ms, baseline.rounds_ms, len(one.lives))
     return Comparison(baseline=str(baseline.path), ratio=Bounds.of(ratio))
 
 
-def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
+def _verdict(one: TimedEngine, contention: Contention, monitor: Monitor) -> Verdict:
     reasons = []
     if not all(opened.finite for opened in one.opened):
         reasons.append("the outputs hold NaN or infinity")
@@ -173,11 +169,11 @@ def _verdict(one: Series, contention: Contention, monitor: Monitor) -> Verdict:
         reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
     if contention.waited is not None and contention.waited > _STARVED:
         reasons.append(f"it could have run, and had no processor, for {contention.waited:.0%} of its time")
-    reasons += throttled(monitor.before, monitor.after, on_gpu=one.settings.on_gpu(one.path))
+    reasons += throttled(monitor, on_gpu=one.settings.on_gpu(one.path))
     return Verdict(status="INVALID" if reasons else "VALID", reasons=reasons)
 
 
-def _warnings(one: Series, summary: Summary, flagged: int) -> list[str]:
+def _warnings(one: TimedEngine, summary: Summary, flagged: int) -> list[str]:
     found = []
     if not all(warmed.steady for life in one.lives for warmed in life.warmed):
         found.append("still not steady after the warm-up")
@@ -203,7 +199,7 @@ def _warnings(one: Series, summary: Summary, flagged: int) -> list[str]:
 
 
 def elsewhere(target: str, engine: str) -> Iterator[str]:
-    """What to know of a file for ``target`` that ``engine`` ran on this machine, if its times are no target's."""
+    """A warning where a file for ``target`` was measured in another engine or on another machine than that."""
     if not target:
         return
     made_for, machine = profile(target), platform.machine()
@@ -213,7 +209,7 @@ def elsewhere(target: str, engine: str) -> Iterator[str]:
         yield f"made for {made_for.machines[0]}, measured on {machine}: its latency here is not that of the target"
 
 
-def _spread(one: Series) -> float:
+def _spread(one: TimedEngine) -> float:
     low, high = np.quantile([np.median(samples) for samples in one.rounds_ms], [0.1, 0.9])
     return float(high / low)
 

@@ -1,4 +1,4 @@
-"""One engine in one process of its own: opened, warmed up and timed there, asleep between its turns.
+"""One engine in a process of its own, which opens it, warms it up and times it, and sleeps between its turns.
 
 The loops take a clock, so that a test can run them without one; everything else here is the plumbing between the
 process that decides (``Worker``) and the one that runs (``_Bench``).
@@ -28,8 +28,9 @@ import numpy as np
 
 from benchmarks.timing.contention import Watched, watch
 from calibration.children import tied, undisturbed
-from compress.engines.base import BACKENDS, Array, Engine, TensorSpec, open_engine
+from compress.engines.base import Array, Engine, TensorSpec, open_engine
 from compress.errors import EngineError, PipelineError
+from compress.registries import BACKENDS
 
 Clock = Callable[[], int]
 Run = Callable[[], object]

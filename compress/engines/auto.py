@@ -40,6 +40,22 @@ class Measured:
     doubts: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class AutoFile:
+    """What ``auto.json`` holds.
+
+    Attributes:
+        kept, reason: the engine, and why this one.
+        measured: in the order of the engines; none where only one could be built.
+        left_out: why an engine was not built, by its name.
+    """
+
+    kept: str
+    reason: str
+    measured: tuple[Measured, ...]
+    left_out: Mapping[str, str]
+
+
 def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, ...]:
     """The engines that run a file for ``target`` in INT8 and are on this machine, the configured one first.
 
@@ -97,8 +113,7 @@ def build_fastest(
         if name != kept:
             for file in (*engine_files(path), sidecar_path(path)):
                 discard(file)
-    record = {"kept": kept, "reason": reason, "measured": [asdict(one) for one in measured], "left_out": left_out}
-    write_json(out_dir / RECORD, record)
+    write_json(out_dir / RECORD, asdict(AutoFile(kept, reason, tuple(measured), left_out)))
     return built[kept]
 
 

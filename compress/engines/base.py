@@ -1,7 +1,7 @@
 """One protocol for every runtime, and the registry that finds the one a file or a name asks for.
 
-A backend is a module with ``require``, ``open_engine`` and ``build``; adding one is a new file and a line in
-``BACKENDS``. The modules are imported when they are asked for, so that a runtime that is not installed costs nothing.
+A backend is a module with ``require``, ``open_engine`` and ``build``, and a row in ``registries.BACKENDS``. The
+modules are imported when they are asked for, so that a runtime that is not installed costs nothing.
 
 >>> with open_engine(Path("resnet18_int8.onnx"), threads=2) as engine:  # doctest: +SKIP
 ...     logits = infer(engine, images)
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from compress.engines.metadata import Metadata
 from compress.errors import BackendAbsent, EngineError
 from compress.progress import SILENT, Progress
+from compress.registries import BACKENDS
+from compress.registry import import_own
 from compress.targets import default_target, profile
 
 if TYPE_CHECKING:  # half of what a worker would take to start
@@ -148,26 +150,6 @@ class BackendModule(Opener, Protocol):
     def build(self, onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path: ...
 
 
-class Backend(NamedTuple):
-    """Where a runtime's code is, and what its files are called.
-
-    Attributes:
-        suffix: of the engine file.
-        module: the backend's module.
-        weights: suffix of the file beside it that holds the weights; empty where one file holds all.
-    """
-
-    suffix: str
-    module: str
-    weights: str = ""
-
-
-BACKENDS: dict[str, Backend] = {
-    "onnxruntime": Backend(".onnx", "compress.engines.onnxruntime"),
-    "openvino": Backend(".xml", "compress.engines.openvino", weights=".bin"),
-    "tensorrt": Backend(".plan", "compress.engines.tensorrt"),
-}
-
 # A stage's own network, which PyTorch runs: opened like an engine, but nothing is built.
 CHECKPOINT, _CHECKPOINTS = ".safetensors", "compress.engines.checkpoint"
 _WEIGHTS_ALONE = (".pth", ".pt", ".th", ".tar")
@@ -181,7 +163,12 @@ def backend(name: str) -> BackendModule:
     """
     if name not in BACKENDS:
         raise EngineError(f"unknown engine '{name}'", remedy=f"known: {', '.join(BACKENDS)}")
-    return cast(BackendModule, importlib.import_module(BACKENDS[name].module))
+    return cast(BackendModule, _module(BACKENDS[name].module))
+
+
+def _module(name: str) -> Any:
+    """One of ours by its full name, or one of the user's."""
+    return importlib.import_module(name) if name.startswith("compress.") else import_own(name, "engine")
 
 
 def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trust: bool = False) -> Engine:
@@ -211,7 +198,7 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
         if not file.is_file():
             raise EngineError(f"no such engine file: {file}", remedy="make it with `python -m compress build`")
     device = device or ("cuda" if path.suffix == BACKENDS["tensorrt"].suffix else "cpu")
-    module = cast(Opener, importlib.import_module(opened_by[path.suffix]))
+    module = cast(Opener, _module(opened_by[path.suffix]))
     return module.open_engine(path, OpenOptions(threads, device, trust))
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.engines.base import BACKENDS, engine_files, open_engine
+from compress import startup
+from compress.engines.base import engine_files, open_engine
 from compress.errors import EngineError
+from compress.registries import BACKENDS
 
 MEMORY = 4 << 30  # bytes, for a file of up to a sixteenth of that
 PROCESSOR_S = 120
@@ -36,10 +38,11 @@ def examine(path: Path) -> None:
         return
     size = sum(file.stat().st_size for file in engine_files(path))
     memory = max(MEMORY, 16 * size)
-    command = [sys.executable, "-m", "compress.engines.examine", str(path.resolve()), str(memory), str(PROCESSOR_S)]
+    words = ("compress.engines.examine", str(path.resolve()), str(memory), str(PROCESSOR_S))
+    command, environment = startup.python("-m", *words), startup.same_path()
     remedy = "the file is damaged, or was made to do this: export it again, or get it anew from where it was made"
     try:
-        done = subprocess.run(command, capture_output=True, timeout=WALL_S, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=WALL_S, check=False)
     except subprocess.TimeoutExpired:
         raise EngineError(f"opening {path} did not end within {WALL_S} s", remedy=remedy) from None
     if done.returncode == -signal.SIGXCPU:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from calibration.children import tied
+from compress import startup
 from compress.config import TargetConfig
 from compress.errors import EngineError
 from compress.parse import Finite, read
@@ -24,7 +24,7 @@ _PATIENCE_S = 10  # for a process that was told to end
 
 @dataclass(frozen=True)
 class Bounds:
-    """An interval in the harness's JSON; ``benchmarks/result.schema.json`` says what is in it."""
+    """An interval in the harness's JSON; ``benchmarks/results/result.schema.json`` says what is in it."""
 
     value: Finite
     lo: Finite
@@ -61,9 +61,8 @@ def ask(subject: str, module: str, arguments: Sequence[str], form: type[T], *, a
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        command = [sys.executable, "-m", module, *arguments, "--json", str(answer)]
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # where a user's own network is imported from
-        code, said = _run(command, {**os.environ, **path})
+        command = startup.python("-m", module, *arguments, "--json", str(answer))
+        code, said = _run(command, startup.same_path())  # a user's own network is imported there too
         if code not in accepted:
             raise EngineError(f"{subject} could not be measured: {_last_words(said)}")
         return read(answer, form, remedy="", error=EngineError, part=True)

@@ -15,7 +15,8 @@ from typing import Literal, cast
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.engines.base import BACKENDS, Array, Opener, OpenOptions, backend, infer
+from compress.engines.base import Array, Opener, OpenOptions, backend, infer
+from compress.registries import BACKENDS
 
 PairSums = Literal["int32", "int16"]
 

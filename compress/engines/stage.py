@@ -10,11 +10,12 @@ from pathlib import Path
 
 from compress.config import Config, TargetConfig
 from compress.engines.auto import AUTO, build_fastest, candidates
-from compress.engines.base import BACKENDS, backend, build_engine, check_machine, engine_files
+from compress.engines.base import backend, build_engine, check_machine, engine_files
 from compress.engines.sidecar import sidecar_path, vouched
 from compress.errors import PipelineError
 from compress.files import file_sha256
 from compress.lead import lead_stage
+from compress.registries import BACKENDS
 from compress.run import Run
 from compress.targets import default_target, names
 

@@ -13,7 +13,7 @@ still to be rounded (``Sum``, ``Addition``). What runs in float between them run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from compress.engines.saturation import PairSums
+from compress.graph.ops import OPERATIONS, name_of
 from compress.quantize.fakequant import FakeActivation, insert
 from compress.quantize.pairs import PAIR_HIGH, pairs
-from compress.quantize.placement import MOVES
 from compress.quantize.quantizer import Activation, Quantizers, Weight
 from compress.quantize.rounding import quantize_weight
 from compress.targets import Profile
@@ -132,6 +132,8 @@ class IntegerNetwork(fx.Interpreter):
         self.weights, self.clips = {w.layer: w for w in quantizers.weights}, pair_sums == "int16"
         self.exact = True
         self._seen: dict[str, Tensor] = {}
+        self._layers = dict(self.module.named_modules())
+        self._name = ""  # of the operation that is being computed
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Any:
@@ -147,6 +149,7 @@ class IntegerNetwork(fx.Interpreter):
         return n.op == "call_module" and isinstance(self.module.get_submodule(str(n.target)), FakeActivation)
 
     def run_node(self, n: fx.Node) -> Any:
+        self._name = name_of(n, self._layers)
         result = super().run_node(n)
         if self._is_quantizer(n):
             (source,) = n.all_input_nodes
@@ -166,31 +169,37 @@ class IntegerNetwork(fx.Interpreter):
             padded = isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
             self.exact &= not padded and (isinstance(module, nn.Conv2d) or x.integers.dim() == 2)
             return _layer(module, self.weights[str(target)], x, self.clips)
-        return _apply(type(module).__name__, module, args, kwargs)
+        return _apply(self._name, module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _apply(getattr(target, "__name__", ""), target, args, kwargs)
+        return _apply(self._name, target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _apply(str(target), getattr(Tensor, str(target)), args, kwargs)
+        return _apply(self._name, getattr(Tensor, str(target)), args, kwargs)
 
 
 def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """An operation on integers where there is a kernel for it, else on real values."""
     match (name, *args):
-        case ("ReLU" | "relu" | "relu_", Codes() | Sum() | Addition() as x, *_):
+        case ("relu", Codes() | Sum() | Addition() as x, *_):
             return Rectified(x)
-        case ("add" | "add_" | "iadd", Codes() as left, Codes() as right):
+        case ("add" | "iadd", Codes() as left, Codes() as right):
             return Addition(left, right)
-        case ("AdaptiveAvgPool2d" | "adaptive_avg_pool2d", Codes() as x, *rest):
+        case ("adaptiveavgpool2d", Codes() as x, *rest):
             if call(x.integers, *rest, **kwargs).shape[2:].numel() == 1:
                 return Sum(x.centered().sum((2, 3), keepdim=True), x.scale, x.integers.shape[2:].numel())
-        case (_, Codes() as x, *rest) if name in MOVES:
+        case (_, Codes() as x, *rest) if _moves(name, rest, kwargs):
             return replace(x, integers=call(x.centered(), *rest, **kwargs) + x.q.zero_point)
-        case (_, Sum() as x, *rest) if name in MOVES and x.scale.numel() == 1:
+        case (_, Sum() as x, *rest) if _moves(name, rest, kwargs) and x.scale.numel() == 1:
             return replace(x, total=call(x.total, *rest, **kwargs))
     real_args, real_kwargs = pytree.tree_map(_real, (args, dict(kwargs)))
     return call(*real_args, **real_kwargs)
+
+
+def _moves(name: str, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation passes integers on; a padding with other values than 0 does not."""
+    filled = name == "pad" and any((*rest[2:], kwargs.get("value")))
+    return name in OPERATIONS and OPERATIONS[name].moves and not filled
 
 
 def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes, clips: bool) -> Sum:

@@ -13,13 +13,12 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401
 from torch.nn.utils import parametrize
 
 from compress.quantize.fakequant import insert
-from compress.quantize.graph import layer_of
+from compress.quantize.graph import layer_of, operation
 from compress.quantize.quantizer import WEIGHT_HIGH, Activation, Quantizers, Weight
 from compress.quantize.rounding import quantize_weight
 from compress.targets import profile
 
 _OPS = torch.ops.quantized_decomposed
-_RESHAPES = ("flatten", "view", "reshape", "squeeze")
 
 
 class _QuantizeDequantize(nn.Module):
@@ -111,12 +110,13 @@ def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
 
 
 def _input_scale(graph: fx.GraphModule, node: fx.Node) -> float | None:
-    """The scale of what flows into a node, seen through reshaping; None where it is float."""
-    while len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
+    """The scale of what flows into a node, seen through operations that move values; None where it is float."""
+    while node.args and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
         module = layer_of(graph, node)
         if isinstance(module, _QuantizeDequantize):
             return module.quantizer.scale
-        if not isinstance(module, nn.Flatten) and getattr(node.target, "__name__", node.target) not in _RESHAPES:
+        row = operation(graph, node)
+        if row is None or not row.moves:
             return None
     return None

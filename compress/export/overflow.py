@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.engines.base import BACKENDS, Array
+from compress.engines.base import Array
 from compress.engines.openvino import runtime
 from compress.engines.saturation import pair_sums
 from compress.export.qdq import Graph, attribute
 from compress.quantize.pairs import overflowing
+from compress.registries import BACKENDS
 
 
 def pairs_in_danger(graph: Graph) -> dict[str, int]:

@@ -14,13 +14,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
+from compress.graph.ops import MOVES_IN_ONNX
+
 Array = NDArray[Any]
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = {"Conv": "Conv2d", "ConvTranspose": "ConvTranspose2d", "Gemm": "Linear", "MatMul": "Linear"}
 CLAMPS = ("Relu", "Clip")
-# They copy or choose values, so Q/DQ commute with them and engines move Q/DQ across.
-MOVES = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Pad", "Gather", "Identity")
+MOVES = MOVES_IN_ONNX
 
 
 def module_of(node: NodeProto) -> str | None:

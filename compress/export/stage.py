@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from compress.export.parity import (
     INT8_ERROR,
     INTEGER_ERROR,
     NATIVE,
+    Parity,
     Reference,
     Runner,
     check,
@@ -37,17 +38,34 @@ from compress.files import write_json
 from compress.lead import lead_stage
 from compress.models.cost import count
 from compress.models.model import Model, describe_model, load_model
-from compress.parse import read
+from compress.parse import Count, read
 from compress.quantize.calibrate import Calibrated
 from compress.quantize.fakequant import at_quantizers
 from compress.quantize.fold import fold
-from compress.quantize.stage import ALL_INT8, RECORD, Record
+from compress.quantize.stage import ALL_INT8, RECORD, QuantizeFile
 from compress.quantize.store import load_calibrated
 from compress.run import Run
 from compress.targets import Profile
 
 PARITY_IMAGES = 64
 INTEGERS = "its own integers"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One file of ``export.json``.
+
+    Attributes:
+        bytes: its size.
+        parity: how far it is from each computation that it was held against, by that one's name.
+    """
+
+    bytes: Count
+    parity: Mapping[str, Parity]
+
+
+ExportFile = dict[str, Exported]
+"""What ``export.json`` holds, by the name of the exported file."""
 
 
 def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
@@ -65,7 +83,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ModelError: a network cannot be exported, or a file does not compute what torch computes.
     """
     quantized, parent, baseline = run.need("quantize"), run.need(source), run.need("baseline")
-    record = read(quantized / RECORD, Record, remedy="run the quantize stage again")
+    record = read(quantized / RECORD, QuantizeFile, remedy="run the quantize stage again")
     if (record.source, record.target) != (source, config.target.name):
         raise ConfigError(
             f"the network was quantized from '{record.source}' for {record.target}, "
@@ -77,7 +95,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         images = _images(config, describe_model(baseline).preprocess)
-        report: dict[str, object] = {}
+        report: ExportFile = {}
 
         def write(
             suffix: str, net: nn.Module, references: Sequence[Reference], metadata: Metadata, runner: Runner = NATIVE
@@ -96,8 +114,8 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
                         f"  note: more than {INT8_ERROR:.0%}, though the integers are right: torch's fake quantization "
                         "adds up in float, and this network carries its rounding far; trust the engine's accuracy"
                     )
-                parities[reference.name] = asdict(parity)
-            report[path.name] = {"bytes": path.stat().st_size, "parity": parities}
+                parities[reference.name] = parity
+            report[path.name] = Exported(path.stat().st_size, parities)
 
         for suffix, folder in (("dense_fp32", baseline), ("fp32", parent)):
             model = load_model(folder, arch)
@@ -117,7 +135,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
                 replace(described, float_layers=float_layers),
                 runner,
             )
-        write_json(out / "export.json", report)
+        write_json(out / "export.json", {name: asdict(exported) for name, exported in report.items()})
 
     target = config.target.profile.model_dump(mode="json")
     settings = {"name": config.name, "source": source, "target": target, "version": __version__}
@@ -155,7 +173,7 @@ def metadata_for(model: Model, float_model: Model, precision: str, target: str) 
 
 def _images(config: Config, preprocess: Preprocess) -> Tensor:
     """Images (N, C, H, W) spread over the evaluation split (else the calibration split); noise where there are none."""
-    data = open_data(config)
+    data = open_data(config.data, config.run.seed)
     split = data.eval or data.calibration
     if split is None:
         return torch.randn(16, *preprocess.shape, generator=torch.Generator().manual_seed(0))

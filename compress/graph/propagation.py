@@ -1,23 +1,25 @@
-"""How each operation carries channels from its inputs to its output.
+"""How channels pass through each kind of operation: one rule for each word in ``ops.Channels``.
 
-A rule reads an ``Op``, writes what it learns into the ``Ledger`` and returns the channels of the result. What no rule
-knows is an error that names the operation and its line, never a guess.
+A rule reads an ``Op``, notes in the ``Ledger`` which channels go together or must stay, and returns the channels of the
+result.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
 
 from compress.graph.channels import Ids, Ledger, Op
+from compress.graph.ops import Channels, operation_of
 from compress.graph.tracing import where
 from compress.models.cifar import SelectPad
 
 Rule = Callable[[Ledger, Op], Ids]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def rule_for(op: Op) -> Rule:
@@ -26,24 +28,26 @@ def rule_for(op: Op) -> Rule:
     Raises:
         ModelError: there is none.
     """
-    if op.module is not None:
-        rule = _LAYERS.get(type(op.module).__name__) if type(op.module).__module__.startswith(_KNOWN_HOMES) else None
-        kind = f"a layer of type {type(op.module).__name__}"
-    else:
+    modules = {} if op.module is None else {str(op.node.target): op.module}
+    row = operation_of(op.node, modules)
+    if row is None:
         target = op.node.target
         name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        foreign = inspect.isfunction(target) and not target.__module__.startswith("torch")
-        rule = None if foreign else _FUNCTIONS.get(name.rstrip("_") if not name.startswith("_") else name)
-        kind = f"the operation '{name}'"
-    if rule is None:
+        kind = f"the operation '{name}'" if op.module is None else f"a layer of type {type(op.module).__name__}"
         raise op.error(f"{kind} is not known")
-    return rule
+    return _RULES[row.channels]
+
+
+def _layer(op: Op, kind: type[Layer]) -> tuple[Layer, str]:
+    """The layer that an operation calls, with its name."""
+    if not isinstance(op.module, kind):
+        raise op.error("its weight belongs to no layer")
+    return op.module, str(op.node.target)
 
 
 def _conv(ledger: Ledger, op: Op) -> Ids:
     """Output channels are new; in a grouped convolution (or depthwise) a group's inputs and outputs go together."""
-    conv, layer = op.module, str(op.node.target)
-    assert isinstance(conv, nn.Conv2d)
+    conv, layer = _layer(op, nn.Conv2d)
     read, _ = op.source
     ledger.place(layer, "in", read)
     written = ledger.written(layer, conv.out_channels)
@@ -55,8 +59,7 @@ def _conv(ledger: Ledger, op: Op) -> Ids:
 
 
 def _linear(ledger: Ledger, op: Op) -> Ids:
-    linear, layer = op.module, str(op.node.target)
-    assert isinstance(linear, nn.Linear)
+    linear, layer = _layer(op, nn.Linear)
     read, shape = op.source
     if len(shape) != 2:
         raise op.error(f"its input has shape {shape}, not (batch, features)")
@@ -66,8 +69,7 @@ def _linear(ledger: Ledger, op: Op) -> Ids:
 
 def _select_pad(ledger: Ledger, op: Op) -> Ids:
     """The table says which input feeds which output, so either side can lose channels without the other."""
-    pad, layer = op.module, str(op.node.target)
-    assert isinstance(pad, SelectPad)
+    pad, layer = _layer(op, SelectPad)
     ledger.place(layer, "in", op.source[0])
     return ledger.written(layer, len(pad.source))
 
@@ -213,42 +215,21 @@ def _prelu(ledger: Ledger, op: Op) -> Ids:
     return _channelwise(ledger, op) if op.argument(1, "num_parameters") == 1 else _whole(ledger, op)
 
 
-def _table(names: Mapping[Rule, str]) -> dict[str, Rule]:
-    return {name: rule for rule, listed in names.items() for name in listed.split()}
-
-
-_KNOWN_HOMES = ("torch.nn", SelectPad.__module__)
-
-_LAYERS = _table(
-    {
-        _conv: "Conv2d",
-        _linear: "Linear",
-        _select_pad: "SelectPad",
-        _batch_norm: "BatchNorm2d",
-        _flatten: "Flatten",
-        _prelu: "PReLU",
-        _channelwise: "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish Sigmoid Tanh Softplus Hardswish Hardsigmoid "
-        "Hardtanh MaxPool2d AvgPool2d AdaptiveAvgPool2d AdaptiveMaxPool2d LPPool2d Identity Dropout Dropout2d "
-        "AlphaDropout ZeroPad2d ReflectionPad2d ReplicationPad2d Upsample",
-        _whole: "GroupNorm LayerNorm InstanceNorm2d BatchNorm1d LocalResponseNorm Softmax LogSoftmax Softmax2d",
-    }
-)
-
-# By name: F.relu, torch.relu, x.relu() and x.relu_() are one operation.
-_FUNCTIONS = _table(
-    {
-        _add: "add iadd sub isub",
-        _join: "mul imul div truediv itruediv maximum minimum where expand_as",
-        _cat: "cat concat",
-        _pad: "pad",
-        _slice: "getitem",
-        _permute: "permute",
-        _view: "view reshape",
-        _flatten: "flatten squeeze unsqueeze",
-        _reduce: "mean sum amax amin",
-        _channelwise: "relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid tanh softplus hardswish hardsigmoid "
-        "hardtanh clamp neg abs sqrt pow square max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d dropout "
-        "dropout2d interpolate contiguous clone detach float double half to zeros_like ones_like stochastic_depth",
-        _whole: "softmax log_softmax logsumexp layer_norm group_norm normalize matmul bmm transpose new_zeros",
-    }
-)
+_RULES: dict[Channels, Rule] = {
+    "conv": _conv,
+    "linear": _linear,
+    "select_pad": _select_pad,
+    "batch_norm": _batch_norm,
+    "channelwise": _channelwise,
+    "add": _add,
+    "join": _join,
+    "cat": _cat,
+    "pad": _pad,
+    "slice": _slice,
+    "permute": _permute,
+    "view": _view,
+    "flatten": _flatten,
+    "reduce": _reduce,
+    "prelu": _prelu,
+    "whole": _whole,
+}

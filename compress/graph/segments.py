@@ -10,11 +10,9 @@ from itertools import takewhile
 from torch import fx, nn
 
 from compress.graph.groups import Coupling
+from compress.graph.ops import Operation, in_place, name_of, operation_of
 from compress.graph.tracing import Trace, trace
-from compress.models.cifar import SelectPad
-from compress.models.removed import ADDITIONS, ZERO_KEEPING, operation
-
-_LAYERS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, SelectPad)
+from compress.models.layers import CHANNEL_LAYERS
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,24 @@ class _Flow:
                 self.reads[node] = operands
         self.users = {n: sum(user in self.reads or user.op == "output" for user in n.users) for n in self.reads}
 
-    def operation(self, node: fx.Node) -> str:
-        return operation(node, self.modules)
+    def operation(self, node: fx.Node) -> Operation | None:
+        return operation_of(node, self.modules)
+
+    def adds(self, node: fx.Node) -> bool:
+        row = self.operation(node)
+        return row is not None and row.adds
+
+    def keeps_zero(self, node: fx.Node) -> bool:
+        row = self.operation(node)
+        return row is not None and row.keeps_zero
+
+    def multiplies(self, node: fx.Node) -> bool:
+        row = self.operation(node)
+        return row is not None and row.multiplies
 
     def layer(self, node: fx.Node) -> str | None:
         """The layer with channels that a node calls."""
-        if node.op == "call_module" and isinstance(self.modules[str(node.target)], _LAYERS):
+        if node.op == "call_module" and isinstance(self.modules[str(node.target)], CHANNEL_LAYERS):
             return str(node.target)
         return None
 
@@ -155,7 +165,7 @@ def _blocks(flow: _Flow) -> Iterator[tuple[fx.Node, fx.Node, set[fx.Node]]]:
     above = flow.dominators()
     additions: set[fx.Node] = set()
     for node, operands in flow.reads.items():
-        if len(operands) < 2 or flow.operation(node) not in ADDITIONS:
+        if len(operands) < 2 or not flow.adds(node):
             continue
         source, region, waiting = above[node], {node}, list(operands)
         while waiting:
@@ -171,44 +181,44 @@ def _blocks(flow: _Flow) -> Iterator[tuple[fx.Node, fx.Node, set[fx.Node]]]:
 def _result(flow: _Flow, addition: fx.Node) -> fx.Node:
     if flow.users[addition] == 1:
         (user,) = (user for user in addition.users if user in flow.reads or user.op == "output")
-        if flow.operation(user) in ZERO_KEEPING and flow.reads.get(user) == [addition]:
+        if flow.keeps_zero(user) and flow.reads.get(user) == [addition]:
             return user
     return addition
 
 
 def _removable(flow: _Flow, source: fx.Node, addition: fx.Node, region: set[fx.Node]) -> bool:
     """Whether the addition can give way to ``source``: one operand is that tensor, nothing else needs the branch, and
-    the branch is a chain of layers and element-wise operations that pass zeros on."""
+    the branch gives zeros when its first layer does and the others pass on what they read."""
     left, right = flow.reads[addition]
     shortcut, branch = (left, right) if _behind_identity(flow, left) is source else (right, left)
     if _behind_identity(flow, shortcut) is not source or flow.shapes[addition] != flow.shapes[source]:
         return False
     if len(addition.args) != 2 or addition.kwargs:  # torch.add(x, y, alpha=2)
         return False
-    node = branch
-    while node is not source:
-        if len(flow.reads[node]) != 1 or (flow.layer(node) is None and flow.operation(node) not in ZERO_KEEPING):
-            return False
-        if flow.reads[node][0] is source and _in_place(flow, node):
-            return False
-        node = flow.reads[node][0]
+    if not _vanishes(flow, branch, flow.layers(region)[0]):
+        return False
+    if any(source in flow.reads[node] and in_place(node, flow.modules) for node in region - {addition}):
+        return False
     inside = set(flow.layers(region))
     if any(flow.layer(n) in inside for n in flow.reads if n not in region):  # a layer that is called elsewhere as well
         return False
     return not _needed_without(flow.graph, addition, shortcut) & (region - {addition, shortcut})
 
 
+def _vanishes(flow: _Flow, node: fx.Node, first: str) -> bool:
+    """Whether a node of a branch is zero when its layer ``first`` gives zeros and its other layers do nothing."""
+    if (layer := flow.layer(node)) == first:
+        return True
+    operands = flow.reads[node]
+    if flow.multiplies(node):
+        return any(_vanishes(flow, operand, first) for operand in operands)
+    return (layer is not None or flow.keeps_zero(node)) and len(operands) == 1 and _vanishes(flow, operands[0], first)
+
+
 def _behind_identity(flow: _Flow, node: fx.Node) -> fx.Node:
-    while flow.operation(node) == "identity":
+    while name_of(node, flow.modules) == "identity":
         (node,) = flow.reads[node]
     return node
-
-
-def _in_place(flow: _Flow, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(flow.modules[str(node.target)], "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") or bool(node.kwargs.get("inplace"))
 
 
 def _needed_without(graph: fx.Graph, addition: fx.Node, shortcut: fx.Node) -> set[fx.Node]:

@@ -16,8 +16,9 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
+from compress.graph.removal import drop_removed
 from compress.models.cifar import SelectPad
-from compress.models.removed import Removed, drop_removed
+from compress.models.removed import Removed
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+), in \S+\n\s+(?P<code>.+)')

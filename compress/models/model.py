@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +18,13 @@ from compress.errors import CheckpointError, ModelError
 from compress.files import MANIFEST, write_atomic, write_json
 from compress.models.checkpoint import check_values, own_names, under_all_names
 from compress.models.cifar import SelectPad
+from compress.models.layers import AnyShape
 from compress.models.registry import build, is_factory
-from compress.models.shapes import AnyShape, describe, reshape
+from compress.models.shapes import describe, reshape
 from compress.parse import brief, read
 from compress.run import verify
 
-FORMAT = 1
+FORMAT: Final = 1
 TENSORS = "model.safetensors"
 ANY = "*"  # any factory: for ``--trust``
 TRUST = "import the factory that model.json names, if it names one: it may run any code"
@@ -68,20 +69,21 @@ def save_model(model: Model, folder: Path) -> None:
     # Copies, because safetensors refuses tensors that share memory.
     state = {name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in names}
     write_atomic(folder / TENSORS, save(state))
-    record = {
-        "format": FORMAT,
-        "arch": model.arch,
-        "args": dict(model.args),
-        "preprocess": model.preprocess.to_json(),
-        "classes": model.classes,
-        "layers": describe(model.net),
-    }
-    write_json(folder / "model.json", record)
+    layers = cast(dict[str, AnyShape], describe(model.net))
+    record = Description(FORMAT, model.arch, dict(model.args), model.preprocess, model.classes, layers)
+    write_json(folder / "model.json", asdict(record))
 
 
 @dataclass(frozen=True)
 class Description:
-    """What ``model.json`` holds."""
+    """What ``model.json`` holds.
+
+    Attributes:
+        arch, args: what ``registry.build`` makes the network from, before any channel was removed.
+        preprocess: what an input image goes through.
+        classes: name of each logit; empty for a backbone.
+        layers: the shape of each layer, by its dotted name.
+    """
 
     format: Literal[1]
     arch: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,6 +15,7 @@ from torch import nn
 from compress.errors import ModelError
 from compress.models.cifar import CifarResNet
 from compress.parse import brief
+from compress.startup import import_own
 
 _TORCHVISION = (
     "resnet18",
@@ -94,7 +94,7 @@ def factory_of(arch: str) -> Callable[..., nn.Module]:
         return ARCHITECTURES[arch]
     module_name, _, name = arch.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = import_own(module_name)
     except ImportError as error:
         raise ModelError(f"cannot import '{module_name}': {error}", remedy="is its folder on PYTHONPATH?") from error
     except Exception as error:  # the module's own code, and names that are none, such as '' or '.x'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,22 +11,21 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from compress.config import Budget, Config
+from compress.config import Budget, PruneConfig, TargetConfig
 from compress.errors import ConfigError, PipelineError
 from compress.graph.structure import Structure
 from compress.models.model import Model, load_model
-from compress.progress import Progress
 from compress.prune.allocation.allocate import Front, Keep, Losses, SearchSpace, allocate, by_scores, front
 from compress.prune.allocation.constraints import Constraints
 from compress.prune.allocation.cost import WidthCost
 from compress.prune.allocation.plan import WidthPlan
+from compress.prune.importance.scores import Scores
 from compress.prune.iterative import Inherited, absolute, ancestors, schedule, untouched
 from compress.prune.latency.machine import here
 from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import LatencyTable, fingerprint
 from compress.prune.losses.curves import Curve
-from compress.prune.losses.store import Measured, channel_scores
-from compress.run import Run
+from compress.prune.losses.store import Measured
 
 TABLE = "latency_table.json"
 
@@ -51,19 +50,30 @@ class Origin:
     constraints: Constraints
 
     @classmethod
-    def of(cls, config: Config, run: Run, folder: Path) -> Origin:
-        settings, model = config.prune, load_model(folder, config.model.arch)
+    def of(cls, folder: Path, arch: str, settings: PruneConfig, target: TargetConfig, own_table: Path) -> Origin:
+        """Read the unpruned network, and the latency table where one is needed.
+
+        Args:
+            folder: of the stage ``baseline``.
+            arch: the network's factory, as the user names it.
+            own_table: where the table is, unless the settings name another.
+
+        Raises:
+            ConfigError: the table is absent, or of another network, target or machine.
+            ModelError: see ``Structure.of``.
+        """
+        model = load_model(folder, arch)
         shape = model.preprocess.shape
         structure = Structure.of(model.net, shape)
         budgets = settings.budgets()
         by_latency = any(budget.kind == "latency" for budget in budgets)
         latency, table, measurable = None, None, False
         if by_latency or settings.table is not None:
-            table = settings.table or run.directory / TABLE
+            table = settings.table or own_table
             measured = LatencyTable.read(table)
-            place, allowed = here(config.target), settings.allow_foreign_table
+            place, allowed = here(target), settings.allow_foreign_table
             measured.check(
-                fingerprint(model.net, shape), config.target, place, foreign=allowed, name=f"the latency table {table}"
+                fingerprint(model.net, shape), target, place, foreign=allowed, name=f"the latency table {table}"
             )
             measurable = measured.place == place
             pieces = {(segment.name, segment.groups) for segment in structure.segments}
@@ -152,17 +162,14 @@ class Subject:
         }
         return Losses(groups, {s.name: 0.0 for s in self.structure.segments if s.removable})
 
-    def planner(
-        self,
-        config: Config,
-        model: Model,
-        measured: Measured | None,
-        budgets: Sequence[Budget],
-        progress: Progress,
-    ) -> Planner:
-        """What makes plans within the budgets, by losses that were measured or, where there are none, by scores."""
+    def planner(self, measured: Measured | None, budgets: Sequence[Budget], score: Callable[[], Scores]) -> Planner:
+        """What makes plans within the budgets, by losses that were measured or, where there are none, by scores.
+
+        Args:
+            score: is asked for the scores where there are no losses.
+        """
         if measured is None:
-            scores = channel_scores(config, model, self.structure.coupling, progress)
+            scores = score()
             floors = {name: slice(floor - 1, None) for name, floor in self.floors.items()}
             groups = {
                 name: (np.asarray(units)[floors[name]], np.asarray(loss)[floors[name]])

@@ -5,30 +5,36 @@ With ``prune.rounds`` above 1 the budget is approached step by step; the network
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
+from calibration.datasets import Data
 from compress.config import Config
-from compress.data import data_settings, open_data
+from compress.data import RunImages
 from compress.distributed import pick_device, run_stage
-from compress.errors import DataError, ModelError
-from compress.files import write_json
+from compress.errors import ConfigError, DataError, ModelError
+from compress.files import tree_sha256, write_json
+from compress.graph.structure import Structure
 from compress.lead import lead_stage
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
 from compress.prune.allocation.allocate import check_reachable
 from compress.prune.allocation.plan import WidthPlan
+from compress.prune.importance.scores import Scored, Scores
 from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
-from compress.prune.losses.store import load_losses, measured_losses, pruning_images
+from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses
 from compress.prune.planner import TABLE, Origin, Planner, Subject
 from compress.prune.repair.layerwise import repair
 from compress.prune.surgery import cut, verify
+from compress.registries import CRITERIA
 from compress.run import Run
 from compress.train.loop import fit
 
@@ -47,18 +53,21 @@ def prune(config: Config, run: Run) -> Path:
         DataError: there are no images to look at, or they do not fit the network's classes.
     """
     network = baseline = run.need("baseline")
-    origin = Origin.of(config, run, baseline)
-    if config.prune.rounds > 1 and config.prune.round_epochs and open_data(config).train is None:
+    images = RunImages(config.data, config.run.seed)
+    origin = Origin.of(baseline, config.model.arch, config.prune, config.target, run.directory / TABLE)
+    if config.prune.rounds > 1 and config.prune.round_epochs and images.data.train is None:
         raise DataError(
             "fine-tuning between rounds needs images, and data.train is not set", remedy="set prune.round_epochs=0"
         )
     between = Run(run.directory / "rounds", force=run.force, progress=run.progress)
     for number in range(1, config.prune.rounds):
-        network = _round(config, run, between, f"round{number}", origin, network, number)
-    return _round(config, run, run, "prune", origin, network, config.prune.rounds)
+        network = _round(config, run, between, f"round{number}", origin, network, number, images)
+    return _round(config, run, run, "prune", origin, network, config.prune.rounds, images)
 
 
-def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, network: Path, number: int) -> Path:
+def _round(
+    config: Config, run: Run, store: Run, name: str, origin: Origin, network: Path, number: int, images: RunImages
+) -> Path:
     """Prune the network in the folder ``network`` to the budget of a round; stage ``name`` of ``store``."""
     settings, last = config.prune, number == config.prune.rounds
     first = network == origin.folder
@@ -67,12 +76,12 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
     subject = Subject.of(model, origin, before)
     budgets = origin.limits(number, settings.rounds)
     check_reachable(subject.space, subject.nothing_lost(), budgets)  # told before the images are looked at
-    losses = measured_losses(config, run, network, subject.structure) if settings.repair else None
+    losses = measured_losses(config, run, network, subject.structure, images) if settings.repair else None
 
     def work(out: Path, scratch: Path) -> None:
-        images = pruning_images(config, model, SILENT) if losses else []
+        sample = in_batches(images.sample(settings.images, SILENT), model.preprocess) if losses else []
         measured = load_losses(losses, subject.structure) if losses else None
-        planner = subject.planner(config, model, measured, budgets, run.progress)
+        planner = subject.planner(measured, budgets, partial(_scores, config, model, subject.structure, images, run))
         if planner.front is not None:
             write_json(out / FRONT, planner.front.to_json())
         in_all = partial(combined, origin.structure.coupling, before, subject.names)
@@ -83,7 +92,7 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
         structure = subject.structure
         solved = model.net
         if losses:
-            solved = repair(model.net, structure, plan.kept, plan.removed, images, progress=run.progress)
+            solved = repair(model.net, structure, plan.kept, plan.removed, sample, progress=run.progress)
         removed = structure.named(plan.removed)
         net = cut(solved, structure.coupling, plan.kept, removed)
         verify(solved, net, structure.coupling, plan.kept, model.example(2), removed)
@@ -91,14 +100,14 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
             raise ModelError(f"the plan promises {plan.after}, the pruned network costs {cost}")
         plan = in_all(plan)
         if not last and settings.round_epochs:
-            _train(config, net, model, origin.net, scratch, run.progress)
+            _train(config, images.data, net, model, origin.net, scratch, run.progress)
         save_model(model.clone(net), out)
         write_json(out / PLAN, plan.to_json())
         for line in describe(plan):
             run.progress.note(f"  {line}")
 
     chosen = settings.model_dump(mode="json", exclude={"table", "allow_foreign_table"})
-    stage_settings = {"prune": chosen, "data": data_settings(config), "seed": config.run.seed}
+    stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
     if not last and settings.round_epochs:
         stage_settings["finetune"] = config.finetune.model_dump(mode="json")
     parents = [network, origin.folder, *filter(None, (losses, origin.table))]
@@ -107,6 +116,53 @@ def _round(config: Config, run: Run, store: Run, name: str, origin: Origin, netw
         device = pick_device(config.finetune.device)
         return run_stage(store, name, work, device=device, settings=stage_settings, parents=parents)
     return lead_stage(store, name, work, settings=stage_settings, parents=parents)
+
+
+def measured_losses(config: Config, run: Run, network: Path, structure: Structure, images: RunImages) -> Path:
+    """The folder with ``losses.json`` of the network in the folder ``network``; measured where it is not there yet.
+
+    Raises:
+        DataError: there are no images, or the criterion has no labelled ones that fit the network's classes.
+        ModelError: the criterion does not go with a backbone, or weights are not finite.
+    """
+    settings = {
+        "importance": config.prune.importance,
+        "images": config.prune.images,
+        "data": images.settings,
+        "seed": config.run.seed,
+    }
+
+    def work(out: Path, scratch: Path) -> None:
+        model = load_model(network, config.model.arch)
+        sample = in_batches(images.sample(config.prune.images, run.progress), model.preprocess)
+        scores = _criterion_scores(config, model, structure, images, run)
+        measure_losses(model, structure, sample, scores, out, scratch, run.progress)
+
+    text = json.dumps([settings, tree_sha256(network)], sort_keys=True, default=str)
+    name = f"{config.prune.importance}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    store = Run(run.directory / "losses", force=run.force, progress=run.progress)
+    return lead_stage(store, name, work, settings=settings, parents=[network])
+
+
+def _criterion_scores(config: Config, model: Model, structure: Structure, images: RunImages, run: Run) -> Scores | None:
+    """The scores of the criterion that ``prune.importance`` names; None where it leaves the choice to repair."""
+    seed, wanted = config.run.seed, config.prune.images
+
+    def batches() -> Iterable[Labelled]:
+        return labelled(images.data.train, model, wanted, seed, run.progress)
+
+    scored = Scored(model.clone().net, structure.coupling, bool(model.classes), seed, batches)
+    return CRITERIA[config.prune.importance](scored)
+
+
+def _scores(config: Config, model: Model, structure: Structure, images: RunImages, run: Run) -> Scores:
+    scores = _criterion_scores(config, model, structure, images, run)
+    if scores is None:
+        raise ConfigError(
+            f"importance '{config.prune.importance}' gives no scores, and prune.repair=false has nothing else to go by",
+            remedy="set prune.repair=true, or another prune.importance",
+        )
+    return scores
 
 
 def _confirmed(
@@ -150,8 +206,16 @@ def describe(plan: WidthPlan) -> list[str]:
     return lines
 
 
-def _train(config: Config, net: nn.Module, model: Model, teacher: nn.Module, scratch: Path, progress: Progress) -> None:
-    data, settings = open_data(config), config.finetune
+def _train(
+    config: Config,
+    data: Data,
+    net: nn.Module,
+    model: Model,
+    teacher: nn.Module,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    settings = config.finetune
     assert data.train is not None
     fit(
         net,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from torch.utils import _pytree as pytree
 from compress.errors import ModelError
 from compress.graph.groups import Coupling
 from compress.graph.segments import Segment
-from compress.models.cifar import SelectPad
+from compress.models.layers import cut_layer
 from compress.models.removed import Removed
-from compress.models.shapes import make_layer, replace_module, shape_of
+from compress.models.shapes import replace_module
 from compress.prune.importance.masks import masked
 
 TOLERANCE = 1e-5
@@ -43,7 +43,7 @@ def cut(
     net = copy.deepcopy(net)
     for layer in (removed_inputs.keys() | removed_outputs.keys()) - gone.keys():
         old = net.get_submodule(layer)
-        new = _CUTTERS[type(old)](old, removed_inputs[layer], removed_outputs[layer])
+        new = cut_layer(old, removed_inputs[layer], removed_outputs[layer])
         new.train(old.training)
         replace_module(net, layer, new)
     for layer, stand_in in gone.items():
@@ -123,66 +123,6 @@ def _branches(removed: Collection[Segment]) -> dict[str, nn.Module]:
         # The first, not the last: an in-place ReLU between them would otherwise work on the block's own source.
         stand_ins |= {first: Removed(), **{layer: nn.Identity() for layer in others}}
     return stand_ins
-
-
-def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.Module:
-    """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights as they were."""
-    shape = shape_of(old)
-    assert shape is not None
-    reference = next(iter(old.state_dict().values()), torch.zeros(()))
-    new = make_layer({**shape, **changes}).to(reference.device, reference.dtype)
-    new.load_state_dict(dict(state))
-    for name, parameter in new.named_parameters():
-        parameter.requires_grad_(old.get_parameter(name).requires_grad)
-    return new
-
-
-def _rest(size: int, removed: set[int]) -> list[int]:
-    return [position for position in range(size) if position not in removed]
-
-
-def _cut_conv(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
-    assert isinstance(old, nn.Conv2d)
-    inputs, outputs = _rest(old.in_channels, removed_inputs), _rest(old.out_channels, removed_outputs)
-    state = {name: value[outputs] for name, value in old.state_dict().items()}
-    groups = old.groups
-    if groups == 1:
-        state["weight"] = state["weight"][:, inputs]
-    else:  # whole groups went, on both sides
-        groups = len(inputs) * groups // old.in_channels
-    return _rebuilt(old, state, in_channels=len(inputs), out_channels=len(outputs), groups=groups)
-
-
-def _cut_linear(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
-    assert isinstance(old, nn.Linear)
-    inputs, outputs = _rest(old.in_features, removed_inputs), _rest(old.out_features, removed_outputs)
-    state = {name: value[outputs] for name, value in old.state_dict().items()}
-    state["weight"] = state["weight"][:, inputs]
-    return _rebuilt(old, state, in_features=len(inputs), out_features=len(outputs))
-
-
-def _cut_norm(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
-    assert isinstance(old, nn.BatchNorm2d)
-    features = _rest(old.num_features, removed_outputs)
-    state = {name: value[features] if value.dim() else value for name, value in old.state_dict().items()}
-    return _rebuilt(old, state, num_features=len(features))
-
-
-def _cut_select_pad(old: nn.Module, removed_inputs: set[int], removed_outputs: set[int]) -> nn.Module:
-    """An output whose input went is zeros from now on; the other inputs move up."""
-    assert isinstance(old, SelectPad)
-    size = 1 + max(*old.source, *removed_inputs, 0)
-    place = {position: rank for rank, position in enumerate(_rest(size, removed_inputs))}
-    source = [place.get(s, -1) for k, s in enumerate(old.source) if k not in removed_outputs]
-    return SelectPad(source, old.stride).to(old.gate.device, old.gate.dtype)
-
-
-_CUTTERS: dict[type[nn.Module], Callable[[nn.Module, set[int], set[int]], nn.Module]] = {
-    nn.Conv2d: _cut_conv,
-    nn.Linear: _cut_linear,
-    nn.BatchNorm2d: _cut_norm,
-    SelectPad: _cut_select_pad,
-}
 
 
 def _tensors(output: Any) -> list[Tensor]:

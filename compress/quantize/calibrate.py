@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,10 +31,8 @@ from compress.quantize.histogram import Histogram
 from compress.quantize.insertion import Sites, find_sites
 from compress.quantize.placement import Range, leave_float, place, quantize_only
 from compress.quantize.quantizer import Quantizers
-from compress.quantize.ranges import METHODS
+from compress.registries import RANGES
 from compress.targets import profile
-
-Method = Literal["minmax", "percentile", "entropy", "mse"]
 
 _CORRECTED_ON = 32  # images, held in memory at once; a layer's errors are averaged over thousands of their pixels
 _JUDGED_ON = 32  # other images: is the equalized network the better one?
@@ -90,7 +88,7 @@ def calibrate(
     images: Images,
     target: str,
     *,
-    method: Method = "mse",
+    method: str = "mse",
     correction: Correction = "gptq",
     equalization: bool = False,
     progress: Progress = SILENT,
@@ -101,7 +99,7 @@ def calibrate(
         net: float, on the CPU; not changed.
         images: what is observed; memory does not grow with their number.
         target: a name in ``targets.names()``.
-        method: how a tensor's range is chosen; see ``ranges``.
+        method: how a tensor's range is chosen: a name in ``registries.RANGES``.
         correction: what is done about the errors of rounding the weights; see ``correct``.
         equalization: even out channels, and keep that where it lessens the error of the outputs.
 
@@ -122,7 +120,7 @@ def calibrate(
 
     def quantized(float_net: nn.Module) -> Calibrated:
         seen = _observe(float_net, sites, images, progress)
-        ranges = [Range(source, user, *METHODS[method](seen[source], grid)) for source, user in sites.activations]
+        ranges = [Range(source, user, *RANGES[method](seen[source], grid)) for source, user in sites.activations]
         quantizers = place(float_net, target, ranges, _magnitudes(float_net, sites))
         rounded = correct(float_net, quantizers, _first(images, _CORRECTED_ON), correction, progress=progress)
         return Calibrated(rounded, quantizers, float_net)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from compress.graph.ops import Operation, operation_of
 from compress.graph.tracing import symbolic_trace
 
 PREFIX = "node_"
@@ -39,6 +40,17 @@ def trace(net: nn.Module) -> fx.GraphModule:
 def layer_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """The layer that a node calls; None where it calls a function."""
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def called(graph: fx.GraphModule, node: fx.Node) -> dict[str, nn.Module]:
+    """The layer that a node calls, by its name; empty where it calls a function."""
+    layer = layer_of(graph, node)
+    return {} if layer is None else {str(node.target): layer}
+
+
+def operation(graph: fx.GraphModule, node: fx.Node) -> Operation | None:
+    """A node's row in the table of operations; None where it has none."""
+    return operation_of(node, called(graph, node))
 
 
 def _plain(value: Any) -> Any:

@@ -12,16 +12,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from compress.graph.ops import name_of
 from compress.models.cifar import SelectPad
-from compress.quantize.graph import layer_of, trace
+from compress.quantize.graph import called, layer_of, operation, trace
 from compress.quantize.grid import Grid
 from compress.quantize.quantizer import TINY, WEIGHT_HIGH, Activation, Quantizers, Weight
 from compress.quantize.rounding import fitting_reach
 from compress.targets import Profile, profile
 
 _BIAS_HIGH = 2.0**28  # int32, less a factor of 8 for scales that training makes smaller
-# Layers, functions and methods that pass integers on as they are.
-MOVES = "MaxPool2d max_pool2d SelectPad Flatten flatten view reshape squeeze Dropout dropout".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,8 @@ def _feeds(
 
 def _moves(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node passes integers on as they are."""
-    module = layer_of(graph, node)
-    if module is not None:
-        return type(module).__name__ in MOVES
-    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in MOVES
+    row = operation(graph, node)
+    return row is not None and row.moves
 
 
 def _input_steps(graph: fx.GraphModule, activations: Sequence[Activation]) -> dict[str, float]:
@@ -196,7 +193,11 @@ def _clip_below_relu(graph: fx.GraphModule, ranges: Sequence[Range]) -> list[Ran
 
     def clip(r: Range) -> Range:
         users = _readers(nodes, r)
-        if len(users) != 1 or not is_add(users[0]) or not all(_is_relu(graph, after) for after in users[0].users):
+        if (
+            len(users) != 1
+            or not is_add(graph, users[0])
+            or not all(_is_relu(graph, after) for after in users[0].users)
+        ):
             return r
         others = [node for node in users[0].all_input_nodes if node.name != r.source]
         return replace(r, low=max(r.low, -highest(others[0], users[0])))
@@ -210,9 +211,7 @@ def _readers(nodes: Mapping[str, fx.Node], place: Range | Activation) -> list[fx
 
 
 def _is_relu(graph: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(layer_of(graph, node), nn.ReLU)
-    return (node.target if node.op == "call_method" else getattr(node.target, "__name__", "")) in ("relu", "relu_")
+    return name_of(node, called(graph, node)) == "relu"
 
 
 def _direct_inputs(graph: fx.GraphModule) -> set[tuple[str, str]]:
@@ -224,7 +223,7 @@ def _direct_inputs(graph: fx.GraphModule) -> set[tuple[str, str]]:
     edges = set()
     for node in graph.graph.nodes:
         depth[node] = 1 + max((depth[source] for source in node.all_input_nodes), default=0)
-        if is_add(node):
+        if is_add(graph, node):
             convs = [source for source in node.all_input_nodes if isinstance(layer_of(graph, source), nn.Conv2d)]
             if convs:
                 edges.add((max(convs, key=depth.__getitem__).name, node.name))
@@ -243,15 +242,12 @@ def _without(edges: Collection[tuple[str, str]], graph: fx.GraphModule, places: 
             yield from (replace(place, user=user) for user in kept)
 
 
-def is_add(node: fx.Node) -> bool:
+def is_add(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether the node adds two tensors: ``a + b``, ``a += b``, ``torch.add``, ``a.add(b)``.
 
-    >>> [is_add(node) for node in fx.symbolic_trace(lambda x: x.relu() + x).graph.nodes]
+    >>> graph = fx.symbolic_trace(lambda x: x.relu() + x)
+    >>> [is_add(graph, node) for node in graph.graph.nodes]
     [False, False, True, False]
     """
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    return (
-        node.op in ("call_function", "call_method")
-        and name in ("add", "iadd", "add_")
-        and len(node.all_input_nodes) == 2
-    )
+    row = operation(graph, node)
+    return row is not None and row.adds and len(node.all_input_nodes) == 2

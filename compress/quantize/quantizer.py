@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from compress.errors import CheckpointError
 from compress.files import write_json
 from compress.parse import Positive, read
 
-FORMAT = 2
+FORMAT: Final = 2
 WEIGHT_HIGH = 127  # symmetric: -128 is not used, so that -w is as exact as w
 TINY = 2.0**-100  # the least scale, of what is always 0
 
@@ -68,7 +68,7 @@ class Quantizers:
 
     def save(self, path: Path) -> None:
         """Write JSON; Python's shortest float form brings back the same bits."""
-        write_json(path, {"format": FORMAT, **asdict(self)})
+        write_json(path, asdict(QuantizersFile(FORMAT, self.target, self.activations, self.weights)))
 
     @classmethod
     def load(cls, path: Path) -> Quantizers:
@@ -77,12 +77,12 @@ class Quantizers:
         Raises:
             CheckpointError: it is damaged, or of another format.
         """
-        record = read(path, _File, remedy="run the quantize stage again", error=CheckpointError)
+        record = read(path, QuantizersFile, remedy="run the quantize stage again", error=CheckpointError)
         return cls(record.target, record.activations, record.weights)
 
 
 @dataclass(frozen=True)
-class _File:
+class QuantizersFile:
     """What ``quantizers.json`` holds."""
 
     format: Literal[2]

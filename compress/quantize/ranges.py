@@ -13,6 +13,9 @@ from torch import Tensor
 from compress.quantize.grid import Grid
 from compress.quantize.histogram import BINS, Histogram
 
+Method = Callable[[Histogram, Grid], tuple[float, float]]
+"""From the values of a tensor, and the integers that ship, to the range (low, high) that the integers represent."""
+
 _TAIL = 1e-5  # left out at each end by ``percentile``: 99.999%, as ONNX Runtime's calibrator does
 _STEPS = 33  # narrower ranges that ``mse`` and ``entropy`` try: 20% to 100% of the widest
 _NARROWEST = 0.2
@@ -65,14 +68,6 @@ def entropy(seen: Histogram, grid: Grid) -> tuple[float, float]:
         return float((p * (p / q).log()).sum())
 
     return _best(seen, grid, lost)
-
-
-METHODS: dict[str, Callable[[Histogram, Grid], tuple[float, float]]] = {
-    "minmax": minmax,
-    "percentile": percentile,
-    "entropy": entropy,
-    "mse": mse,
-}
 
 
 def _occupied(seen: Histogram) -> tuple[Tensor, Tensor]:

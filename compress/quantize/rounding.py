@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from compress.prune.repair.statistics import unit_of
+from compress.graph.patches import inputs_at, output_size, unit_of
 from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.quantizer import TINY, WEIGHT_HIGH, Weight
 
@@ -229,11 +228,6 @@ def _columns(layer: nn.Conv2d | nn.Linear, inputs: Tensor, generator: torch.Gene
     """(samples, inputs of all groups): what the layer's weights are multiplied with, at pixels chosen at random."""
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2)
-    (kh, kw), (sh, sw), (dh, dw) = layer.kernel_size, layer.stride, layer.dilation
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
-    patches = padded.unfold(2, dh * (kh - 1) + 1, sh).unfold(3, dw * (kw - 1) + 1, sw)[..., ::dh, ::dw]
-    height, width = patches.shape[2:4]
+    height, width = output_size(layer, inputs)
     chosen = torch.randperm(height * width, generator=generator)[:_POSITIONS]
-    picked = patches[:, :, chosen // width, chosen % width]  # (N, C, samples, kh, kw)
-    return picked.transpose(1, 2).flatten(0, 1).flatten(1)
+    return inputs_at(layer, inputs, chosen.expand(len(inputs), -1), width)

@@ -17,7 +17,7 @@ from calibration.loader import Batches, batches
 from calibration.split import Split
 from calibration.transforms import eval_transform
 from compress.config import Config
-from compress.data import data_settings, open_data, training_sample
+from compress.data import RunImages
 from compress.distributed import pick_device, run_stage
 from compress.errors import DataError
 from compress.files import tree_sha256, write_atomic, write_json
@@ -56,7 +56,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Record:
+class QuantizeFile:
     """``quantize.json``: what was quantized, for which target, and how.
 
     Attributes:
@@ -85,12 +85,13 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ModelError: see ``calibrate``.
     """
     parent = run.need(source)
-    calibration = _calibration(config, run, parent)
+    images = RunImages(config.data, config.run.seed)
+    calibration = _calibration(config, run, parent, images)
     settings: dict[str, Any] = {
         "seed": config.run.seed,
         "source": source,
         "target": config.target.name,
-        "data": data_settings(config),
+        "data": images.settings,
         "mode": config.quantize.mode,
     }
     if config.quantize.mode == "qat":
@@ -100,7 +101,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         settings["sensitivity_images"] = config.quantize.sensitivity_images
 
     def work(out: Path, scratch: Path) -> None:
-        model, data = load_model(parent, config.model.arch), open_data(config)
+        model, data = load_model(parent, config.model.arch), images.data
         calibrated = load_calibrated(calibration, config.model.arch)
         held_out = _held_out(calibrated, model, data, config, run)
         float_layers: tuple[str, ...] = ()
@@ -108,13 +109,13 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
             calibrated, held_out = _train(calibrated, held_out, model, data, config, run, scratch)
         elif config.quantize.max_drop is not None:
             limit = config.quantize.max_drop
-            mixed, float_layers, held_out = _within(limit, calibrated, held_out, model, data, config, run)
+            mixed, float_layers, held_out = _within(limit, calibrated, held_out, model, images, config, run)
             if float_layers:
                 save_calibrated(model, calibrated, out / ALL_INT8)  # what they cost in latency is measured beside it
             calibrated = mixed
         save_calibrated(model, calibrated, out)
         sample = read(calibration / CALIBRATION, Sample, remedy=f"delete the folder {calibration}, and quantize again")
-        record = Record(source, config.target.name, config.quantize.mode, sample, held_out, float_layers)
+        record = QuantizeFile(source, config.target.name, config.quantize.mode, sample, held_out, float_layers)
         write_json(out / RECORD, asdict(record))
 
     device = pick_device(config.qat.device)
@@ -129,12 +130,12 @@ def sensitivity(config: Config, run: Run) -> Path:
         DataError: no images to calibrate on, or too few.
     """
     quantized = run.need("quantize")
-    images = config.quantize.sensitivity_images
-    settings = {"images": images, "seed": config.run.seed, "data": data_settings(config)}
+    images, wanted = RunImages(config.data, config.run.seed), config.quantize.sensitivity_images
+    settings = {"images": wanted, "seed": config.run.seed, "data": images.settings}
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(quantized, config.model.arch)
-        sample = training_sample(config, images, run.progress)
+        sample = images.sample(wanted, run.progress)
         found = sensitivities(load_calibrated(quantized, config.model.arch), _stacked(sample, model), run.progress)
         write_json(out / "sensitivity.json", found.to_json())
         write_atomic(out / "sensitivity.md", found.to_markdown())
@@ -143,19 +144,19 @@ def sensitivity(config: Config, run: Run) -> Path:
     return lead_stage(run, "sensitivity", work, settings=settings, parents=[quantized])
 
 
-def _calibration(config: Config, run: Run, parent: Path) -> Path:
+def _calibration(config: Config, run: Run, parent: Path, images: RunImages) -> Path:
     """The calibrated network, from ``calibrations/`` where these images and settings have been used before."""
     fields = {"calibration_images", "batch_size", "method", "correction", "equalization"}
     settings = {
         "target": config.target.profile.model_dump(mode="json"),
-        "data": data_settings(config),
+        "data": images.settings,
         "seed": config.run.seed,
         **config.quantize.model_dump(mode="json", include=fields),
     }
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(parent, config.model.arch)
-        sample = training_sample(config, config.quantize.calibration_images, run.progress)
+        sample = images.sample(config.quantize.calibration_images, run.progress)
         transform, size = eval_transform(model.preprocess), config.quantize.batch_size
         calibrated = calibrate(
             model.net,
@@ -215,25 +216,25 @@ def _within(
     calibrated: Calibrated,
     held_out: HeldOut | None,
     model: Model,
-    data: Data,
+    images: RunImages,
     config: Config,
     run: Run,
 ) -> tuple[Calibrated, tuple[str, ...], HeldOut]:
     """Leave layers in float until the held-out top-1 drops by at most ``max_drop`` points."""
-    holdout = data.holdout
+    holdout = images.data.holdout
     if holdout is None or held_out is None:
         raise DataError(
             "max_drop needs labelled images that are held out of training, and a classifier",
             remedy="set data.train and data.holdout, or leave quantize.max_drop unset",
         )
-    images = _stacked(training_sample(config, config.quantize.sensitivity_images, run.progress), model)
+    sample = _stacked(images.sample(config.quantize.sensitivity_images, run.progress), model)
     top1 = {"ptq": held_out["ptq"]}
 
     def drop(net: nn.Module) -> float:
         top1["mixed"] = evaluate(net, holdout, model.preprocess, workers=config.data.workers).top1
         return 100 * (held_out["fp32"] - top1["mixed"])
 
-    order = sensitivities(calibrated, images, run.progress).worst_first()
+    order = sensitivities(calibrated, sample, run.progress).worst_first()
     mixed, layers = keep_accuracy(calibrated, order, drop, max_drop, progress=run.progress)
     return mixed, layers, {**held_out, **top1}
 

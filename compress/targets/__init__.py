@@ -1,6 +1,6 @@
 """What each target's engine wants its INT8 files to look like: one small TOML file a target.
 
-Adding a target is adding ``<name>.toml`` to this folder.
+``add`` makes a file of your own known; one that belongs to the package is added to this folder.
 
 >>> profile("tensorrt").add
 'skip'
@@ -11,11 +11,13 @@ from __future__ import annotations
 import tomllib
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compress.errors import ConfigError
+from compress.registry import load_plugins
 
 
 class Profile(BaseModel):
@@ -55,9 +57,27 @@ class Profile(BaseModel):
     opset: Annotated[int, Field(ge=13)] = Field(description="ONNX opset of the exported file")
 
 
+_files = {f.name.removesuffix(".toml"): f for f in files(__name__).iterdir() if f.name.endswith(".toml")}
+
+
+def add(path: Path) -> str:
+    """Make a target of your own known: a TOML file, whose name without the suffix is the target's.
+
+    Raises:
+        ConfigError: the file is not there, or wrong.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no target file {path}")
+    _files[path.stem] = path
+    profile.cache_clear()
+    profile(path.stem)
+    return path.stem
+
+
 def names() -> tuple[str, ...]:
     """The known targets, in alphabetical order."""
-    return tuple(sorted(f.name.removesuffix(".toml") for f in files(__name__).iterdir() if f.name.endswith(".toml")))
+    load_plugins()
+    return tuple(sorted(_files))
 
 
 @cache
@@ -70,7 +90,7 @@ def profile(name: str) -> Profile:
     if name not in names():
         raise ConfigError(f"unknown target '{name}'", remedy=f"known: {', '.join(names())}")
     try:
-        table = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
+        table = tomllib.loads(_files[name].read_text(encoding="utf-8"))
         return Profile.model_validate({**table, "name": name})
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(f"the profile of target '{name}' is wrong: {error}") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from compress.parse import Count, NonNegative, Share
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -42,8 +44,29 @@ class History:
         return self.epochs[self.best].top1 if self.epochs else None
 
     def to_json(self) -> dict[str, Any]:
-        """Without the seconds: the same seed writes the same bytes."""
-        rows = [asdict(epoch) for epoch in self.epochs]
-        for row in rows:
-            del row["seconds"]
-        return {"best": self.best, "epochs": rows}
+        """As ``history.json`` holds it: without the seconds, so that the same seed writes the same bytes."""
+        rows = tuple(EpochRow(one.epoch, one.loss, one.lr, one.top1) for one in self.epochs)
+        return asdict(HistoryFile(self.best, rows))
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """An ``Epoch`` in JSON: see there."""
+
+    epoch: Count
+    loss: float | None
+    lr: NonNegative
+    top1: Share | None
+
+
+@dataclass(frozen=True)
+class HistoryFile:
+    """What ``history.json`` holds.
+
+    Attributes:
+        best: the epoch that the network was left at.
+        epochs: from epoch 0 on; none where nothing was trained.
+    """
+
+    best: Count
+    epochs: tuple[EpochRow, ...]

@@ -23,6 +23,7 @@ from compress.config import TrainConfig
 from compress.distributed import World, join, pick_device
 from compress.errors import ConfigError, ModelError
 from compress.progress import SILENT, Progress
+from compress.registries import STEPS
 from compress.train.distill import soft_targets
 from compress.train.evaluate import evaluate, logits, output_count
 from compress.train.history import Epoch, History
@@ -65,9 +66,9 @@ def fit(
     device = pick_device(config.device)
     if config.distill > 0 and teacher is None:
         raise ConfigError(f"distill={config.distill:g} needs a teacher, and there is none", remedy="set distill=0")
-    for model in (net, teacher):
-        if model is not None:
-            check_classes(train, output_count(model, preprocess))
+    outputs = output_count(net, preprocess)
+    for count in (outputs, outputs if teacher is None else output_count(teacher, preprocess)):
+        check_classes(train, count)
     batch = min(config.batch_size, len(train))
     job = f"{config.model_dump_json()} epochs={epochs} seed={seed} images={len(train)}"
 
@@ -78,7 +79,8 @@ def fit(
         progress = SILENT
 
     with _on(device, net, teacher), _seeded(seed, device):
-        step = _Step(net, teacher, config, epochs=max(epochs, 1), steps=len(train) // batch, here=here)
+        steps = len(train) // batch
+        step = _Step(net, teacher, config, classes=outputs, epochs=max(epochs, 1), steps=steps, here=here)
         state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
         if state is not None and (saved := state.load(device)) is not None:
             rows, best = saved
@@ -131,9 +133,18 @@ class _Step:
     """
 
     def __init__(
-        self, net: nn.Module, teacher: nn.Module | None, config: TrainConfig, *, epochs: int, steps: int, here: World
+        self,
+        net: nn.Module,
+        teacher: nn.Module | None,
+        config: TrainConfig,
+        *,
+        classes: int,
+        epochs: int,
+        steps: int,
+        here: World,
     ) -> None:
         self.config = config
+        self.classes, self.before = classes, [STEPS[name] for name in config.steps]
         self.device = here.device
         self.net = here.wrap(net)
         self.teacher = teacher if config.distill > 0 else None
@@ -156,6 +167,10 @@ class _Step:
     def __call__(self, x: Tensor, y: Tensor) -> float:
         """Take one step on images (N, C, H, W) and labels (N,); returns their loss, from before it."""
         x, y = x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
+        if self.before:
+            y = F.one_hot(y, self.classes).to(x)
+            for change in self.before:
+                x, y = change(x, y)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.mixed):
             loss = self._loss(x, y)
         self.optimizer.zero_grad(set_to_none=True)

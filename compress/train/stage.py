@@ -15,7 +15,7 @@ from calibration.sampler import calibration_sample
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.config import Config, ModelConfig, TrainConfig
-from compress.data import data_settings, open_data, preprocess_of
+from compress.data import RunImages, preprocess_of
 from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
 from compress.files import write_json
@@ -48,9 +48,10 @@ def baseline(config: Config, run: Run) -> Path:
     weights = config.model.weights
     fresh = weights is None or config.model.new_head
     epochs = config.train.epochs if config.train.epochs is not None else BASELINE_EPOCHS * fresh
+    images = RunImages(config.data, config.run.seed)
 
     def work(out: Path, scratch: Path) -> None:
-        data, preprocess = open_data(config), preprocess_of(config)
+        data, preprocess = images.data, preprocess_of(config.data)
         labelled = data.train or data.eval
         net = _starting_net(config.model, labelled, config.run.seed)
         outputs = class_count(net, preprocess)
@@ -72,7 +73,7 @@ def baseline(config: Config, run: Run) -> Path:
         "baseline",
         work,
         device=pick_device(config.train.device),
-        settings=_settings(config, "model", "train"),
+        settings=_settings(config, images, "model", "train"),
         parents=[Path(weights)] if weights is not None and Path(weights).is_file() else [],
     )
 
@@ -85,12 +86,12 @@ def finetune(config: Config, run: Run) -> Path:
         DataError: there are no training images.
     """
     pruned, unpruned = run.need("prune"), run.need("baseline")
-    settings = config.finetune
+    settings, images = config.finetune, RunImages(config.data, config.run.seed)
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(pruned, config.model.arch)
         teacher = load_model(unpruned, config.model.arch).net if settings.distill > 0 else None
-        data = open_data(config)
+        data = images.data
         epochs = settings.epochs or 0
         history = _train(
             model.net, data, model.preprocess, settings, epochs, config, scratch, run.progress, teacher=teacher
@@ -103,7 +104,7 @@ def finetune(config: Config, run: Run) -> Path:
         "finetune",
         work,
         device=pick_device(settings.device),
-        settings=_settings(config, "finetune"),
+        settings=_settings(config, images, "finetune"),
         parents=[pruned, unpruned],
     )
 
@@ -186,7 +187,7 @@ def _some_images(split: Split, preprocess: Preprocess, seed: int) -> list[torch.
     return [x for x, _ in loader]
 
 
-def _settings(config: Config, *sections: str) -> dict[str, Any]:
+def _settings(config: Config, images: RunImages, *sections: str) -> dict[str, Any]:
     """What of the configuration the output depends on, the images included."""
     chosen = {name: getattr(config, name).model_dump(mode="json") for name in sections}
-    return {**chosen, "data": data_settings(config), "seed": config.run.seed}
+    return {**chosen, "data": images.settings, "seed": config.run.seed}

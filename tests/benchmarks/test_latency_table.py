@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks import latency_table
-from benchmarks.profiling import kit
+from benchmarks.profiling import kit, measure
 from benchmarks.profiling.kit import FAST, Effort
 from benchmarks.profiling.survey import Piece, Survey, ladder
 from benchmarks.profiling.table import Timing, make_table, timings, with_steps
@@ -62,15 +62,15 @@ def command(folder: Path, *more: str) -> int:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency_table, "FITTED", 4)
-    monkeypatch.setattr(latency_table, "HELD_OUT", 2)
-    monkeypatch.setattr(latency_table, "FAST", Effort(2, 0.001))
+    monkeypatch.setattr(measure, "FITTED", 4)
+    monkeypatch.setattr(measure, "HELD_OUT", 2)
+    monkeypatch.setattr(measure, "FAST", Effort(2, 0.001))
 
 
 @pytest.mark.usefixtures("few")
 def test_a_table_is_measured_and_what_is_there_is_not_measured_again(run_folder: Path) -> None:
     assert command(run_folder) == 0
-    path = run_folder / latency_table.TABLE
+    path = run_folder / measure.TABLE
     table = LatencyTable.read(path)
     table.check(table.network, TargetConfig(), here(TargetConfig()))
     assert {kind.name for kind in table.kinds} == {"stem", "blocks.0", "fc"}
@@ -98,12 +98,12 @@ def test_a_kit_runs_by_itself_and_comes_back_as_a_table(run_folder: Path, tmp_pa
     script = [sys.executable, "-I", str(folder / kit.SCRIPT)]  # without this repository
     subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
     assert command(run_folder, "--import-kit", str(folder)) == 0
-    table = LatencyTable.read(run_folder / latency_table.TABLE)
+    table = LatencyTable.read(run_folder / measure.TABLE)
     assert table.imported
     assert table.place.device
     assert table.place.pair_sums == pair_sums("onnxruntime")
     assert command(run_folder) == ConfigError.exit_code  # what a device measured is not replaced
-    assert LatencyTable.read(run_folder / latency_table.TABLE) == table
+    assert LatencyTable.read(run_folder / measure.TABLE) == table
     assert command(run_folder, "--import-kit", str(folder), "--set", "target.batch=2") == ConfigError.exit_code
 
 
@@ -123,7 +123,7 @@ def test_pieces_can_be_built_at_every_planned_width(survey: Survey) -> None:
     names = [piece.name for piece in (*survey.ladders(), *survey.ends(), *networks)]
     assert len(set(names)) == len(names)
     for piece in [*design, *networks]:
-        assert parse(json.dumps(piece.to_json()), Piece, "manifest.json", remedy="") == piece
+        assert parse(json.dumps(asdict(piece)), Piece, "manifest.json", remedy="") == piece
 
 
 def staircase(step: int) -> tuple[Kind, list[Piece], dict[str, Timing]]:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks import latency_table, pareto, plots
-from benchmarks.latency import PRESETS
-from benchmarks.pareto import points_of
+from benchmarks.evaluation.pareto import make, points_of
 from benchmarks.profiling.kit import Effort
+from benchmarks.reporting.figures import draw, svg
 from benchmarks.rivals import int8_losses
+from benchmarks.timing.presets import PRESETS
 from calibration.preprocess import Preprocess
 from compress.config import load_config
 from compress.errors import ConfigError, PipelineError
@@ -89,7 +90,7 @@ def test_points_share_what_does_not_depend_on_the_budget(folder: Path) -> None:
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     manifests = {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
     config = load_config(None, [f"run.dir={folder}", *SETTINGS])
-    made = pareto.make(config, points_of(config, ["75%"]))
+    made = make(config, points_of(config, ["75%"]))
     assert [one.name for one in made] == ["dense FP32", "dense INT8", "75% INT8"]
     assert manifests == {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
 
@@ -100,8 +101,8 @@ def test_plots_are_drawn_from_the_files_and_always_the_same(folder: Path, capsys
     assert "front.svg, losses.svg, removals.svg" in capsys.readouterr().out
     drawn = {path.name: path.read_text() for path in (point / "plots").iterdir()}
     assert all(text.startswith("<?xml") and "dc:date" not in text for text in drawn.values())
-    assert drawn == {name: plots.svg(figure) for name, figure in plots.draw(point).items()}
-    assert plots.svg(plots.draw(folder)["pareto.svg"]) == (folder / "pareto" / "pareto.svg").read_text()
+    assert drawn == {name: svg(figure) for name, figure in draw(point).items()}
+    assert svg(draw(folder)["pareto.svg"]) == (folder / "pareto" / "pareto.svg").read_text()
 
 
 def test_losses_of_the_int8_network_stand_beside_those_of_the_float_one(
@@ -155,4 +156,4 @@ def test_a_users_mistake_is_told(
 
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="nothing to draw"):
-        plots.draw(tmp_path)
+        draw(tmp_path)

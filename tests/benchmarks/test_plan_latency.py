@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import plan_latency
+from benchmarks.profiling import plans
 from benchmarks.profiling.kit import Effort
 from calibration.preprocess import Preprocess
 from compress.errors import ConfigError
@@ -56,11 +57,11 @@ def command(folder: Path, *more: str) -> int:
 def test_plans_are_measured_against_the_unpruned_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan_latency, "EFFORT", Effort(4, 0.001))
-    plans = [str(folder / "half.json")] * 2
-    assert command(folder, "--plan", *plans, "--threads", "1", "--json", str(folder / "answer.json")) == 0
+    monkeypatch.setattr(plans, "EFFORT", Effort(4, 0.001))
+    files = [str(folder / "half.json")] * 2
+    assert command(folder, "--plan", *files, "--threads", "1", "--json", str(folder / "answer.json")) == 0
     answer = json.loads((folder / "answer.json").read_text())
-    assert [one["plan"] for one in answer["plans"]] == plans
+    assert [one["plan"] for one in answer["plans"]] == files
     assert all(0 < one["ratio"]["lo"] <= one["ratio"]["hi"] for one in answer["plans"])
     assert answer["target"]["name"] == "ort-x86"
     assert "0.400" in capsys.readouterr().out
@@ -68,7 +69,7 @@ def test_plans_are_measured_against_the_unpruned_network(
 
 def test_the_network_that_is_timed_has_the_plans_widths(folder: Path) -> None:
     plan = WidthPlan.read(folder / "half.json")
-    piece = plan_latency.piece_of("half", plan)
+    piece = plans.piece_of("half", plan)
     assert piece.units == {group.name: len(group.kept) for group in plan.groups}
     assert piece.removed == plan.removed
 

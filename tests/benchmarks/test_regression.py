@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from benchmarks.evaluation.baseline import Baseline, judge
 from benchmarks.evaluation.images import evaluation_split
 from benchmarks.evaluation.predictions import predict
-from benchmarks.regression import INT8, accuracies, answers, costs, kept, main
+from benchmarks.evaluation.regression import INT8, accuracies, answers, costs, kept
+from benchmarks.regression import main
 from compress.run import Run
 
 CONFIG = """

@@ -15,20 +15,23 @@ import onnx
 import pytest
 from markdown_it import MarkdownIt
 
-from benchmarks.accuracy import predict, result_of
+from benchmarks.evaluation.pairing import result_of
+from benchmarks.evaluation.predictions import predict
+from benchmarks.evaluation.summary import write
 from benchmarks.report import main
 from benchmarks.reporting.headline import figures, headline, warnings
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
-from benchmarks.reporting.rows import Row, metadata_of
+from benchmarks.reporting.rows import metadata_of
 from benchmarks.reporting.sections import channels, parts, prediction
-from benchmarks.summary import write
+from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings
 from calibration.datasets import load_data
 from compress.files import tree_sha256, write_json
 from compress.models.cost import Cost
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
+from compress.prune.latency.machine import processor
 from compress.prune.latency.table import Kind, LatencyTable, Layer, Member, Place, Side, WholeRow
 from compress.prune.latency.table import Row as TableRow
 from compress.run import Run
@@ -81,6 +84,7 @@ def latency_table(place: Place) -> LatencyTable:
     return LatencyTable("net", place, False, {"conv1": 8}, (kind,), segments, rows, networks, {})
 
 
+WORK = {"macs": 1, "precision": "int8", "gmacs_per_s": 1.0, "peak_gmacs_per_s": 50.0}
 TRIED = {"limit_ms": 2.0, "predicted_ms": 2.0, "share": {"value": 0.5, "lo": 0.4, "hi": 0.6}, "ms": 2.1}
 
 
@@ -110,7 +114,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, float_onnx: Path, int8_onnx:
         ]
         write_json(out / "sensitivity.json", {"whole": 20.0, "layers": layers})
 
-    place = Place("ort-x86", "onnxruntime", "1", "a processor", "x86_64", threads=1, batch=1)
+    place = Place("ort-x86", "onnxruntime", "1", processor(), "x86_64", threads=1, batch=1)
     latency_table(place).write(table := run.directory / "latency_table.json")
     measured = Run(run.directory / "losses").stage("obs-1", losses, settings={})
     budgets = {"latency": "50%", "macs": None, "params": None}
@@ -124,8 +128,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, float_onnx: Path, int8_onnx:
     answers = [predict(path, found.subset(range(60), "eval")) for path in files]
     dense, int8 = measure(files, QUICK)
     rows = [
-        Row("dense FP32", metadata_of(files[0]), result_of(answers[0]), dense),
-        Row("pruned INT8", metadata_of(files[1]), result_of(answers[1], answers[0]), int8),
+        MeasuredNetwork.of("dense FP32", metadata_of(files[0]), result_of(answers[0]), dense),
+        MeasuredNetwork.of("pruned INT8", metadata_of(files[1]), result_of(answers[1], answers[0]), int8),
     ]
     write(run, rows)
     return run.directory
@@ -165,6 +169,30 @@ def test_every_part_is_told_in_order_on_one_page_that_needs_no_other(run: Path) 
     assert html(read_record(run)) == written  # the same files give the same bytes
 
 
+def test_a_share_above_the_peak_is_marked(run: Path) -> None:
+    change(run / "summary.json", lambda record: record["rows"][1]["latency"].update(work={**WORK, "gmacs_per_s": 82.0}))
+    text = Page(html(read_record(run))).text
+    assert "164%: above the peak, no share" in text
+    assert "do not read it as a share" in text
+    change(run / "summary.json", lambda record: record["rows"][1]["latency"].update(work={**WORK, "gmacs_per_s": 41.0}))
+    assert "do not read it as a share" not in Page(html(read_record(run))).text
+
+
+def test_files_of_the_version_before_are_read(run: Path) -> None:
+    """Rows of ``summary.json`` did not tell architecture, precision and target."""
+    before = read_record(run)
+
+    def older(record: Any) -> None:
+        for row in record["rows"]:
+            for name in ("arch", "precision", "target", "predicted_ms"):
+                del row[name]
+
+    change(run / "summary.json", older)
+    record = read_record(run)
+    assert record.result.name == before.result.name
+    assert prediction(record) == prediction(before)
+
+
 def test_the_first_sentence_is_the_result(run: Path) -> None:
     rows = json.loads((run / "summary.json").read_text())["rows"]
     ratio = rows[1]["latency"]["comparison"]["ratio"]
@@ -200,12 +228,32 @@ def test_a_measured_front_takes_the_predicted_ones_place(run: Path) -> None:
 
 def test_prediction_stands_beside_the_measurement_of_the_same_place(run: Path) -> None:
     measured = json.loads((run / "summary.json").read_text())["rows"][1]["latency_ms"]
-    assert (part := prediction(read_record(run))) is not None
+    part = prediction(read_record(run))
+    assert part is not None
     assert f"The exported network takes {measured:.3f} ms" in part.text
     assert "On 4 whole networks that the model had not seen, it was wrong by 0.0% at most" in part.text
-    change(run / "summary.json", lambda record: record["rows"][1]["latency"]["modes"].update(threads=2))
-    assert (part := prediction(read_record(run))) is not None
-    assert "The exported network takes" not in part.text  # the table is of one thread
+    table = part.tables[0]
+    assert table.rows[1][:3] == ["pruned", "2.000 (50.0%)", "2.000 (50.0%)"]  # asked for, planned
+    assert table.rows[1][3].startswith(f"{measured:.3f}")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda row: row["latency"]["modes"].update(threads=2),
+        lambda row: row["latency"]["scenario"].update(batch=2),
+        lambda row: row["latency"]["backend"].update(name="openvino"),
+        lambda row: row["latency"]["host"].update(cpu="another processor"),
+        lambda row: row.update(target="openvino"),
+    ],
+)
+def test_no_prediction_is_held_against_a_measurement_of_another_place(run: Path, edit: Callable[[Any], None]) -> None:
+    change(run / "summary.json", lambda record: edit(record["rows"][1]))
+    part = prediction(read_record(run))
+    assert part is not None
+    assert "The exported network takes" not in part.text
+    assert "No INT8 network of this run was measured on the engine, device and threads" in part.text
+    assert part.tables[0].rows[1][3:] == ["", ""]
 
 
 def test_an_invalid_measurement_is_told_before_all_else(run: Path) -> None:
@@ -215,6 +263,7 @@ def test_an_invalid_measurement_is_told_before_all_else(run: Path) -> None:
     unpruned(run)
     change(run / "summary.json", spoil)
     record = read_record(run)
+    assert '<dl class="figures unusable">' in html(record)
     text = Page(html(record)).text
     assert text.index("INVALID: do not use") < text.index("pruned INT8: the machine was throttled")
     assert text.index("the machine was throttled") < text.index("times as fast")

@@ -9,10 +9,13 @@ from pathlib import Path
 import onnx
 import pytest
 
-from benchmarks.latency import PRESETS
+from benchmarks.evaluation.summary import networks, summarize, write
+from benchmarks.reporting.rows import cells
 from benchmarks.results.artifact import artifact
+from benchmarks.results.base import Verdict
 from benchmarks.results.tables import markdown
-from benchmarks.summary import main, networks
+from benchmarks.summary import main
+from benchmarks.timing.presets import PRESETS
 from benchmarks.timing.result import elsewhere
 from compress.config import Config
 from compress.engines.base import open_engine
@@ -61,6 +64,35 @@ def test_summary_of_a_run(run: Run, capsys: pytest.CaptureFixture[str], monkeypa
         assert work["peak_gmacs_per_s"] > 0
     assert record["plan"] is None
     assert "| pruned INT8" in capsys.readouterr().out
+
+
+def test_what_is_invalid_is_called_so_wherever_it_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
+    rows = summarize(run, None, PRESETS["fast"])
+    busy = Verdict(status="INVALID", reasons=["the machine was busy"])
+    latency = rows[-1].latency.model_copy(update={"verdict": busy})
+    rows = [*rows[:-1], rows[-1].model_copy(update={"latency": latency})]
+    write(run, rows)
+    text = (run.directory / "summary.md").read_text()
+    assert "| pruned INT8 (INVALID)" in text
+    assert f"- INVALID, do not use these figures: {rows[-1].name}: the machine was busy" in text
+    assert [cells(row)[0] for row in rows][-1] == "pruned INT8 (INVALID)"
+    assert "INVALID" not in cells(rows[0])[0] or not rows[0].valid
+
+
+def test_the_dense_int8_network_of_the_front_is_measured_too(run: Run) -> None:
+    dense = Run(run.directory / "pareto" / "dense")
+    run.stage("baseline", lambda out, _: (out / "model").write_text("a network"), settings={})
+
+    def export(out: Path, _: Path) -> None:
+        shutil.copyfile(run.folder("export") / "resnet18_int8.onnx", out / "resnet18_int8.onnx")
+
+    exported = dense.stage("export", export, settings={}, parents=[run.folder("baseline")])
+    files = networks(run)
+    assert list(files) == ["dense FP32", "dense INT8", "pruned FP32", "pruned INT8"]
+    assert files["dense INT8"] == exported / "resnet18_int8.onnx"
+    run.stage("baseline", lambda out, _: (out / "model").write_text("another"), settings={"seed": 1})
+    assert "dense INT8" not in networks(run)
 
 
 def test_an_engine_of_an_earlier_export_is_not_measured(run: Run) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.selfcheck.checks import apart, overhead, same, slower, tools
 from benchmarks.selfcheck.tools import RivalTool, rival
 from benchmarks.timing.machine import fastest_processors
 from benchmarks.timing.worker import Settings
-from benchmarks.trust import apart, overhead, same, slower, tools
 from compress.errors import EngineError
 from compress.progress import SILENT
 
@@ -38,13 +38,13 @@ def test_an_engine_against_itself_and_against_more_of_the_same_work(
     int8_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "of 1" in same(int8_onnx, QUICK, 1, SILENT).verdict
-    monkeypatch.setattr("benchmarks.trust._MORE", 60)  # so much more that one try sees it on any machine
+    monkeypatch.setattr("benchmarks.selfcheck.checks._MORE", 60)  # so much more that one try sees it on any machine
     found = slower(int8_onnx, replace(QUICK, processes=3, duration_s=0.3), 1, SILENT)
     assert ratio(found.rows[0][1]) > 1.5
 
 
 def test_runs_apart_are_paired(int8_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.trust._RUNS_A_SPACE", 1)
+    monkeypatch.setattr("benchmarks.selfcheck.checks._RUNS_A_SPACE", 1)
     found = apart(int8_onnx, QUICK, 2, SILENT, minutes=1e-6)
     assert len(found.rows) == 2
     assert found.rows[0][0] != found.rows[0][1]

@@ -33,7 +33,7 @@ def test_a_printed_config_reads_back_as_itself(tmp_path: Path) -> None:
     [
         ("prune.mac=50%", r"unknown key 'prune\.mac'; did you mean 'macs'"),
         ("prun.macs=50%", r"unknown key 'prun'; did you mean 'prune'"),
-        ("target.engine=tensorflow", r"target\.engine: .*'onnxruntime'.*'tensorflow'"),
+        ("target.engine=tensorflow", r"target\.engine: unknown engine 'tensorflow'; did you mean 'tensorrt'"),
         ("train.lr=fast", r"train\.lr: .*valid number"),
         ("train.lr=-1", r"train\.lr: .*greater than 0"),
         ("run.seed=-1", r"run\.seed: .*greater than or equal to 0"),

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.evaluation.predictions import load_predictions
 from benchmarks.profiling.kit import read_manifest
-from benchmarks.results.schema import load_latency
+from benchmarks.results.latency import load_latency
 from benchmarks.results.tables import markdown
 from calibration.datasets import load_data
 from calibration.preprocess import Preprocess

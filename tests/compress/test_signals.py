@@ -202,7 +202,7 @@ def measuring(start: Start, network: Path) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_measuring_children_end_with_the_command(start: Start, network: Path, number: signal.Signals) -> None:
     process = measuring(start, network)
-    found = children(process, 3)  # yardsticks and engines
+    found = children(process, 3)  # reference networks and engines
     process.send_signal(number)
     assert end(process) == (128 + number, STOPPED)
     assert gone(found)

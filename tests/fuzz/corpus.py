@@ -17,15 +17,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks import latency_table
-from benchmarks.accuracy import result_of
+from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import Predictions, save_predictions
-from benchmarks.plan_latency import DENSE
 from benchmarks.profiling import kit
 from benchmarks.profiling.kit import FAST
+from benchmarks.profiling.measure import import_kit, reference_piece
+from benchmarks.profiling.plans import DENSE
 from benchmarks.profiling.survey import Survey
-from benchmarks.reporting.rows import Row
-from benchmarks.results.schema import Artifact, BackendInfo, Host, LatencyResult, dump
+from benchmarks.results.base import Artifact, BackendInfo, Host, dump
+from benchmarks.results.latency import LatencyResult
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile, SummaryFile
 from benchmarks.timing.result import summarize
 from calibration.preprocess import Preprocess
 from calibration.split import ArraySource, Split
@@ -114,7 +115,7 @@ def _pruned(home: Path, model: Model) -> None:
             _save(_float_model(model.net), metadata, out / name)
 
     _kit(home / "kit", survey)
-    table = replace(latency_table.import_kit(Path("kit"), TargetConfig()), imported=False)
+    table = replace(import_kit(Path("kit"), TargetConfig()), imported=False)
     place = here(TargetConfig())
     assert place is not None
     table = replace(table, place=place)
@@ -209,9 +210,8 @@ def _kit(folder: Path, survey: Survey) -> None:
     target, kinds = TargetConfig(), list(survey.kinds.values())
     pieces = [*survey.ladders(), *survey.ends(), *survey.design(kinds), *survey.networks(kinds, 4, 2)]
     pieces = list({piece.name: piece for piece in pieces}.values())
-    reference = latency_table.reference_piece(survey)
-    described = {"pieces": [piece.to_json() for piece in pieces], **kit.describe(survey, target)}
-    kit.write_manifest(folder, target, [reference, *pieces], survey.weights, FAST, described)
+    reference = reference_piece(survey)
+    kit.write_manifest(folder, kit.KitManifest.of_kit(survey, target, [reference, *pieces], FAST))
     place = {"version": "1", "device": "a processor", "machine": "x86_64", "pair_sums": "int32"}
     rows = []
     for piece in pieces:
@@ -232,13 +232,12 @@ def _measured(home: Path, run: Run, plan: WidthPlan) -> None:
     right = [one.model_copy(update={"host": HOST, "date": DATE, "run_id": "0"}) for one in right]
     metadata = Metadata("tiny", "int8", PREPROCESS, CLASSES, 1000, 100, "ort-x86", "1")
     rows = [
-        Row("dense FP32", replace(metadata, precision="fp32", target=""), right[0], dense),
-        Row("pruned INT8", metadata, right[1], int8),
+        MeasuredNetwork.of("dense FP32", replace(metadata, precision="fp32", target=""), right[0], dense),
+        MeasuredNetwork.of("pruned INT8", metadata, right[1], int8),
     ]
-    record = {"schema_version": 1, "title": "tiny: a title; of two parts", "plan": plan.to_json()}
-    summary = {**record, "rows": [row.record() for row in rows]}
-    write_json(run.directory / "summary.json", summary)
-    write_json(run.directory / "pareto" / "pareto.json", {**summary, "plan": None})
+    title = "tiny: a title; of two parts"
+    SummaryFile(title=title, rows=tuple(rows), plan=plan).write(run.directory / "summary.json")
+    ParetoFile(title=title, rows=tuple(rows)).write(run.directory / "pareto" / "pareto.json")
     for name, results in (("a", (dense, int8)), ("b", (latency_of(files[0], 2.1), latency_of(files[1], 1.1)))):
         (home / f"{name}.json").write_text(dump(results))
     quantity = {"value": 0.99, "bound": "least", "tolerance": 0.02, "why": "450 images"}

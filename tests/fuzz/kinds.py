@@ -19,16 +19,21 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import accuracy, latency_table, plan_latency, plots
-from benchmarks import compare as comparing
+from benchmarks import plan_latency
+from benchmarks.evaluation import pairing
 from benchmarks.evaluation.baseline import Baseline, judge
 from benchmarks.evaluation.images import evaluation_split
 from benchmarks.evaluation.predictions import load_predictions
+from benchmarks.profiling import measure, plans
+from benchmarks.profiling import survey as measured
 from benchmarks.profiling.survey import Survey
+from benchmarks.reporting import comparison, figures
+from benchmarks.reporting.accuracy import report
 from benchmarks.reporting.page import html, model_card
 from benchmarks.reporting.record import read_record
-from benchmarks.results.comparison import Limit
-from benchmarks.results.schema import Bounds, load_latency
+from benchmarks.results.base import Bounds
+from benchmarks.results.comparison import Limit, compare_runs
+from benchmarks.results.latency import load_latency
 from benchmarks.results.tables import show
 from calibration.folder import decode, read_folder
 from calibration.loader import batches
@@ -47,14 +52,13 @@ from compress.models.checkpoint import load_trained
 from compress.models.cost import count
 from compress.models.model import ANY, Model, load_model
 from compress.parse import read
-from compress.progress import SILENT
 from compress.prune.iterative import combined
 from compress.prune.latency.table import LatencyTable
 from compress.prune.losses.store import _before_a_kill as kept_losses
 from compress.prune.losses.store import load_losses
 from compress.prune.planner import Origin, Subject
 from compress.prune.stage import describe
-from compress.quantize.stage import Record, Sample
+from compress.quantize.stage import QuantizeFile, Sample
 from compress.quantize.store import load_calibrated
 from compress.run import Run
 
@@ -132,8 +136,8 @@ def _report() -> None:
 
 
 def _drawn() -> None:
-    for figure in plots.draw(Path("run")).values():
-        plots.svg(figure)
+    for figure in figures.draw(Path("run")).values():
+        figures.svg(figure)
 
 
 def _calibrated() -> None:
@@ -148,7 +152,7 @@ def _export() -> None:
 
 
 def _quantize_record() -> None:
-    read(Path("quantized/quantize.json"), Record, remedy="run the quantize stage again")
+    read(Path("quantized/quantize.json"), QuantizeFile, remedy="run the quantize stage again")
 
 
 def _sample() -> None:
@@ -158,15 +162,22 @@ def _sample() -> None:
 @cache
 def _origin() -> tuple[Any, Model, Origin]:
     config = corpus.tiny_config()
-    folder = Path("tiny")
-    return config, load_model(folder, corpus.ARCH), Origin.of(config, Run(Path("run")), folder)
+    return config, load_model(Path("tiny"), corpus.ARCH), _origin_of(config)
+
+
+def _origin_of(config: Any) -> Origin:
+    return Origin.of(Path("tiny"), corpus.ARCH, config.prune, config.target, Path("run/latency_table.json"))
+
+
+def _no_scores() -> Any:
+    raise AssertionError("losses were given")
 
 
 def _losses() -> None:
-    config, model, origin = _origin()
+    _, model, origin = _origin()
     subject = Subject.of(model, origin, origin.plan())
     measured = load_losses(Path("losses"), subject.structure)
-    planner = subject.planner(config, model, measured, origin.limits(1, 1), SILENT)
+    planner = subject.planner(measured, origin.limits(1, 1), _no_scores)
     planner.plan()
     assert planner.front is not None
     planner.front.to_json()
@@ -180,21 +191,21 @@ def _survey() -> Survey:
 def _plan_latency() -> None:
     survey = _survey()
 
-    def built(_: Survey, plans: Any, target: Any) -> list[Bounds]:
-        for plan in plans:
-            survey.build(plan_latency.piece_of("plan", plan)).to_onnx()
-        return [Bounds(value=1, lo=1, hi=1)] * len(plans)
+    def built(_: Survey, read: Any, target: Any) -> list[Bounds]:
+        for plan in read:
+            survey.build(plans.piece_of("plan", plan)).to_onnx()
+        return [Bounds(value=1, lo=1, hi=1)] * len(read)
 
-    plan_latency.ratios, plan_latency.Survey = built, lambda *_: survey  # type: ignore[assignment, misc]
+    plans.ratios, measured.Survey = built, lambda *_: survey  # type: ignore[assignment, misc]
     plan_latency.Console = lambda **_: _console()  # type: ignore[assignment, misc]
-    plan_latency._command(["--model", "tiny", "--trust", "--plan", "plan.json"])
+    plan_latency.plan_latency(model=Path("tiny"), trust=True, plans=[Path("plan.json")])
 
 
 def _round_plan() -> None:
-    config, model, origin = _origin()
+    _, model, origin = _origin()
     before = origin.read(Path("plan.json"))
     subject = Subject.of(model, origin, before)
-    planner = subject.planner(config, model, load_losses(Path("losses")), origin.limits(1, 1), SILENT)
+    planner = subject.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
     describe(combined(origin.structure.coupling, before, subject.names, planner.plan()))
 
 
@@ -202,34 +213,34 @@ def _table() -> None:
     path = Path("run/latency_table.json")
     table = LatencyTable.read(path)
     model = load_model(Path("tiny"), corpus.ARCH)
-    latency_table.summarize(table, path, _console())
+    measure.summarize(table, path, _console())
     config = corpus.tiny_config("prune.latency=80%", "prune.macs=90%")
-    origin = Origin.of(config, Run(Path("run")), Path("tiny"))
+    origin = _origin_of(config)
     subject = Subject.of(model, origin, origin.plan())
-    planner = subject.planner(config, model, load_losses(Path("losses")), origin.limits(1, 1), SILENT)
+    planner = subject.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
     describe(planner.plan())
 
 
 def _kit() -> None:
-    latency_table.summarize(latency_table.import_kit(Path("kit"), TargetConfig()), Path("kit"), _console())
+    measure.summarize(measure.import_kit(Path("kit"), TargetConfig()), Path("kit"), _console())
 
 
 def _predictions() -> None:
     split = corpus.images()
     other = load_predictions(Path("kept.npz"), split)
     this = corpus.predictions_of(Path("other.onnx"), 1)
-    result = accuracy.result_of(this, other)
-    accuracy.result_of(other, other)
-    accuracy._report(result, _console(), classes=True)
+    result = pairing.result_of(this, other)
+    pairing.result_of(other, other)
+    report(result, _console(), classes=True)
     assert result.paired is not None
-    accuracy.Gates(1.0, 0.99).failures(result.paired)
+    pairing.Gates(1.0, 0.99).failures(result.paired)
 
 
 def _latency() -> None:
     before, now = load_latency(Path("a.json")), load_latency(Path("b.json"))
-    found = comparing.compare(before, now, [Limit("median", 0.05)], allow_different=True)
-    comparing.present(_console(), found, "b over a")
-    comparing.as_markdown(found, "b over a")
+    found = compare_runs(before, now, [Limit("median", 0.05)], allow_different=True)
+    comparison.present(_console(), found, "b over a")
+    comparison.as_markdown(found, "b over a")
 
 
 def _baseline() -> None:
@@ -288,18 +299,18 @@ def _image(name: str) -> None:
 
 def _config() -> None:
     config = load_config(Path("config.toml"))
-    preprocess_of(config)
+    preprocess_of(config.data)
     describe_config(config)
     _ = config.name
     if config.data.kind == "imagefolder":
-        open_data(config)
-        data_settings(config)
+        open_data(config.data, config.run.seed)
+        data_settings(config.data)
 
 
 def _override(text: str) -> None:
     for path in (None, Path("config.toml")):
         config = load_config(path, [text])
-        preprocess_of(config)
+        preprocess_of(config.data)
         describe_config(config)
 
 

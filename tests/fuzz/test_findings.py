@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.evaluation.predictions import load_predictions, save_predictions
-from benchmarks.latency_table import import_kit
-from benchmarks.plots import _reach
 from benchmarks.profiling import kit
+from benchmarks.profiling.measure import import_kit
 from benchmarks.profiling.survey import Piece, rungs
+from benchmarks.reporting.figures import _reach
 from calibration.folder import decode, read_folder
 from calibration.preprocess import Preprocess
 from compress.config import TargetConfig, load_config
@@ -263,19 +264,19 @@ def kit_of(folder: Path) -> Path:
         Piece(f"s~{'-'.join(map(str, units))}", "segment", "s", dict(zip(("z", "a"), units, strict=True)))
         for units in {*rungs(kind), (2, 4)}
     ]
-    described = {
-        "pieces": [piece.to_json() for piece in pieces],
-        "network": "net",
-        "target": "ort-x86",
-        "batch": 1,
-        "groups": {"z": 2, "a": 4},
-        "unit": {"z": 1, "a": 1},
-        "kinds": [{"name": "s", "units": [2, 4], "step": [1, 1], "layers": []}],
-        "segments": [{"name": "s", "kind": "s", "groups": ["z", "a"], "removable": False}],
-    }
-    kit.write_manifest(
-        folder, TargetConfig(), [Piece("reference", "segment", "s", {}), *pieces], 0, kit.FAST, described
+    reference = Piece("reference", "segment", "s", {})
+    manifest = kit.KitManifest(
+        **vars(kit.GuestManifest.of(TargetConfig(), [reference, *pieces], 0, kit.FAST)),
+        pieces=tuple(pieces),
+        network="net",
+        target="ort-x86",
+        batch=1,
+        groups={"z": 2, "a": 4},
+        unit={"z": 1, "a": 1},
+        kinds=(replace(kind, layers=()),),
+        segments=(Member("s", "s", ("z", "a"), removable=False),),
     )
+    kit.write_manifest(folder, manifest)
     place = {"version": "1", "device": "d", "machine": "m", "pair_sums": ""}
     rows = [{"name": p.name, "rounds": [[1.0, 1.0]] * 2, "reference": [[1.0, 1.0]] * 2, "place": place} for p in pieces]
     (folder / kit.RESULTS).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.evaluation.baseline import Baseline, Check
-from benchmarks.regression import check
+from benchmarks.evaluation.regression import check
 from compress.run import Run
 
 BASELINE = Path(__file__).with_name("baseline.json")

@@ -48,7 +48,8 @@ def test_its_commands_are_ones_that_the_program_takes() -> None:
     assert len(ours) == 2
     for words in ours:
         upto = words.index("|") if "|" in words else len(words)
-        assert regression.parser().parse_args(words[:upto]).baseline
+        _, bound, _ = regression.app.parse_args(words[:upto], exit_on_error=False)
+        assert bound.arguments["baseline"]
 
 
 def test_the_settings_that_it_advises_are_settings() -> None:

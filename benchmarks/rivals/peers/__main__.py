@@ -2,49 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Annotated
 
-from benchmarks.evaluation.images import DATA_HELP, calibration_split
-from benchmarks.latency import count, seed
+from cyclopts import Parameter
+
+from benchmarks.cli import Count, File, Images, Seed, run
 from benchmarks.rivals.peers import PEERS, load
-from benchmarks.rivals.peers.source import Images, read
-from calibration.sampler import calibration_sample
-from compress.commands import run_command
+from compress.commands import command_line
 from compress.errors import ConfigError
-from compress.progress import Terminal
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m benchmarks.rivals.peers", description=__doc__)
-    p.add_argument("peer", choices=list(PEERS), metavar="NAME", help=", ".join(PEERS))
-    p.add_argument("--fp32", type=Path, required=True, metavar="FILE", help="exported FP32 file")
-    p.add_argument("--data", required=True, help=f"calibration images: {DATA_HELP}")
-    p.add_argument("--images", type=count, default=300, metavar="N", help="how many, class-balanced (300)")
-    p.add_argument("--seed", type=seed, default=0, help="which images (0)")
-    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="INT8 file to write (.onnx; OpenVINO: .xml)")
-    return p
+def peer(
+    name: Annotated[str, Parameter(choices=PEERS)],
+    *,
+    fp32: File,
+    data: Images,
+    out: File,
+    images: Count = 300,
+    seed: Seed = 0,
+) -> int:
+    """Another tool's INT8 file.
 
+    Exit code: 0, 1 error, 2 usage, 5 the peer's library is absent.
 
-def _command(argv: Sequence[str] | None) -> int:
-    args = parser().parse_args(argv)
-    if args.out.suffix != (suffix := PEERS[args.peer].suffix):
-        raise ConfigError(f"{args.peer} writes {suffix} files, not '{args.out.name}'", remedy=f"--out NAME{suffix}")
-    source = read(args.fp32)
-    split = calibration_split(args.data)
-    sample = split.subset(calibration_sample(split, args.images, seed=args.seed), "calibration")
+    Args:
+        name: The tool, and how it is called.
+        fp32: Exported FP32 file.
+        out: INT8 file to write (.onnx; OpenVINO: .xml).
+        images: How many calibration images, class-balanced.
+        seed: Which images.
+    """
+    from benchmarks.evaluation.images import calibration_split
+    from benchmarks.rivals.peers import source as files
+    from calibration.sampler import calibration_sample
+    from compress.progress import Terminal
+
+    if out.suffix != (suffix := PEERS[name].suffix):
+        raise ConfigError(f"{name} writes {suffix} files, not '{out.name}'", remedy=f"--out NAME{suffix}")
+    source = files.read(fp32)
+    split = calibration_split(data)
+    sample = split.subset(calibration_sample(split, images, seed=seed), "calibration")
     progress = Terminal()
-    progress.note(f"quantizing {args.fp32} on {len(sample)} images ({args.peer})")
-    load(args.peer)(source, Images(sample, source.metadata.preprocess), args.out)
-    progress.note(f"written: {args.out}")
+    progress.note(f"quantizing {fp32} on {len(sample)} images ({name})")
+    load(name)(source, files.Images(sample, source.metadata.preprocess), out)
+    progress.note(f"written: {out}")
     return 0
 
 
+app = command_line("python -m benchmarks.rivals.peers")
+app.default(peer)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 error, 2 usage, 5 the peer's library is absent."""
-    return run_command(lambda: _command(argv))
+    """The exit code of ``peer``."""
+    return run(app, argv)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from torch import nn
 from compress.graph.groups import Coupling, Slot
 from compress.graph.segments import Segment, segments
 from compress.models.cost import Cost, count, layer_macs
+from compress.models.layers import size_of
 
 Array = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ class WidthCost:
     """
 
     def __init__(self, net: nn.Module, coupling: Coupling, shape: Sequence[int]) -> None:
-        layers = {name: layer for name, module in net.named_modules() if (layer := _layer(module)) is not None}
+        layers = {name: layer for name, module in net.named_modules() if (layer := size_of(module)) is not None}
         self.segments = segments(net, coupling, shape)
         self._rows = rows = {name: row for row, name in enumerate(layers)}
         self._groups = [group.name for group in coupling]
@@ -92,29 +92,6 @@ class WidthCost:
         outputs = units @ self._out.T + self._out_fixed
         pairs = outputs * (units @ self._in.T + self._in_fixed)
         return pairs @ self._macs_a_pair, pairs @ self._params_a_pair + outputs @ self._params_an_output
-
-
-class _Layer(NamedTuple):
-    """What a layer's cost is made of: ``inputs`` that each output reads, weights a pair of them, and an output."""
-
-    inputs: int
-    outputs: int
-    kernel: int
-    per_output: int
-    grouped: bool
-
-
-def _layer(module: nn.Module) -> _Layer | None:
-    match module:
-        case nn.Conv2d():
-            kernel = module.kernel_size[0] * module.kernel_size[1]
-            inputs = module.in_channels // module.groups
-            return _Layer(inputs, module.out_channels, kernel, int(module.bias is not None), module.groups > 1)
-        case nn.Linear():
-            return _Layer(module.in_features, module.out_features, 1, int(module.bias is not None), False)
-        case nn.BatchNorm2d():
-            return _Layer(0, module.num_features, 0, 2 * int(module.affine), False)
-    return None
 
 
 def _per_unit(slot: Slot) -> int:

@@ -45,9 +45,9 @@ def gated(net: nn.Module, coupling: Coupling, gates: Mapping[str, Tensor]) -> It
 
 @contextmanager
 def bypassed(net: nn.Module, removed: Collection[Segment]) -> Iterator[nn.Module]:
-    """``net`` with the branches of removable segments giving zeros, inside the block."""
-    last = [net.get_submodule(segment.layers[-1]) for segment in removed]
-    handles = [layer.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for layer in last]
+    """``net`` with the branches of removable segments giving zeros, inside the block: each of their layers does."""
+    layers = [net.get_submodule(name) for segment in removed for name in segment.layers]
+    handles = [layer.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for layer in layers]
     try:
         yield net
     finally:

@@ -8,7 +8,7 @@ from torch import nn
 
 from compress.errors import ModelError
 from compress.graph.groups import Coupling
-from compress.prune.importance.scores import Scores, by_share
+from compress.prune.importance.scores import Scored, Scores, by_share
 
 
 def weight_norm(net: nn.Module, coupling: Coupling) -> Scores:
@@ -36,3 +36,8 @@ def weight_norm(net: nn.Module, coupling: Coupling) -> Scores:
             raise ModelError(f"the weights of '{group.name}' are not finite")
         scores[group.name] = len(group.readers) * by_share(lengths)
     return scores
+
+
+def criterion(scored: Scored) -> Scores:
+    """``weight_norm`` of the network."""
+    return weight_norm(scored.net, scored.coupling)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress.prune.importance.scores import Scored
+
 RIDGE = 1e-3
 """What is added to the diagonal of a second moment, as a share of its mean."""
 
@@ -152,3 +154,7 @@ class _State:
         full = torch.zeros(self._shape)
         full[self._inputs] = self._a
         return full
+
+
+def by_repair(_: Scored) -> None:
+    """No scores: of each group those units go that repair can make up for best, which ``remove`` finds."""

@@ -5,11 +5,41 @@ Scores add up within a group, and those of different groups can be compared: all
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor, nn
+
+from compress.graph.groups import Coupling
 
 Scores = dict[str, npt.NDArray[np.float64]]
 """By group name: (units,) scores, none negative."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion may look at.
+
+    Attributes:
+        net: in eval mode; a criterion leaves it alone.
+        coupling: its groups of channels.
+        classifier: its output is one row of logits an image; else it is a backbone.
+        seed: of the run.
+        labelled: opens the training images, in batches (N, C, H, W) with their classes (N,); raises DataError where
+            there are none that fit the network.
+    """
+
+    net: nn.Module
+    coupling: Coupling
+    classifier: bool
+    seed: int
+    labelled: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+
+
+Criterion = Callable[[Scored], Scores | None]
+"""Scores the units of each group; None: repair decides by itself which units it can make up for (``obs``)."""
 
 
 def by_share(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.errors import ModelError
 from compress.graph.groups import Coupling
 from compress.prune.importance.masks import gated
-from compress.prune.importance.scores import Scores
+from compress.prune.importance.scores import Scored, Scores
 
 
 def taylor(net: nn.Module, coupling: Coupling, batches: Iterable[tuple[Tensor, Tensor]]) -> Scores:
@@ -55,3 +55,20 @@ def taylor(net: nn.Module, coupling: Coupling, batches: Iterable[tuple[Tensor, T
         if not np.isfinite(score).all():
             raise ModelError(f"the gradients at '{name}' are not finite", remedy="check the weights for NaN")
     return scores
+
+
+def criterion(scored: Scored) -> Scores:
+    """``taylor`` on the training images.
+
+    Raises:
+        ModelError: the network is a backbone.
+        DataError: there are no labelled images that fit its classes.
+    """
+    if not scored.classifier:
+        raise ModelError(
+            "Taylor importance needs a classifier: a backbone has no loss", remedy="set prune.importance=obs"
+        )
+    batches = scored.labelled()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_device = ((x.to(device), labels.to(device)) for x, labels in batches)
+    return taylor(copy.deepcopy(scored.net).to(device), scored.coupling, on_device)

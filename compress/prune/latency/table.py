@@ -24,6 +24,7 @@ from compress.files import write_atomic
 from compress.graph.groups import Coupling, Slot
 from compress.graph.segments import Segment
 from compress.graph.tracing import trace
+from compress.models.layers import size_of
 from compress.models.shapes import describe
 from compress.parse import Finite, Size, brief, read
 
@@ -252,18 +253,14 @@ def layers_of(net: nn.Module, coupling: Coupling, segment: Segment) -> tuple[Lay
     """The convolutions and fully connected layers of a segment, one axis for each of ``segment.groups``."""
     found = []
     for name in segment.layers:
-        layer = net.get_submodule(name)
-        if isinstance(layer, nn.Conv2d):
-            inputs, outputs, grouped = layer.in_channels // layer.groups, layer.out_channels, layer.groups > 1
-        elif isinstance(layer, nn.Linear):
-            inputs, outputs, grouped = layer.in_features, layer.out_features, False
-        else:
+        size = size_of(net.get_submodule(name))
+        if size is None or not size.kernel:
             continue
         groups = [coupling[group] for group in segment.groups]
-        read = [0 if grouped else _channels(name, group.readers) for group in groups]
+        read = [0 if size.grouped else _channels(name, group.readers) for group in groups]
         written = [_channels(name, group.writers) for group in groups]
         units = [group.units for group in groups]
-        found.append(Layer(_side(inputs, read, units), _side(outputs, written, units)))
+        found.append(Layer(_side(size.inputs, read, units), _side(size.outputs, written, units)))
     return tuple(found)
 
 

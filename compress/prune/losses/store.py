@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,25 +10,22 @@ import torch
 from torch import Tensor
 
 from calibration.loader import batches
+from calibration.preprocess import Preprocess
 from calibration.sampler import calibration_sample
-from calibration.split import check_classes
+from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
-from compress.config import Config
-from compress.data import data_settings, open_data, training_sample
-from compress.errors import DataError, ModelError, PipelineError
-from compress.files import tree_sha256, write_json
+from compress.errors import DataError, PipelineError
+from compress.files import write_json
 from compress.graph.groups import Coupling
 from compress.graph.structure import Structure
-from compress.lead import lead_stage
-from compress.models.model import Model, load_model
+from compress.models.model import Model
 from compress.parse import NonNegative, read
-from compress.progress import Progress
-from compress.prune.importance.norm import weight_norm
-from compress.prune.importance.random import random_scores
+from compress.progress import SILENT, Progress
 from compress.prune.importance.scores import Scores
-from compress.prune.importance.taylor import taylor
 from compress.prune.losses.curves import Curve, Images, Sensitivity
-from compress.run import Run
+
+Labelled = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) and their classes (N,)."""
 
 LOSSES = "losses.json"
 _BATCH = 25
@@ -48,54 +43,43 @@ class Measured:
     removals: Mapping[str, NonNegative]
 
 
-def measured_losses(config: Config, run: Run, network: Path, structure: Structure) -> Path:
-    """The folder with ``losses.json`` of the network in the folder ``network``; measured where it is not there yet.
+def measure_losses(
+    model: Model,
+    structure: Structure,
+    sample: Sequence[Tensor],
+    scores: Scores | None,
+    out: Path,
+    scratch: Path,
+    progress: Progress = SILENT,
+) -> None:
+    """Write ``losses.json``. Groups that were measured before a kill are not measured again.
 
-    Groups that were measured before a kill are not measured again.
+    Args:
+        sample: batches of images (N, C, H, W).
+        scores: the higher, the longer a unit stays; None: repair decides.
+        out, scratch: folders for the file, and for what is done so far.
 
     Raises:
-        DataError: there are no images, or Taylor importance has no labelled ones that fit the network's classes.
-        ModelError: Taylor importance of a backbone, or weights that are not finite.
+        ModelError: weights or outputs are not finite.
     """
-    settings = {
-        "importance": config.prune.importance,
-        "images": config.prune.images,
-        "data": data_settings(config),
-        "seed": config.run.seed,
+    images, classifier = solve_and_judge(sample), bool(model.classes)
+    sensitivity = Sensitivity(model.net, structure, images, classifier=classifier, scores=scores, progress=progress)
+    kept = scratch / LOSSES
+    groups = _before_a_kill(kept, structure.coupling)
+    wanted = {
+        group.name: sorted({max(1, group.units * share // 16) for share in _SIXTEENTHS} - {group.units})
+        for group in structure.coupling
+        if group.name not in groups
     }
-
-    def work(out: Path, scratch: Path) -> None:
-        model = load_model(network, config.model.arch)
-        sample = pruning_images(config, model, run.progress)
-        images = solve_and_judge(sample)
-        scores = None
-        if config.prune.importance != "obs":
-            scores = channel_scores(config, model, structure.coupling, run.progress)
-        classifier = bool(model.classes)
-        sensitivity = Sensitivity(
-            model.net, structure, images, classifier=classifier, scores=scores, progress=run.progress
-        )
-        kept = scratch / LOSSES
-        groups = _before_a_kill(kept, structure.coupling)
-        wanted = {
-            group.name: sorted({max(1, group.units * share // 16) for share in _SIXTEENTHS} - {group.units})
-            for group in structure.coupling
-            if group.name not in groups
-        }
-        for name, curve in sensitivity.curves(wanted):
-            groups[name] = curve
-            write_json(kept, {name: asdict(curve) for name, curve in groups.items()})
-        record = _File({name: groups[name] for name in sorted(groups)}, sensitivity.removals())
-        write_json(out / LOSSES, asdict(record))
-
-    text = json.dumps([settings, tree_sha256(network)], sort_keys=True, default=str)
-    name = f"{config.prune.importance}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    store = Run(run.directory / "losses", force=run.force, progress=run.progress)
-    return lead_stage(store, name, work, settings=settings, parents=[network])
+    for name, curve in sensitivity.curves(wanted):
+        groups[name] = curve
+        write_json(kept, {name: asdict(curve) for name, curve in groups.items()})
+    record = LossesFile({name: groups[name] for name in sorted(groups)}, sensitivity.removals())
+    write_json(out / LOSSES, asdict(record))
 
 
 def load_losses(folder: Path, structure: Structure | None = None) -> Measured:
-    """Read what ``measured_losses`` made.
+    """Read what ``measure_losses`` wrote.
 
     Args:
         structure: of the network that they must be of, where there is one to hold them against.
@@ -104,7 +88,7 @@ def load_losses(folder: Path, structure: Structure | None = None) -> Measured:
         PipelineError: it is absent or damaged, or of another network.
     """
     remedy = f"delete the folder {folder}, and prune again"
-    record = read(folder / LOSSES, _File, remedy=remedy)
+    record = read(folder / LOSSES, LossesFile, remedy=remedy)
     if structure is not None:
         units = {group.name: group.units for group in structure.coupling}
         blocks = {segment.name for segment in structure.segments if segment.removable}
@@ -119,8 +103,13 @@ def _units(curves: Mapping[str, Curve]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class _File:
-    """What ``losses.json`` holds."""
+class LossesFile:
+    """What ``losses.json`` holds.
+
+    Attributes:
+        groups: the loss of each group by its width.
+        removals: the loss of taking out each block, by its name.
+    """
 
     groups: Mapping[str, Curve]
     removals: Mapping[str, NonNegative]
@@ -136,15 +125,9 @@ def _before_a_kill(path: Path, coupling: Coupling) -> dict[str, Curve]:
     return {group.name: kept[group.name] for group in coupling if units.get(group.name) == group.units}
 
 
-def pruning_images(config: Config, model: Model, progress: Progress) -> list[Tensor]:
-    """Batches (N, C, H, W) of ``training_sample``.
-
-    Raises:
-        DataError: there are no images.
-    """
-    sample = training_sample(config, config.prune.images, progress)
-    # Some batches even of few images: one in four judges, one in five is held out.
-    loader = batches(sample, eval_transform(model.preprocess), min(_BATCH, -(-len(sample) // 8)))
+def in_batches(sample: Split, preprocess: Preprocess) -> list[Tensor]:
+    """A sample in batches (N, C, H, W): some even of few images, since one in four measures the loss."""
+    loader = batches(sample, eval_transform(preprocess), min(_BATCH, -(-len(sample) // 8)))
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
 
 
@@ -154,33 +137,20 @@ def solve_and_judge(sample: Sequence[Tensor]) -> Images:
     return Images(sample[judges:] or sample, sample[:judges])
 
 
-def channel_scores(config: Config, model: Model, coupling: Coupling, progress: Progress) -> Scores:
-    """Scores of the kind that ``prune.importance`` names.
+def labelled(train: Split | None, model: Model, wanted: int, seed: int, progress: Progress) -> Iterable[Labelled]:
+    """Labelled training images for a criterion, in batches: class-balanced, seeded.
 
     Raises:
-        ModelError: Taylor importance of a backbone.
-        DataError: Taylor importance, and no labelled training images that fit the network's classes.
+        DataError: there are none, or their classes are not the network's.
     """
-    settings, seed = config.prune, config.run.seed
-    if settings.importance == "random":
-        return random_scores(coupling, seed)
-    if settings.importance == "norm":
-        return weight_norm(model.net, coupling)
-    if not model.classes:
-        raise ModelError(
-            "Taylor importance needs a classifier: a backbone has no loss", remedy="set prune.importance=obs"
-        )
-    train = open_data(config).train
     if train is None:
         raise DataError(
-            "Taylor importance looks at labelled training images, and data.train is not set",
+            "this importance criterion looks at labelled training images, and data.train is not set",
             remedy="set data.train, or prune.importance=obs",
         )
     check_classes(train, len(model.classes))
-    if len(train) < settings.images:
-        progress.note(f"  scoring on all {len(train)} training images, fewer than prune.images={settings.images}")
-    chosen = calibration_sample(train, min(settings.images, len(train)), seed=seed)
+    if len(train) < wanted:
+        progress.note(f"  scoring on all {len(train)} training images, fewer than prune.images={wanted}")
+    chosen = calibration_sample(train, min(wanted, len(train)), seed=seed)
     loader = batches(train.subset(chosen, train.name), eval_transform(model.preprocess), _BATCH)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on_device = ((x.to(device), labels.to(device)) for x, labels in progress.track(loader, "scoring channels"))
-    return taylor(model.clone().net.to(device), coupling, on_device)
+    return progress.track(loader, "scoring channels")

@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import ModelError
+from compress.graph.patches import inputs_at, unit_of, values_at
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Weights of the old weights against the new ones' fit, as shares of the mean variance of an input."""
 
 _ROWS = 256  # of a matrix that are in float64 at once
 _CONSTANT = 4 * torch.finfo(torch.float32).eps  # relative to its mean, an input that varies no more than that does not
-_LEAST = -100  # as a power of two: smaller inputs count as zero
 
 
 @dataclass(frozen=True)
@@ -130,11 +129,6 @@ class Moments:
         return found
 
 
-def unit_of(x: Tensor) -> float:
-    """The power of two just above the largest |x|, at most 1: in it, what is tiny has squares that are not zero."""
-    return float(2.0 ** max(_LEAST, min(0, int(x.abs().amax().frexp().exponent))))
-
-
 @contextmanager
 def naming(layer: str, way_out: str = "") -> Iterator[None]:
     """Where the moments of a layer's inputs cannot be inverted inside, or give no weights, say whose they are.
@@ -213,45 +207,3 @@ class Sampler:
             return torch.arange(size).expand(count, size)
         generator = torch.Generator().manual_seed(self._seed + 1_000_003 * batch + size)
         return torch.rand(count, size, generator=generator).argsort(1)[:, : self._per_image]
-
-
-def inputs_at(layer: nn.Module, x: Tensor, positions: Tensor, width: int) -> Tensor:
-    """What ``layer`` reads for its outputs at some positions: (N * P, C * kernel) rows, channel by channel.
-
-    Sampled positions are gathered one kernel offset after the other; whole maps are never unfolded.
-
-    Args:
-        x: (N, C, H, W).
-        positions: (N, P) flat positions in the output map.
-        width: of the output map.
-    """
-    assert isinstance(layer, nn.Conv2d)
-    x = _padded(layer, x).permute(0, 2, 3, 1)
-    rows, columns = positions // width * layer.stride[0], positions % width * layer.stride[1]
-    image = torch.arange(len(x))[:, None]
-    taps = [
-        x[image, rows + i * layer.dilation[0], columns + j * layer.dilation[1]]
-        for i in range(layer.kernel_size[0])
-        for j in range(layer.kernel_size[1])
-    ]
-    return torch.stack(taps, -1).flatten(0, 1).flatten(1)
-
-
-def values_at(y: Tensor, positions: Tensor) -> Tensor:
-    """(N, C, H, W) at positions (N, P) -> (N * P, C)."""
-    image = torch.arange(len(y))[:, None]
-    return y.permute(0, 2, 3, 1).flatten(1, 2)[image, positions].flatten(0, 1)
-
-
-def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    if isinstance(conv.padding, str):
-        total = [
-            d * (k - 1) if conv.padding == "same" else 0 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)
-        ]
-        (top, bottom), (left, right) = ((t // 2, t - t // 2) for t in total)
-    else:
-        (top, left), (bottom, right) = conv.padding, conv.padding
-    if not any((top, bottom, left, right)):
-        return x
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    return F.pad(x, (left, right, top, bottom), mode)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.evaluation.baseline import Baseline, Quantity, Source, judge
-from benchmarks.results.schema import Bounds
+from benchmarks.results.base import Bounds
 from compress.errors import PipelineError
 
 NUMBERS = st.floats(-10, 10)

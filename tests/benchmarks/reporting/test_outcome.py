@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reporting.outcome import plan_of, predictions, widths
-from benchmarks.results.schema import Bounds
+from benchmarks.reporting.outcome import budget_ms, plan_of, predictions, widths
+from benchmarks.results.base import Bounds
 from compress.files import write_json
 from compress.models.cost import Cost
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
@@ -19,14 +19,27 @@ GROUPS = (
 PLAN = WidthPlan(GROUPS, Cost(100, 10), Cost(50, 5), ("layer1.1",), (4.0, 2.0))
 
 
-def test_prediction_stands_beside_the_measurement() -> None:
-    section = predictions(PLAN, Bounds(value=2.5, lo=2.4, hi=2.6))
+def test_what_was_asked_for_planned_and_measured_stand_side_by_side() -> None:
+    section = predictions(PLAN, 2.2, Bounds(value=4.0, lo=3.9, hi=4.1), Bounds(value=2.5, lo=2.4, hi=2.6))
     assert section is not None
-    assert section.rows[1] == ["pruned", "2.000 (50.0%)", "2.500 [2.400, 2.600]", "-20.0"]
-    unmeasured = predictions(PLAN, None)
+    assert section.rows == [
+        ["dense", "", "4.000", "4.000 [3.900, 4.100]", "+0.0"],
+        ["pruned", "2.200 (55.0%)", "2.000 (50.0%)", "2.500 [2.400, 2.600]", "-20.0"],
+    ]
+    unmeasured = predictions(PLAN, None, None, None)
     assert unmeasured is not None
-    assert unmeasured.rows[1] == ["pruned", "2.000 (50.0%)", "", ""]
-    assert predictions(WidthPlan(GROUPS, PLAN.before, PLAN.after), None) is None
+    assert unmeasured.rows[1] == ["pruned", "", "2.000 (50.0%)", "", ""]
+    assert predictions(WidthPlan(GROUPS, PLAN.before, PLAN.after), 2.2, None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "ms"),
+    [({"latency": "55%"}, 2.2), ({"latency": "2.5 ms"}, 2.5), ({"macs": "50%"}, None), ({"latency": "soon"}, None)],
+)
+def test_the_budget_is_what_pruning_was_asked_for(tmp_path: Path, settings: dict[str, str], ms: float | None) -> None:
+    run = Run(tmp_path)
+    run.stage("prune", lambda out, _: write_json(out / "plan.json", PLAN.to_json()), settings={"prune": settings})
+    assert budget_ms(run, PLAN) == (ms if ms is None else pytest.approx(ms))
 
 
 def test_only_what_changed_is_listed() -> None:

@@ -15,10 +15,12 @@ import pytest
 from scripted import open_scripted
 
 import benchmarks
-from benchmarks.results.comparison import compare
-from benchmarks.results.schema import LatencyResult, json_schema
+from benchmarks.results.base import dump
+from benchmarks.results.comparison import compare_runs
+from benchmarks.results.latency import LatencyResult, load_latency
+from benchmarks.results.schema import json_schema
 from benchmarks.timing.machine import fastest_processors
-from benchmarks.timing.reference import Yardstick
+from benchmarks.timing.reference import ReferenceNetwork
 from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings
 from compress.errors import BackendAbsent, ConfigError, EngineError, PipelineError
@@ -41,7 +43,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[LatencyResult]:
 
 def test_results_validate_against_the_shipped_schema(results: list[LatencyResult]) -> None:
     schema = json.loads((Path(benchmarks.__file__).parent / "results" / "result.schema.json").read_text())
-    assert schema == json_schema(), "run `python -m benchmarks.results.schema > benchmarks/result.schema.json`"
+    assert schema == json_schema(), "run `python -m benchmarks.results.schema > benchmarks/results/result.schema.json`"
     for result in results:
         jsonschema.validate(json.loads(result.model_dump_json()), schema)
 
@@ -178,6 +180,25 @@ def test_engines_share_a_processor_and_the_next_processes_the_next(tmp_path: Pat
     assert measure(paths[:1], chosen, opener=open_scripted)[0].scenario.processors == [[known[0]]] * 2
 
 
+def test_what_has_been_measured_is_told_between_processes(tmp_path: Path) -> None:
+    settings = replace(QUICK, processes=4, turns=1, duration_s=0.02, iterations=4)
+    paths = [engine(tmp_path, name, "sleep 1") for name in ("engine", "other")]
+    kept: list[list[LatencyResult]] = []
+    last = measure(paths, settings, opener=open_scripted, on_process=lambda so_far: kept.append(list(so_far)))
+    assert [[one.scenario.processes for one in each] for each in kept] == [[2, 2], [3, 3]]
+    for each in kept:
+        path = tmp_path / "kept.json"
+        path.write_text(dump(each))
+        assert load_latency(path) == each
+        for before, after in zip(each, last, strict=True):
+            assert after.samples_ns[: len(before.samples_ns)] == before.samples_ns
+            assert before.verdict.status == "INVALID"
+            done = before.scenario.processes
+            assert before.verdict.reasons[0] == f"{done} of 4 processes: the measurement did not come to its end"
+    assert [len(one.monitor.during) for one in last] == [4, 4]
+    assert not any("processes: the measurement" in reason for one in last for reason in one.verdict.reasons)
+
+
 def test_no_more_processes_than_the_precision_needs(tmp_path: Path) -> None:
     paths = [engine(tmp_path, "engine", "sleep 2")]
     settings = replace(QUICK, processes=9, turns=1, duration_s=0.05, iterations=10, precision=1e3)
@@ -209,20 +230,20 @@ def test_an_engine_that_had_to_wait_for_a_processor_is_invalid(tmp_path: Path) -
 
 def test_work_is_told_where_the_file_tells_it(tmp_path: Path) -> None:
     paths = [engine(tmp_path, name, script) for name, script in (("told", "spin 1"), ("silent", "sleep 1"))]
-    yardstick = Yardstick(engine(tmp_path, "peak", "spin 1"), "int8", 20_000_000)
-    told, silent = measure(paths, QUICK, yardsticks=[yardstick], opener=open_scripted)
+    reference = ReferenceNetwork(engine(tmp_path, "peak", "spin 1"), "int8", 20_000_000)
+    told, silent = measure(paths, QUICK, references=[reference], opener=open_scripted)
     assert told.work is not None
     assert silent.work is None
     assert told.work.gmacs_per_s == pytest.approx(5e6 / told.stats["latency_ms"].median.value / 1e6)
-    assert told.work.peak_gmacs_per_s is None  # the yardsticks are ONNX Runtime's, this engine is not
+    assert told.work.peak_gmacs_per_s is None  # the reference networks are ONNX Runtime's, this engine is not
 
 
-def test_the_yardstick_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) -> None:
+def test_the_network_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) -> None:
     paths = [engine(tmp_path, name, "sleep 1") for name in ("one", "other")]
     names = {"peak": "sleep 4", "pace": "sleep 2"}
-    known = [Yardstick(engine(tmp_path, n, script), "int8", 1, n == "pace") for n, script in names.items()]
+    known = [ReferenceNetwork(engine(tmp_path, n, script), "int8", 1, n == "pace") for n, script in names.items()]
     settings = replace(QUICK, processes=2, turns=2, duration_s=0.02, iterations=4)
-    for result in measure(paths, settings, yardsticks=known, opener=open_scripted):
+    for result in measure(paths, settings, references=known, opener=open_scripted):
         assert result.pace is not None
         assert result.pace.sha256 == hashlib.sha256(b"sleep 2").hexdigest()
         assert result.pace.version == "1"
@@ -232,22 +253,22 @@ def test_the_yardstick_of_the_pace_has_a_turn_beside_every_turn(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("script", ["absent", "crash 50"])  # when it is opened; in the middle of its turns
-def test_a_yardstick_that_fails_leaves_the_pace_unknown(tmp_path: Path, script: str) -> None:
-    broken = Yardstick(engine(tmp_path, "broken", script), "int8", 1, throughout=True)
+def test_a_reference_network_that_fails_leaves_the_pace_unknown(tmp_path: Path, script: str) -> None:
+    broken = ReferenceNetwork(engine(tmp_path, "broken", script), "int8", 1, throughout=True)
     settings = replace(QUICK, duration_s=0.8)
-    (result,) = measure([engine(tmp_path, "one", "sleep 1")], settings, yardsticks=[broken], opener=open_scripted)
+    (result,) = measure([engine(tmp_path, "one", "sleep 1")], settings, references=[broken], opener=open_scripted)
     assert result.pace is None
     assert result.scenario.rounds == 5
     assert result.scenario.failed == {}
 
 
-def test_yardsticks_do_not_go_on_alone(tmp_path: Path) -> None:
-    pace = Yardstick(engine(tmp_path, "pace", "count"), "int8", 1, throughout=True)
+def test_reference_networks_do_not_go_on_alone(tmp_path: Path) -> None:
+    pace = ReferenceNetwork(engine(tmp_path, "pace", "count"), "int8", 1, throughout=True)
     settings = replace(QUICK, processes=4)
     failed: list[Path] = []
     paths = [engine(tmp_path, "absent", "absent")]
     assert not measure(
-        paths, settings, yardsticks=[pace], opener=open_scripted, on_failure=lambda path, _: failed.append(path)
+        paths, settings, references=[pace], opener=open_scripted, on_failure=lambda path, _: failed.append(path)
     )
     assert failed == paths
     assert len((tmp_path / "pace.opened").read_text()) == 1
@@ -256,10 +277,10 @@ def test_yardsticks_do_not_go_on_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(len(fastest_processors()) < 2, reason="there is one processor")
 def test_streams_run_at_the_same_time(tmp_path: Path) -> None:
     path = engine(tmp_path, "engine", "sleep 4")
-    pace = Yardstick(engine(tmp_path, "pace", "sleep 2"), "int8", 1, throughout=True)
+    pace = ReferenceNetwork(engine(tmp_path, "pace", "sleep 2"), "int8", 1, throughout=True)
     settings = replace(QUICK, processes=2, turns=2, iterations=8, batch=3)
     alone, streams = (
-        measure([path], replace(settings, streams=n), yardsticks=[pace], opener=open_scripted)[0] for n in (1, 2)
+        measure([path], replace(settings, streams=n), references=[pace], opener=open_scripted)[0] for n in (1, 2)
     )
     assert (alone.pace is None, streams.pace is None) == (False, True)
     assert (alone.scenario.name, streams.scenario.name, streams.scenario.streams) == ("single-stream", "offline", 2)
@@ -270,7 +291,7 @@ def test_streams_run_at_the_same_time(tmp_path: Path) -> None:
     assert all(bound == fastest_processors()[:2] for bound in streams.scenario.processors)  # each stream has its own
     assert streams.peak_memory_bytes > 1.5 * alone.peak_memory_bytes
     with pytest.raises(ConfigError, match="parallel streams: 1 against 2"):
-        compare([alone], [streams])
+        compare_runs([alone], [streams])
 
 
 def test_a_stream_that_crashes_takes_the_engine_with_it_and_no_other(tmp_path: Path) -> None:

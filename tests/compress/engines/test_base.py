@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from compress.config import TargetConfig
-from compress.engines.base import BACKENDS, BackendModule, backend, build_engine, infer, open_engine
+from compress.engines.base import BackendModule, backend, build_engine, infer, open_engine
 from compress.errors import EngineError
+from compress.registries import BACKENDS
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.engines.base import BACKENDS, OpenOptions, backend, infer
+from compress.engines.base import OpenOptions, backend, infer
 from compress.engines.saturation import convolution, pair_sums, probe, read_probe
 from compress.errors import BackendAbsent
 from compress.quantize.pairs import pairs
+from compress.registries import BACKENDS
 
 ENGINES = ["onnxruntime", "openvino"]
 BOTH = 2 * 127 * 255

@@ -34,7 +34,7 @@ def config_of(*overrides: str) -> Config:
 def trained_model() -> Model:
     torch.manual_seed(0)
     config = config_of("train.flip=false")
-    data, preprocess = open_data(config), Preprocess(SIZE, 16, MEAN, STD)
+    data, preprocess = open_data(config.data, config.run.seed), Preprocess(SIZE, 16, MEAN, STD)
     net = build(config.model.arch, 10)
     fit(net, data.train, data.holdout, preprocess, config.train, epochs=2)
     return Model(net, config.model.arch, preprocess, data.train.classes)
@@ -101,7 +101,7 @@ def test_a_stage_that_has_not_run_is_named(tmp_path: Path) -> None:
 def test_fewer_calibration_images_than_asked_for_are_all_used(run: Run) -> None:
     folder = quantize(config_of("quantize.calibration_images=99999"), run)
     images = json.loads((folder / "quantize.json").read_text())["calibration"]["images"]
-    train = open_data(config_of()).train
+    train = open_data(config_of().data, config_of().run.seed).train
     assert train is not None
     assert images == len(train)
 

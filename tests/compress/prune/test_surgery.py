@@ -13,13 +13,14 @@ from user_nets import NETS, FixedView, Plain, lively
 from calibration.preprocess import Preprocess
 from compress.errors import ModelError
 from compress.graph.groups import couple
+from compress.graph.ops import name_of
 from compress.graph.segments import segments
 from compress.graph.structure import Structure
 from compress.graph.tracing import symbolic_trace
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
-from compress.models.removed import Removed, operation
+from compress.models.removed import Removed
 from compress.prune.allocation.cost import WidthCost
 from compress.prune.importance.masks import masked
 from compress.prune.surgery import cut, verify
@@ -153,7 +154,7 @@ def test_a_graph_without_its_removed_blocks(arch):
         s.name for s in found if s not in removed
     ]
     assert not any(isinstance(module, Removed | nn.Identity) for module in traced.modules())
-    kinds = [operation(node, dict(traced.named_modules())) for node in traced.graph.nodes]
+    kinds = [name_of(node, dict(traced.named_modules())) for node in traced.graph.nodes]
     assert kinds.count("add") == sum(len(s.layers) > 2 for s in found) - len(removed)
     assert not any(pair == ("relu", "relu") for pair in itertools.pairwise(kinds))
     x = torch.randn(2, *shape)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compress.quantize.grid import Grid
 from compress.quantize.histogram import BINS, Histogram
-from compress.quantize.ranges import METHODS
+from compress.registries import RANGES
 from compress.targets import Profile, names, profile
 
 UINT8, INT8, SYMMETRIC = Grid(0, 255, False), Grid(-128, 127, False), Grid(-128, 127, True)
@@ -60,13 +60,13 @@ def test_values_that_are_not_finite_are_noticed() -> None:
     assert math.isinf(seen(torch.ones(2), torch.tensor([float("inf")])).low)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(RANGES))
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_a_range_lies_within_the_extremes_and_is_not_empty(method: str, data: st.DataObject) -> None:
     values = data.draw(st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30))
     tensor = torch.tensor(values)
-    low, high = METHODS[method](seen(tensor), data.draw(st.sampled_from(GRIDS)))
+    low, high = RANGES[method](seen(tensor), data.draw(st.sampled_from(GRIDS)))
     assert min(*values, 0.0) - 1e-6 <= low <= high <= max(*values, 0.0) + 1e-6
 
 
@@ -74,13 +74,13 @@ def test_a_range_lies_within_the_extremes_and_is_not_empty(method: str, data: st
 def test_a_lone_outlier_is_clipped(method: str, at_most: float) -> None:
     values = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
     values[0] = 60.0
-    low, high = METHODS[method](seen(values), UINT8)
+    low, high = RANGES[method](seen(values), UINT8)
     assert 2.5 < high < at_most
     assert -8 < low < -2.5
 
 
 def test_min_and_max_clip_nothing() -> None:
-    assert METHODS["minmax"](seen(torch.tensor([-1.5, 0.0, 99.0])), UINT8) == (-1.5, 99.0)
+    assert RANGES["minmax"](seen(torch.tensor([-1.5, 0.0, 99.0])), UINT8) == (-1.5, 99.0)
 
 
 VALUES = {
@@ -95,7 +95,7 @@ VALUES = {
 def test_mse_has_the_least_error_of_all_methods_on_the_integers_that_ship(grid: Grid, kind: str) -> None:
     torch.manual_seed(0)
     values = VALUES[kind]()
-    errors = {name: rounding_error(values, grid, *method(seen(values), grid)) for name, method in METHODS.items()}
+    errors = {name: rounding_error(values, grid, *method(seen(values), grid)) for name, method in RANGES.items()}
     assert errors["mse"] <= min(errors.values()) * 1.01
 
 
@@ -109,6 +109,6 @@ def test_a_grid_holds_zero_exactly_and_its_integers_are_the_target_s(a: float, b
 
 
 def test_entropy_keeps_a_distribution_that_fits() -> None:
-    low, high = METHODS["entropy"](seen(torch.linspace(0, 1, 100_000)), UINT8)
+    low, high = RANGES["entropy"](seen(torch.linspace(0, 1, 100_000)), UINT8)
     assert low == 0.0
     assert high > 0.9  # nothing to gain from clipping a uniform distribution

@@ -44,7 +44,7 @@ def test_baseline_trains_and_asking_again_does_nothing(tmp_path):
     history = json.loads((folder / "history.json").read_text())
     assert [row["epoch"] for row in history["epochs"]] == [0, 1]
     assert (
-        evaluate(model.net, open_data(config).holdout, model.preprocess).top1
+        evaluate(model.net, open_data(config.data, config.run.seed).holdout, model.preprocess).top1
         == history["epochs"][history["best"]]["top1"]
     )
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
@@ -126,24 +126,24 @@ def test_finetune_starts_from_the_pruned_net_with_the_baseline_as_teacher(tmp_pa
 
     pruned = run.stage("prune", damage, settings={})
     folder = finetune(config, run)
-    holdout, preprocess = open_data(config).holdout, preprocess_of(config)
+    holdout, preprocess = open_data(config.data, config.run.seed).holdout, preprocess_of(config.data)
     before, after = (evaluate(load_model(f).net, holdout, preprocess).top1 for f in (pruned, folder))
     assert after >= before
     assert json.loads((folder / "history.json").read_text())["epochs"][0]["top1"] == before
 
 
 def test_preprocess_follows_kind_and_overrides():
-    assert preprocess_of(load_config(None)).shape == (3, 64, 64)
-    folder = preprocess_of(load_config(None, ["data.kind=imagefolder"]))
+    assert preprocess_of(load_config(None).data).shape == (3, 64, 64)
+    folder = preprocess_of(load_config(None, ["data.kind=imagefolder"]).data)
     assert (folder.size, folder.resize) == (224, 256)
-    small = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=160"]))
+    small = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=160"]).data)
     assert (small.size, small.resize) == (160, 183)
-    kept = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.resize=224"]))
+    kept = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.resize=224"]).data)
     assert (kept.size, kept.resize) == (224, 224)
-    assert preprocess_of(load_config(None, ["data.input_size=32"])).resize == 32
-    grey = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.channels=1"]))
+    assert preprocess_of(load_config(None, ["data.input_size=32"]).data).resize == 32
+    grey = preprocess_of(load_config(None, ["data.kind=imagefolder", "data.channels=1"]).data)
     assert (grey.mean, grey.std) == ((0.449,), (0.226,))
     with pytest.raises(ConfigError, match="smaller than the network's input"):
-        preprocess_of(load_config(None, ["data.resize=32"]))
+        preprocess_of(load_config(None, ["data.resize=32"]).data)
     with pytest.raises(ConfigError, match="must be above"):
-        preprocess_of(load_config(None, ["data.std=[0.1, 0.0, 0.1]"]))
+        preprocess_of(load_config(None, ["data.std=[0.1, 0.0, 0.1]"]).data)

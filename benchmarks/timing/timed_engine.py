@@ -1,4 +1,4 @@
-"""What has been measured of one engine so far, process by process."""
+"""An engine in the course of a measurement: its worker processes, and what they have measured so far."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Life:
 
 
 @dataclass
-class Series:
-    """An engine, and the lives that it has had, one after the other.
+class TimedEngine:
+    """An engine, and the lives of its worker processes, one after the other.
 
     Attributes:
         workers: of the life that it has now.
@@ -113,18 +113,18 @@ class Series:
 
     @property
     def rounds_ms(self) -> list[intervals.Floats]:
-        """Milliseconds an inference, one array a turn."""
+        """Milliseconds per inference, one array per turn."""
         return [np.asarray(turn.samples) / 1e6 for turn in self.turns]
 
     @property
     def throughput(self) -> list[intervals.Floats]:
-        """Inputs a second, one value a turn, by processes: see ``stats.blocks``."""
+        """Inputs a second, one value a turn, by processes: see ``intervals.blocks``."""
         rates = [np.array([self.settings.batch * turn.per_s]) for turn in self.turns]
         return intervals.blocks(rates, len(self.lives))
 
     @property
     def blocks_ms(self) -> list[intervals.Floats]:
-        """What intervals resample: see ``stats.blocks``."""
+        """What intervals resample: see ``intervals.blocks``."""
         return intervals.blocks(self.rounds_ms, len(self.lives))
 
     @property

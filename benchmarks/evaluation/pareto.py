@@ -1,0 +1,228 @@
+"""The networks of several latency budgets: made by the stages, measured together, written as a table and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from benchmarks.evaluation.images import first_images
+from benchmarks.evaluation.pairing import result_of
+from benchmarks.evaluation.predictions import predict
+from benchmarks.reporting import figures
+from benchmarks.reporting.outcome import PARETO, error, measured_where
+from benchmarks.reporting.rows import metadata_of, remarks
+from benchmarks.results import tables
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile
+from benchmarks.results.tables import interval, literal, markdown, percent, speedup
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
+from calibration.datasets import Split
+from compress.config import Config, PruneConfig
+from compress.data import open_data
+from compress.engines.stage import build
+from compress.errors import BackendAbsent, ConfigError, DataError
+from compress.export.stage import export
+from compress.files import write_atomic
+from compress.progress import SILENT, Progress
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.latency.table import LatencyTable, Place
+from compress.prune.stage import PLAN, TABLE, prune
+from compress.quantize.stage import quantize
+from compress.registries import BACKENDS
+from compress.run import Run
+from compress.train.stage import finetune
+
+_SHARED = ("baseline", "losses", "calibrations")
+HEADER = [
+    "network",
+    "predicted ms",
+    "measured ms",
+    "error %",
+    "speed-up",
+    "top-1 %",
+    "change, points",
+    "MACs M",
+    "file MB",
+]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One budget.
+
+    Attributes:
+        budget: as it was written, ``50%`` or ``4.0 ms``.
+        name: of its folder.
+        config: the run's, with this budget in place of its own, and the folder.
+    """
+
+    budget: str
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network that takes part in the measurement.
+
+    Attributes:
+        name: in the table.
+        predicted: ms by the latency table; None for a float network.
+        place: where that table was measured; None for a float network.
+    """
+
+    name: str
+    file: Path
+    predicted: float | None = None
+    place: Place | None = None
+
+
+def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
+    """The budgets as configurations, widest first; each replaces every budget of ``config``.
+
+    Raises:
+        ConfigError: one is not a latency budget, or two are the same.
+    """
+    table = config.prune.table or config.run.dir / TABLE
+    none = dict.fromkeys(("macs", "params", "ratio"))
+    found: dict[str, tuple[float, Point]] = {}
+    for text in budgets:
+        changes = {**config.prune.model_dump(), **none, "latency": text, "table": table}
+        try:
+            settings = PruneConfig.model_validate(changes)
+        except ValidationError as problem:
+            raise ConfigError(f"--at {text}: {problem.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        [budget] = settings.budgets()
+        size = budget.fraction if budget.fraction is not None else budget.limit or 0.0
+        name = f"{100 * size:g}pct" if budget.fraction is not None else f"{size:g}ms"
+        if name in found:
+            raise ConfigError(f"--at names {text} twice")
+        run = config.run.model_copy(update={"dir": config.run.dir / PARETO / name})
+        found[name] = size, Point(text, name, config.model_copy(update={"run": run, "prune": settings}))
+    return [point for _, point in sorted(found.values(), key=lambda pair: -pair[0])]
+
+
+def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -> list[Made]:
+    """Run the stages at every point and for the dense network; what is up to date is left as it is.
+
+    All points are pruned before the first is fine-tuned, the narrowest first: what cannot be reached is told at once.
+
+    Raises:
+        PipelineError: what a stage raises; see ``prune``, ``finetune``, ``quantize`` and ``export``.
+    """
+    parent = Run(config.run.dir, progress=progress)
+    parent.need("baseline")
+    place = LatencyTable.read(config.prune.table or parent.directory / TABLE).place  # says how to measure one
+    if config.finetune.epochs and open_data(config.data, config.run.seed).train is None:
+        raise DataError(
+            "fine-tuning needs labelled images, and data.train is not set",
+            remedy="set data.train, or --set finetune.epochs=0",
+        )
+    runs = [_within(parent, point.name, progress) for point in points]
+    plans: list[WidthPlan] = []
+    for point, run in reversed(list(zip(points, runs, strict=True))):
+        progress.note(f"pruning to {point.budget}: {len(plans) + 1} of {len(points)}")
+        plans.insert(0, WidthPlan.read(prune(point.config, run) / PLAN))
+    dense = _within(parent, "dense", progress)
+    progress.note("the dense network")
+    dense_int8 = _finish(config, dense, "baseline")
+    dense_fp32 = dense.folder("export") / f"{config.name}_dense_fp32.onnx"
+    made = [Made("dense FP32", dense_fp32), Made("dense INT8", dense_int8, _predicted(plans[0])[0], place)]
+    for number, (point, run, plan) in enumerate(zip(points, runs, plans, strict=True), start=1):
+        progress.note(f"fine-tuning, quantizing and exporting {point.budget}: {number} of {len(points)}")
+        finetune(point.config, run)
+        int8 = _finish(point.config, run, "finetune")
+        made.append(Made(f"{point.budget} INT8", int8, _predicted(plan)[1], place))
+    return made
+
+
+def _within(parent: Run, name: str, progress: Progress) -> Run:
+    """A run in a folder of the parent's, which it shares baseline, losses and calibrations with by links."""
+    run = Run(parent.directory / PARETO / name, progress=progress)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    for stage in _SHARED:
+        parent.folder(stage).mkdir(exist_ok=True)
+        if not (link := run.folder(stage)).is_symlink():
+            link.symlink_to(Path("..") / ".." / stage, target_is_directory=True)
+    return run
+
+
+def _predicted(plan: WidthPlan) -> tuple[float, float]:
+    """ms before and after."""
+    assert plan.latency is not None  # every point has a latency budget
+    return plan.latency
+
+
+def _finish(config: Config, run: Run, source: str) -> Path:
+    """Quantize, export, and build where the target's engine is here; else the exported file stands in for it."""
+    quantize(config, run, source=source)
+    exported = export(config, run, source=source) / f"{config.name}_int8.onnx"
+    try:
+        return build(config, run) / f"{config.name}_int8{BACKENDS[config.target.engine].suffix}"
+    except BackendAbsent as absent:
+        run.progress.note(f"measured as exported: {absent.message}")
+        return exported
+
+
+def evaluate(
+    made: Sequence[Made], split: Split, settings: Settings, progress: Progress = SILENT
+) -> list[MeasuredNetwork]:
+    """Accuracy, paired with the first network's image by image, and latency in one interleaved run.
+
+    Raises:
+        EngineError: see ``predict`` and ``measure``.
+    """
+    found = [predict(one.file, split, threads=settings.threads, progress=progress) for one in made]
+    metadata = [metadata_of(one.file) for one in made]
+    settings = dataclasses.replace(settings, images=first_images(split, metadata[0].preprocess))
+    latencies = measure([one.file for one in made], settings, progress=progress)
+    accuracies = [result_of(predictions, None if predictions is found[0] else found[0]) for predictions in found]
+    return [
+        MeasuredNetwork.of(one.name, about, accuracy, latency, one.predicted)
+        for one, about, accuracy, latency in zip(made, metadata, accuracies, latencies, strict=True)
+    ]
+
+
+def cells(made: Made, row: MeasuredNetwork) -> list[str]:
+    """A network as a row; its prediction is held against a measurement only where the latency table was made."""
+    off = ""
+    measured = row.latency.stats["latency_ms"].median
+    accuracy, compared = row.accuracy, row.latency.comparison
+    assert accuracy is not None
+    if made.predicted and made.place and measured_where(row, made.place):
+        off = f"{100 * error(made.predicted, measured.value):+.1f}"
+    return [
+        row.label,
+        f"{made.predicted:.3f}" if made.predicted else "",
+        interval(measured, 3),
+        off,
+        speedup(compared.ratio if compared else None),
+        percent(accuracy.top1.value),
+        tables.points(accuracy.paired.difference) if accuracy.paired else "",
+        f"{row.macs / 1e6:.1f}",
+        f"{row.bytes / 1e6:.2f}",
+    ]
+
+
+def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -> None:
+    """``pareto.json`` (every result in full), ``pareto.md`` and ``pareto.svg``."""
+    pairs = list(zip(made, rows, strict=True))
+    ParetoFile(title=title(rows), rows=tuple(rows)).write(folder / "pareto.json")
+    text = f"# {literal(title(rows))}\n\n{markdown(HEADER, [cells(*pair) for pair in pairs])}\n\n![front](pareto.svg)\n"
+    notes = "".join(f"- {literal(note)}\n" for note in remarks(rows))
+    write_atomic(folder / "pareto.md", f"{text}\n{notes}" if notes else text)
+    write_atomic(folder / "pareto.svg", figures.svg(figures.pareto(title(rows), rows)))
+
+
+def title(rows: Sequence[MeasuredNetwork]) -> str:
+    """What was measured on what, in one line."""
+    latency, accuracy = rows[0].latency, rows[0].accuracy
+    images = f"{accuracy.images} images, " if accuracy else ""
+    return (
+        f"{rows[0].arch}: accuracy against latency; {images}batch {latency.scenario.batch}, "
+        f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
+    )

@@ -1,0 +1,153 @@
+"""The networks of a run, before and after: their files, measured together, written as one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.evaluation.images import evaluation_split, first_images
+from benchmarks.evaluation.pairing import result_of
+from benchmarks.evaluation.predictions import predict
+from benchmarks.reporting.outcome import PARETO, plan_of, sections
+from benchmarks.reporting.rows import HEADER, cells, metadata_of, remarks
+from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.networks import WHOLE, MeasuredNetwork, SummaryFile
+from benchmarks.results.tables import literal, markdown
+from benchmarks.timing.reference import reference_networks
+from benchmarks.timing.run import measure
+from benchmarks.timing.worker import Settings
+from calibration.datasets import Split
+from compress.config import Config
+from compress.data import open_data
+from compress.engines.base import backend
+from compress.engines.sidecar import read_sidecar
+from compress.errors import BackendAbsent, EngineError
+from compress.files import MANIFEST, file_sha256, tree_sha256, write_atomic
+from compress.progress import SILENT, Progress
+from compress.registries import BACKENDS
+from compress.run import Run, read_manifest
+
+
+def networks(run: Run) -> dict[str, Path]:
+    """The files of a run that are compared, by their name in the table; the dense one first.
+
+    Raises:
+        PipelineError: stage ``export`` has not run.
+        EngineError: a file is not there.
+    """
+    export, build = run.need("export"), run.folder("build")
+    dense = _only(export, "*_dense_fp32.onnx")
+    name = dense.name.removesuffix("_dense_fp32.onnx")
+    int8 = _only(export, f"{name}_int8.onnx")
+    whole = export / f"{name}_int8_all.onnx"
+    pruned = read_manifest(export).settings.get("source") != "baseline"
+    kind = "pruned" if pruned else "dense"
+    return {
+        "dense FP32": dense,
+        **(_dense_int8(run, name) if pruned else {}),
+        **({"pruned FP32": _only(export, f"{name}_fp32.onnx")} if pruned else {}),
+        **_int8_engines(kind, int8, build),
+        **({f"{kind} INT8, {WHOLE}": whole} if whole.exists() else {}),
+    }
+
+
+def _int8_engines(kind: str, exported: Path, build: Path) -> dict[str, Path]:
+    """What was built of an exported INT8 file and runs here; else the file itself."""
+    built = {
+        f"{kind} INT8" if engine == "onnxruntime" else f"{kind} INT8 ({engine})": path
+        for engine, known in BACKENDS.items()
+        if _built_from(exported, path := build / f"{exported.stem}{known.suffix}") and _runs_here(engine)
+    }
+    return built or {f"{kind} INT8": exported}
+
+
+def _dense_int8(run: Run, name: str) -> dict[str, Path]:
+    """The INT8 network that latency budgets are shares of, where ``benchmarks.pareto`` has made it of this baseline."""
+    dense = Run(run.directory / PARETO / "dense")
+    export = dense.folder("export")
+    if not (export / MANIFEST).exists():
+        return {}
+    made, ours = read_manifest(export), read_manifest(run.folder("export"))
+    same_target = made.settings.get("target") == ours.settings.get("target")
+    if not same_target or tree_sha256(run.folder("baseline")) not in made.parents.values():
+        return {}
+    return _int8_engines("dense", export / f"{name}_int8.onnx", dense.folder("build"))
+
+
+def summarize(
+    run: Run, split: Split | None, settings: Settings, *, progress: Progress = SILENT
+) -> list[MeasuredNetwork]:
+    """Measure accuracy on ``split``, and latency in one interleaved run, of every network of a run.
+
+    Without ``split`` (a backbone, or no labelled images) only latency is measured, on random inputs.
+
+    Raises:
+        EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
+    """
+    files = networks(run)
+    metadata = {name: metadata_of(path) for name, path in files.items()}
+    accuracies: list[AccuracyResult | None] = [None] * len(files)
+    if split is not None:
+        found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
+        accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
+        images = first_images(split, metadata["dense FP32"].preprocess)
+        settings = dataclasses.replace(settings, images=images)
+    int8 = next(m for m in metadata.values() if m.precision == "int8")
+    with reference_networks(int8.target or None) as known:
+        results = measure(list(files.values()), settings, references=known, progress=progress)
+    return [
+        MeasuredNetwork.of(name, found, accuracy, latency)
+        for (name, found), accuracy, latency in zip(metadata.items(), accuracies, results, strict=True)
+    ]
+
+
+def write(run: Run, rows: Sequence[MeasuredNetwork]) -> None:
+    """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
+    SummaryFile(title=title(rows), rows=tuple(rows), plan=plan_of(run)).write(run.directory / "summary.json")
+    parts = [f"# {literal(title(rows))}\n\n{markdown(HEADER, list(map(cells, rows)))}\n"]
+    parts += [section.markdown() for section in sections(run, rows)]
+    if notes := remarks(rows):
+        parts.append("".join(f"- {literal(note)}\n" for note in notes))
+    write_atomic(run.directory / "summary.md", "\n".join(parts))
+
+
+def title(rows: Sequence[MeasuredNetwork]) -> str:
+    """What was measured on what, in one line."""
+    latency, accuracy = rows[0].latency, rows[0].accuracy
+    images = f"{accuracy.images} images; " if accuracy else ""
+    return (
+        f"{rows[0].arch}: {images}ONNX Runtime where no other is named, batch {latency.scenario.batch}, "
+        f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
+    )
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise EngineError(
+            f"expected one {pattern} in {folder}, found {len(found)}", remedy="run `python -m compress export` again"
+        )
+    return found[0]
+
+
+def _built_from(exported: Path, engine: Path) -> bool:
+    """Whether ``engine`` is there and of this very export, not of an earlier one."""
+    record = read_sidecar(engine) if engine.exists() else None
+    return record is not None and record.parent_sha256 == file_sha256(exported)
+
+
+def _runs_here(engine: str) -> bool:
+    try:
+        backend(engine).require("cuda" if engine == "tensorrt" else "cpu")
+    except BackendAbsent:
+        return False
+    return True
+
+
+def split_of(run: Run, data: str | None, config: Config) -> Split | None:
+    """The evaluation images; None where there are none, and for a backbone, which has no classes to be right about."""
+    dense = networks(run)["dense FP32"]
+    if not metadata_of(dense).classes or (data is None and open_data(config.data, config.run.seed).eval is None):
+        return None
+    return evaluation_split(data, config)

@@ -1,0 +1,215 @@
+"""From a network to its latency table: measured here, or on a device with a kit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.profiling import kit
+from benchmarks.profiling.kit import FAST as FAST
+from benchmarks.profiling.kit import NORMAL as NORMAL
+from benchmarks.profiling.kit import Effort
+from benchmarks.profiling.survey import Piece, Survey, check_measurable
+from benchmarks.profiling.table import Timing, make_table, timings, with_steps
+from benchmarks.results.tables import show
+from compress.config import Config, TargetConfig
+from compress.console import Console
+from compress.engines.base import backend, check_machine
+from compress.errors import BackendAbsent, ConfigError
+from compress.models.model import load_model
+from compress.progress import Progress
+from compress.prune.latency.machine import here
+from compress.prune.latency.predictor import LatencyModel
+from compress.prune.latency.table import Kind, LatencyTable, Place
+from compress.run import Run
+
+TABLE = "latency_table.json"
+FITTED, HELD_OUT = 12, 12  # whole networks
+_CHUNK = 64  # files that lie on the disk at once
+
+
+def profile(
+    survey: Survey, target: TargetConfig, place: Place, folder: Path, effort: Effort, progress: Progress
+) -> LatencyTable:
+    """Measure on this machine.
+
+    First the ladders, which tell the steps in width that the kernels take; then widths on these steps, and networks.
+
+    Args:
+        folder: where timings are kept, row by row; asked again with the same folder, what is there is not measured.
+
+    Raises:
+        EngineError: the engine cannot run a piece.
+    """
+    kinds = list(survey.kinds.values())
+    reference = reference_piece(survey)
+    first = [*survey.ladders(), *survey.ends()]
+    times = _measured(survey, target, reference, first, folder, effort, "kernel steps", progress)
+    kinds = with_steps(kinds, first, times, survey.unit)
+    second = [*survey.design(kinds), *survey.networks(kinds, FITTED, HELD_OUT)]
+    pieces = list({piece.name: piece for piece in [*first, *second]}.values())
+    times = _measured(survey, target, reference, pieces, folder, effort, "widths", progress)
+    return make_table(survey.network, place, survey.groups, kinds, survey.members, pieces, times, imported=False)
+
+
+def _measured(
+    survey: Survey,
+    target: TargetConfig,
+    reference: Piece,
+    pieces: Sequence[Piece],
+    folder: Path,
+    effort: Effort,
+    what: str,
+    progress: Progress,
+) -> dict[str, Timing]:
+    done = {row.name for row in kit.results(folder)}
+    waiting = [piece for piece in pieces if piece.name not in done]
+
+    def steps() -> Iterator[None]:
+        for start in range(0, len(waiting), _CHUNK):
+            chunk = waiting[start : start + _CHUNK]
+            kit.write_files(folder, [reference, *chunk], survey.build)
+            kit.write_manifest(folder, kit.GuestManifest.of(target, [reference, *chunk], survey.weights, effort))
+            seen = 0
+            try:
+                for count in kit.run_guest(folder):
+                    yield from [None] * (count - seen)
+                    seen = count
+            finally:
+                for file in folder.glob("*.onnx"):
+                    file.unlink()
+
+    if waiting:
+        folder.mkdir(parents=True, exist_ok=True)
+        for _ in progress.track(steps(), what, total=len(waiting)):
+            pass
+    return timings(kit.results(folder))
+
+
+def reference_piece(survey: Survey) -> Piece:
+    """What is timed beside everything else: the dense segment in the middle of the network, on its own."""
+    names = list(survey.kinds)
+    name = names[len(names) // 2]
+    return Piece("reference", "segment", name, {})
+
+
+def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort, progress: Progress) -> None:
+    """Write a kit. It cannot wait for the ladders' answers: its widths are multiples of a sixteenth of each group's.
+
+    Raises:
+        ConfigError: the folder is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty", remedy="give a new folder to --emit-kit")
+    kinds = list(survey.kinds.values())
+    pieces = [*survey.ladders(), *survey.ends(), *survey.design(kinds), *survey.networks(kinds, FITTED, HELD_OUT)]
+    pieces = list({piece.name: piece for piece in pieces}.values())
+    reference = reference_piece(survey)
+    kit.write_files(folder, progress.track([reference, *pieces], "writing", len(pieces) + 1), survey.build)
+    kit.emit(folder, kit.KitManifest.of_kit(survey, target, [reference, *pieces], effort))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    progress.note(f"{len(pieces)} files, {size / 1e6:.0f} MB: {folder}; {kit.README} says what to do with them")
+
+
+def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:
+    """The table of what a kit has measured on the device.
+
+    Raises:
+        ConfigError: no kit, one for another target, or one that has not measured everything.
+    """
+    manifest = kit.read_manifest(folder)
+    for name, asked in (("target", target.name), ("engine", target.engine), ("batch", target.batch)):
+        if (made := getattr(manifest, name)) != asked:
+            raise ConfigError(
+                f"the kit {folder / kit.DESCRIBED} was made for {name} {made}, the configuration says {asked}",
+                remedy=f"--set target.{'name' if name == 'target' else name}={made}",
+            )
+    rows = kit.results(folder)
+    measured = {row.name for row in rows}
+    missing = [piece.name for piece in manifest.pieces if piece.name not in measured]
+    if missing or not rows:
+        raise ConfigError(
+            f"{folder / kit.RESULTS} lacks {len(missing)} of {len(manifest.pieces)} files, first '{missing[:1]}'",
+            remedy=f"run {kit.SCRIPT} again on the device: it measures what is missing",
+        )
+    if any(row.place != rows[0].place for row in rows):
+        raise ConfigError(
+            f"{folder / kit.RESULTS} has rows of several devices or versions",
+            remedy=f"delete it, and run {kit.SCRIPT} again on the device",
+        )
+    times = timings(rows)
+    kinds = with_steps(manifest.kinds, manifest.pieces, times, manifest.unit)
+    place = Place(target.name, target.engine, threads=manifest.threads, batch=target.batch, **asdict(rows[0].place))
+    parts = (manifest.network, place, manifest.groups, kinds, manifest.segments, manifest.pieces, times)
+    return make_table(*parts, imported=True)
+
+
+def summarize(table: LatencyTable, path: Path, console: Console) -> None:
+    """What was found, on the terminal."""
+    place = table.place
+    model = LatencyModel(table)
+    body = [_kind_row(table, kind) for kind in table.kinds]
+    title = f"{place.engine} {place.version}, {place.device}, {place.threads} thread(s), batch {place.batch}"
+    show(console, title, ["segments", "units (steps of)", "dense ms", "rows"], body)
+    console.print(f"dense network: {model.network_ms({}):.3f} ms = {model.offset:.3f} + {model.scale:.3f} x segments")
+    console.print(
+        f"error on {len(model.errors)} held-out networks: mean {model.mean_error:.1%}, max {model.max_error:.1%}"
+    )
+    console.print(f"table: {path}", soft_wrap=True)
+
+
+def _kind_row(table: LatencyTable, kind: Kind) -> list[str]:
+    names = [member.name for member in table.segments if member.kind == kind.name]
+    rows = [row for row in table.rows if row.kind == kind.name]
+    dense = next((f"{row.ms:.3f}" for row in rows if row.units == kind.units), "")
+    widths = ", ".join(f"{units} ({step})" for units, step in zip(kind.units, kind.step, strict=True))
+    return [", ".join(names), widths, dense, str(len(rows))]
+
+
+def imported(path: Path) -> bool:
+    """Whether there is a table of another machine's; one that cannot be read is in nobody's way."""
+    try:
+        return path.is_file() and LatencyTable.read(path).imported
+    except ConfigError:
+        return False
+
+
+def key(survey: Survey, place: Place, effort: Effort) -> str:
+    """The folder of timings that go together: one for each network, place and effort."""
+    parts = json.dumps([survey.network, asdict(place), asdict(effort)], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def survey_of(config: Config, directory: Path, progress: Progress) -> Survey:
+    """The pieces of a run's network.
+
+    Raises:
+        PipelineError: stage ``baseline`` has not run.
+    """
+    model = load_model(Run(directory).need("baseline"), config.model.arch)
+    progress.note(f"quantizing and exporting {model.arch} for {config.target.name} once")
+    survey = Survey(model.net, model.preprocess, config.target)
+    check_measurable(survey)
+    return survey
+
+
+def this_machine(target: TargetConfig) -> Place:
+    """This machine.
+
+    Raises:
+        BackendAbsent: the target's engine does not run here.
+    """
+    remedy = "write a kit for the device with --emit-kit DIR"
+    try:
+        backend(target.engine).require(target.device)
+        check_machine(target.name)
+    except BackendAbsent as error:
+        raise BackendAbsent(error.message, remedy=f"{remedy}; or {error.remedy}") from None
+    place = here(target)
+    assert place is not None
+    if target.engine == "onnxruntime" and target.device != "cpu":
+        raise ConfigError("ONNX Runtime is profiled on the CPU only", remedy="--set target.device=cpu")
+    return place

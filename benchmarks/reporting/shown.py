@@ -1,0 +1,132 @@
+"""A result file printed again, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from benchmarks.profiling.measure import summarize
+from benchmarks.reporting import comparison, latency, rows
+from benchmarks.reporting.accuracy import report
+from benchmarks.reporting.outcome import widths
+from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.latency import LatencyResult, RunComparison
+from benchmarks.results.networks import SummaryFile
+from benchmarks.results.plans import PlanLatencyFile
+from benchmarks.results.tables import interval, show
+from compress.console import Console
+from compress.errors import ConfigError
+from compress.parse import parse, read_bytes
+from compress.prune.allocation.plan import WidthPlan
+from compress.prune.latency.table import LatencyTable
+from compress.prune.stage import describe
+
+_REMEDY = "make it anew with the command that wrote it"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A kind of file that can be printed.
+
+    Attributes:
+        name: of the kind, in words.
+        fields: that only such a file has, together.
+        show: what prints one.
+    """
+
+    name: str
+    fields: frozenset[str]
+    show: Callable[[Path, bytes, Console], None]
+
+
+def show_file(path: Path, console: Console) -> None:
+    """Print a result file as the command that wrote it did.
+
+    Raises:
+        PipelineError: the file is absent or damaged.
+        ConfigError: it is of a kind that has no table.
+    """
+    content = read_bytes(path, remedy="give a JSON file that one of our commands has written")
+    kind = _kind_of(content)
+    if kind is None:
+        raise ConfigError(
+            f"{path} is no file that can be shown", remedy=f"known: {', '.join(one.name for one in KINDS)}"
+        )
+    kind.show(path, content, console)
+
+
+def _kind_of(content: bytes) -> Shown | None:
+    """By the fields of a file; of a list of results, by those of its first."""
+    try:
+        found = from_json(content)
+    except ValueError:
+        return None
+    first = found[0] if isinstance(found, list) and found else found
+    fields = _fields(first)
+    return next((kind for kind in KINDS if kind.fields <= fields), None)
+
+
+def _fields(found: Any) -> set[str]:
+    """The fields of a record; a result of ``benchmarks`` also has ``kind=...``."""
+    if not isinstance(found, Mapping):
+        return set()
+    return {*found, f"kind={found.get('kind')}"}
+
+
+def _show_results(path: Path, content: bytes, console: Console) -> None:
+    """Latencies, and the comparison with an earlier run that may follow them."""
+    found = parse(content, list[LatencyResult | RunComparison], path, remedy=_REMEDY)
+    measured = [one for one in found if isinstance(one, LatencyResult)]
+    if measured:
+        show(console, latency.title(measured[0]), latency.HEADER, latency.rows(measured))
+        for remark in latency.remarks(measured):
+            console.print(remark, soft_wrap=True)
+    for one in found:
+        if isinstance(one, RunComparison):
+            comparison.present(console, one, "over an earlier run, a ratio below 1 is faster")
+
+
+def _show_accuracy(path: Path, content: bytes, console: Console) -> None:
+    for one in parse(content, list[AccuracyResult], path, remedy=_REMEDY):
+        report(one, console, classes=False)
+
+
+def _show_networks(path: Path, content: bytes, console: Console) -> None:
+    """``summary.json`` and ``pareto.json``."""
+    found = parse(content, SummaryFile, path, remedy=_REMEDY)
+    show(console, found.title, rows.HEADER, list(map(rows.cells, found.rows)))
+    if found.plan is not None and (section := widths(found.plan)) is not None:
+        console.print()
+        show(console, section.title, section.header, section.rows)
+    for remark in rows.remarks(found.rows):
+        console.print(remark, soft_wrap=True)
+
+
+def _show_plan(path: Path, _: bytes, console: Console) -> None:
+    for line in describe(WidthPlan.read(path)):
+        console.print(line, soft_wrap=True)
+
+
+def _show_table(path: Path, _: bytes, console: Console) -> None:
+    summarize(LatencyTable.read(path), path, console)
+
+
+def _show_plan_latencies(path: Path, content: bytes, console: Console) -> None:
+    found = parse(content, PlanLatencyFile, path, remedy=_REMEDY)
+    title = f"latency over the unpruned network's, {found.target.name} on {found.target.engine}; 95% intervals"
+    show(console, title, ["plan", "measured"], [[one.plan, interval(one.ratio, 3)] for one in found.plans])
+
+
+KINDS = (
+    Shown("results of latency", frozenset({"kind=latency"}), _show_results),
+    Shown("results of compare", frozenset({"kind=comparison"}), _show_results),
+    Shown("results of accuracy", frozenset({"kind=accuracy"}), _show_accuracy),
+    Shown("summary.json and pareto.json", frozenset({"title", "rows", "schema_version"}), _show_networks),
+    Shown("latency_table.json", frozenset({"place", "segments", "rows"}), _show_table),
+    Shown("plan.json", frozenset({"groups", "before", "after"}), _show_plan),
+    Shown("results of plan-latency", frozenset({"target", "effort", "plans"}), _show_plan_latencies),
+)

@@ -1,0 +1,101 @@
+"""Measured networks of a run: ``summary.json`` of ``benchmarks.summary``, ``pareto.json`` of ``benchmarks.pareto``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.base import Record, Verdict
+from benchmarks.results.latency import LatencyResult
+from compress.engines.metadata import Metadata
+from compress.parse import Count, Finite, Positive, Share
+from compress.prune.allocation.plan import WidthPlan
+
+WHOLE = "no layer in float"  # the end of its name; see ``benchmarks.summary.networks``
+
+
+class MeasuredNetwork(Record):
+    """One network of a run: its name in the table, plain numbers, and the full results that they come from."""
+
+    name: str = Field(description="in the table, such as 'pruned INT8'")
+    arch: str = Field("", description="the architecture that it was made from; empty in files before version 2")
+    precision: str = Field("", description="fp32 or int8; empty in files before version 2")
+    target: str = Field("", description="target profile of an INT8 file; empty for a float one, and before version 2")
+    params: Count = Field(description="parameters")
+    macs: Count = Field(description="multiply-accumulates of one image")
+    bytes: Count = Field(description="size of the file")
+    top1: Share | None = Field(description="share of the images; null for a backbone")
+    latency_ms: Positive = Field(description="median of an inference")
+    predicted_ms: Finite | None = Field(None, description="by the latency table; null for a float network")
+    accuracy: AccuracyResult | None = Field(description="null for a backbone, or where no labelled images are")
+    latency: LatencyResult
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        metadata: Metadata,
+        accuracy: AccuracyResult | None,
+        latency: LatencyResult,
+        predicted_ms: float | None = None,
+    ) -> MeasuredNetwork:
+        """From what the file says of itself, and what was measured."""
+        return cls(
+            name=name,
+            arch=metadata.arch,
+            precision=metadata.precision,
+            target=metadata.target,
+            params=metadata.params,
+            macs=metadata.macs,
+            bytes=latency.artifact.bytes,
+            top1=accuracy.top1.value.value if accuracy else None,
+            latency_ms=latency.stats["latency_ms"].median.value,
+            predicted_ms=predicted_ms,
+            accuracy=accuracy,
+            latency=latency,
+        )
+
+    @property
+    def int8(self) -> bool:
+        return self.precision == "int8" if self.precision else "INT8" in self.name
+
+    @property
+    def dense(self) -> bool:
+        return self.name.startswith("dense")
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Whether each of its measurements may be used."""
+        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
+
+    @property
+    def valid(self) -> bool:
+        return all(verdict.status == "VALID" for verdict in self.verdicts)
+
+    @property
+    def label(self) -> str:
+        """Its name, with a mark where its figures may not be used."""
+        return self.name if self.valid else f"{self.name} (INVALID)"
+
+    @property
+    def for_comparison(self) -> bool:
+        """It ships in another form, with layers in float, and shows what these cost."""
+        return self.name.endswith(WHOLE)
+
+
+class ParetoFile(Record):
+    """``pareto.json``: the dense networks and the pruned ones at several budgets."""
+
+    title: str = Field(description="what was measured on what")
+    rows: Annotated[tuple[MeasuredNetwork, ...], Field(min_length=1)] = Field(
+        description="the first is the dense one in float, with which the others are compared"
+    )
+    schema_version: Literal[1] = 1
+
+
+class SummaryFile(ParetoFile):
+    """``summary.json``: the networks of a run, before and after."""
+
+    plan: WidthPlan | None = Field(None, description="by which they were pruned; null where they were not")

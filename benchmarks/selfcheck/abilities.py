@@ -1,0 +1,166 @@
+"""What this machine can do, and what it lacks: engines, INT8 arithmetic, processor, GPU, clock, heat, targets."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from benchmarks.timing.gpu import gpu_names
+from benchmarks.timing.heat import heat
+from benchmarks.timing.machine import own_processors
+from compress import __version__, targets
+from compress.engines.base import backend, check_machine
+from compress.engines.saturation import pair_sums
+from compress.errors import BackendAbsent, PipelineError
+from compress.prune.latency.machine import processor
+from compress.registries import BACKENDS
+
+_CPU = Path("/sys/devices/system/cpu")
+_INT8_FLAGS = {  # of /proc/cpuinfo: what a processor multiplies INT8 with
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX",
+    "asimddp": "dot product (ARM)",
+    "i8mm": "I8MM (ARM)",
+}
+
+
+@dataclass(frozen=True)
+class Ability:
+    """One thing that this machine can or cannot do.
+
+    Attributes:
+        of: what it belongs to, such as ``engine``.
+        name: such as ``openvino``.
+        said: what there is, in words.
+        here: whether it is there; None where that is no matter of having it.
+        remedy: how to get it, where it is not there.
+    """
+
+    of: str
+    name: str
+    said: str
+    here: bool | None = None
+    remedy: str = ""
+
+
+def abilities() -> list[Ability]:
+    """Everything, in the order in which it is told."""
+    engines = [_engine(name) for name in BACKENDS]
+    return [
+        Ability("software", "resnet-compress", __version__),
+        Ability("software", "Python", platform.python_version()),
+        _torch(),
+        *engines,
+        *(_int8(one.name) for one in engines if one.here),
+        *_processor(),
+        *_gpus(),
+        _clock("governor", _CPU / "cpu0/cpufreq/scaling_governor"),
+        _turbo(),
+        *_heat(),
+        *map(_target, targets.names()),
+    ]
+
+
+def _engine(name: str) -> Ability:
+    try:
+        backend(name).require(_device(name))
+        version = getattr(importlib.import_module(name), "__version__", "of unknown version")
+    except BackendAbsent as absent:
+        return Ability("engine", name, absent.message, here=False, remedy=absent.remedy or "")
+    except (ImportError, OSError) as error:  # a library that is there but does not load
+        return Ability("engine", name, str(error), here=False)
+    return Ability("engine", name, str(version), here=True)
+
+
+def _device(engine: str) -> str:
+    return "cuda" if engine == "tensorrt" else "cpu"
+
+
+def _int8(engine: str) -> Ability:
+    try:
+        sums = pair_sums(engine)
+    except PipelineError as error:
+        return Ability("INT8", engine, f"could not be measured: {error.message}")
+    if sums is None:
+        return Ability("INT8", engine, "not measured: it runs on a GPU, or its sums are neither exact nor clipped")
+    exact = {"int32": "exact", "int16": "overflows where weights are not chosen for it"}[sums]
+    return Ability("INT8", engine, f"adds pairs of products in {sums}: {exact} (measured)")
+
+
+def _processor() -> Iterator[Ability]:
+    yield Ability("processor", "name", f"{processor()}, {platform.machine()}")
+    yield Ability("processor", "INT8 instructions", ", ".join(_int8_instructions()) or "none that are known")
+    yield Ability("processor", "processors", f"{len(own_processors())} usable of {os.cpu_count()}")
+    memory = psutil.virtual_memory()
+    yield Ability("memory", "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free")
+
+
+def _int8_instructions() -> list[str]:
+    text = _told(lambda: Path("/proc/cpuinfo").read_text(encoding="utf-8")) or ""
+    flags = {
+        word for line in text.splitlines() if line.lower().startswith(("flags", "features")) for word in line.split()
+    }
+    return [said for flag, said in _INT8_FLAGS.items() if flag in flags]
+
+
+def _gpus() -> Iterator[Ability]:
+    names = gpu_names()
+    yield from (Ability("GPU", str(index), name, here=True) for index, name in enumerate(names))
+    if not names:
+        yield Ability("GPU", "NVIDIA", "none, or no driver", here=False)
+
+
+def _torch() -> Ability:
+    import torch
+
+    cuda = f"CUDA {torch.version.cuda}" if torch.cuda.is_available() else "no CUDA device"
+    return Ability("software", "PyTorch", f"{torch.__version__}, {cuda}")
+
+
+def _clock(name: str, file: Path) -> Ability:
+    found = _told(lambda: file.read_text(encoding="ascii").strip())
+    remedy = "`cpupower frequency-set --governor performance` steadies what is measured"
+    return Ability("clock", name, found or "not told by this system", remedy=remedy if found == "powersave" else "")
+
+
+def _turbo() -> Ability:
+    """Intel's driver tells that there is none, others that there is one."""
+    for file, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
+        path = _CPU / file
+        if (found := _told(partial(path.read_text, encoding="ascii"))) is not None:
+            return Ability("clock", "turbo", "on" if found.strip() == on else "off")
+    return Ability("clock", "turbo", "not told by this system")
+
+
+def _heat() -> Iterator[Ability]:
+    zones = heat().zones
+    yield from (Ability("heat", zone.name, f"{zone.temperature_c:.0f} °C") for zone in zones)
+    if not zones:
+        yield Ability("heat", "thermal zones", "none: heat that slows a measurement may go unseen")
+
+
+def _target(name: str) -> Ability:
+    engine = targets.profile(name).engines[0]
+    try:
+        check_machine(name)
+        backend(engine).require(_device(engine))
+    except BackendAbsent as absent:
+        return Ability(
+            "target", name, f"cannot be built here: {absent.message}", here=False, remedy=absent.remedy or ""
+        )
+    return Ability("target", name, f"can be built here, for {engine}", here=True)
+
+
+def _told(ask: Callable[[], str]) -> str | None:
+    try:
+        return ask()
+    except (OSError, UnicodeDecodeError):
+        return None

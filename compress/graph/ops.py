@@ -1,0 +1,156 @@
+"""Every operation that the pipeline understands, in one table.
+
+An operation has one name, however it is written: ``leakyrelu`` for nn.LeakyReLU, F.leaky_relu and x.leaky_relu_().
+Pruning reads off the table how channels pass through it and which blocks can be removed; quantization and export read
+which operations hand integers on. What is not in the table is an error that names it, never a guess.
+
+To make one of your own known, add a row where your network is defined:
+
+>>> OPERATIONS["triplerelu"] = Operation("channelwise", keeps_zero=True)  # f(0) = 0, each channel by itself
+>>> del OPERATIONS["triplerelu"]
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx, nn
+
+Channels = Literal[
+    "conv",  # a layer with weights, or a shortcut: its output channels are new ones
+    "linear",
+    "select_pad",
+    "batch_norm",
+    "channelwise",  # output channel c depends on input channel c alone
+    "add",  # element-wise on several tensors: channels at the same position go together
+    "join",
+    "cat",
+    "pad",
+    "slice",
+    "permute",
+    "view",
+    "flatten",
+    "reduce",
+    "prelu",
+    "whole",  # works on all channels at once: all stay
+]
+"""How channels pass from what an operation reads to its result; ``propagation`` has a rule for each word."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the pipeline has to know of an operation.
+
+    Attributes:
+        channels: how channels pass through.
+        adds: it adds two tensors, as at the end of a residual block.
+        multiplies: its result is zero where one of its operands is.
+        keeps_zero: element-wise on one tensor, with f(0) = 0.
+        keeps_sign: of values that are not negative it makes none that is.
+        moves: it copies or chooses values, so that integers pass as they are.
+        onnx: the operators that it becomes in ONNX; of those that move values only.
+    """
+
+    channels: Channels
+    adds: bool = False
+    multiplies: bool = False
+    keeps_zero: bool = False
+    keeps_sign: bool = False
+    moves: bool = False
+    onnx: tuple[str, ...] = ()
+
+
+def _rows(names: str, operation: Operation) -> dict[str, Operation]:
+    return dict.fromkeys(names.split(), operation)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "conv2d": Operation("conv"),
+    "linear": Operation("linear"),
+    "selectpad": Operation("select_pad", moves=True, onnx=("Gather",)),
+    "batchnorm2d": Operation("batch_norm"),
+    **_rows("add iadd", Operation("add", adds=True)),
+    **_rows("sub isub", Operation("add")),
+    **_rows("mul imul", Operation("join", multiplies=True)),
+    **_rows("div truediv itruediv maximum minimum where expandas", Operation("join")),
+    **_rows("cat concat", Operation("cat")),
+    "pad": Operation("pad", moves=True, onnx=("Pad",)),
+    "getitem": Operation("slice", moves=True, onnx=("Slice",)),
+    "permute": Operation("permute", moves=True, onnx=("Transpose",)),
+    "transpose": Operation("whole", moves=True, onnx=("Transpose",)),
+    **_rows("view reshape", Operation("view", moves=True, onnx=("Reshape",))),
+    "flatten": Operation("flatten", moves=True, onnx=("Flatten", "Reshape")),
+    "squeeze": Operation("flatten", moves=True, onnx=("Squeeze",)),
+    "unsqueeze": Operation("flatten", moves=True, onnx=("Unsqueeze",)),
+    **_rows("mean sum amax amin", Operation("reduce")),
+    "prelu": Operation("prelu"),
+    "maxpool2d": Operation("channelwise", keeps_sign=True, moves=True, onnx=("MaxPool",)),
+    "avgpool2d": Operation("channelwise", keeps_sign=True),
+    "identity": Operation("channelwise", keeps_zero=True, keeps_sign=True, moves=True, onnx=("Identity",)),
+    **_rows(
+        "contiguous clone dropout dropout2d",
+        Operation("channelwise", keeps_zero=True, keeps_sign=True, moves=True),
+    ),
+    **_rows(
+        "relu relu6 leakyrelu elu celu selu gelu silu mish tanh hardswish stochasticdepth",
+        Operation("channelwise", keeps_zero=True),
+    ),
+    **_rows(
+        "sigmoid softplus hardsigmoid hardtanh adaptiveavgpool2d adaptivemaxpool2d lppool2d alphadropout zeropad2d "
+        "reflectionpad2d replicationpad2d upsample interpolate clamp neg abs sqrt pow square detach float double half "
+        "to zeroslike oneslike",
+        Operation("channelwise"),
+    ),
+    **_rows(
+        "groupnorm layernorm instancenorm2d batchnorm1d localresponsenorm softmax softmax2d logsoftmax logsumexp "
+        "normalize matmul bmm newzeros",
+        Operation("whole"),
+    ),
+}
+"""By the name that ``name_of`` gives. Open: see the module's text."""
+
+MOVES_IN_ONNX = tuple(dict.fromkeys(kind for row in OPERATIONS.values() if row.moves for kind in row.onnx))
+"""ONNX operators that copy or choose values: Q/DQ commute with them, and engines move Q/DQ across."""
+
+_HOMES = ("torch", "compress.models")
+
+
+def name_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """What a node computes, in the table's spelling: lower case, without underscores.
+
+    Args:
+        modules: by the names that ``call_module`` nodes use.
+    """
+    if node.op == "call_module":
+        return type(modules[str(node.target)]).__name__.lower()
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name if name.startswith("_") else name.replace("_", "")
+
+
+def operation_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation | None:
+    """A node's row of the table; None where it has none.
+
+    A layer or function from elsewhere that shares its name with one of PyTorch's has none either: what it does is not
+    known. One that is in the table under its own name does.
+    """
+    name = name_of(node, modules)
+    row = OPERATIONS.get(name)
+    if row is None or name not in _BUILT_IN:
+        return row
+    known = modules[str(node.target)].__class__ if node.op == "call_module" else node.target
+    foreign = inspect.isclass(known) or inspect.isfunction(known)
+    return None if foreign and not known.__module__.startswith(_HOMES) else row
+
+
+def in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node writes its result over what it reads."""
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv") or bool(node.kwargs.get("inplace"))
+
+
+_BUILT_IN = frozenset(OPERATIONS)

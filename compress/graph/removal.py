@@ -1,0 +1,75 @@
+"""How a traced graph forgets the residual branches that were removed from its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx, nn
+
+from compress.graph.ops import in_place, name_of, operation_of
+from compress.models.removed import Removed
+
+Modules = Mapping[str, nn.Module]
+
+
+def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
+    """Take removed branches out of the graph of ``net``, in place.
+
+    The addition of a branch that holds ``Removed`` gives way to its other operand, a ReLU that thereby changes
+    nothing goes too, and so does whatever computed the branch.
+    """
+    modules = dict(net.named_modules())
+    if not any(isinstance(module, Removed) for module in modules.values()):
+        return
+    for node in list(graph.nodes):
+        row = operation_of(node, modules)
+        if row is None or not row.adds or len(node.all_input_nodes) != 2:
+            continue
+        for zeros, other in (node.all_input_nodes, node.all_input_nodes[::-1]):
+            if _is_zero(zeros, modules):
+                _put_through(graph, node, other, modules)
+                break
+
+
+def _put_through(graph: fx.Graph, node: fx.Node, other: fx.Node, modules: Modules) -> None:
+    """Let one operand of an addition take its place."""
+    for user in list(node.users):
+        if name_of(user, modules) == "relu" and _never_negative(other, modules):
+            user.replace_all_uses_with(other)
+            graph.erase_node(user)
+    writers = [user for user in node.users if in_place(user, modules) and user.args[0] is node]
+    node.replace_all_uses_with(other)
+    _erase_unused(graph, node)
+    for user in writers:
+        if len(other.users) > 1:  # it would change what others read
+            with graph.inserting_before(user):
+                copied = graph.call_method("clone", (other,))
+            user.args = (copied, *user.args[1:])
+
+
+def _never_negative(node: fx.Node, modules: Modules) -> bool:
+    """Whether the node is a ReLU's result, pooled or passed on."""
+    while (row := operation_of(node, modules)) is not None and row.keeps_sign and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return name_of(node, modules) == "relu"
+
+
+def _is_zero(node: fx.Node, modules: Modules) -> bool:
+    """Whether the node passes on what a ``Removed`` returns, or multiplies it by something."""
+    if node.op == "call_module" and isinstance(modules[str(node.target)], Removed):
+        return True
+    row, operands = operation_of(node, modules), node.all_input_nodes
+    if row is not None and row.keeps_zero and len(operands) == 1:
+        return _is_zero(operands[0], modules)
+    return row is not None and row.multiplies and any(_is_zero(operand, modules) for operand in operands)
+
+
+def _erase_unused(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node without users, and then what computed its operands for it alone."""
+    waiting = [node]
+    while waiting:
+        last = waiting.pop()
+        if not last.users and last.op != "placeholder" and last in last.graph.nodes:
+            operands = last.all_input_nodes
+            graph.erase_node(last)
+            waiting += operands

@@ -1,0 +1,241 @@
+"""The kinds of layer that have channels, in one table: how each is written, cut, and what it costs.
+
+A row is a ``LayerKind``. What pruning cuts, what ``model.json`` says of a layer, what the cost of a width is made of,
+and which layers make up a segment follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from compress.models.cifar import SelectPad
+from compress.models.removed import Removed
+from compress.parse import Finite, Size
+
+Shape = dict[str, Any]
+Pair = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], Field(min_length=2, max_length=2)]
+
+
+class ConvShape(TypedDict):
+    type: Literal["Conv2d"]
+    in_channels: Size
+    out_channels: Size
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair | Literal["same", "valid"]
+    dilation: Pair
+    groups: Size
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    bias: bool
+
+
+class BatchNormShape(TypedDict):
+    type: Literal["BatchNorm2d"]
+    num_features: Size
+    eps: Finite
+    momentum: Finite | None
+    affine: bool
+    track_running_stats: bool
+
+
+class LinearShape(TypedDict):
+    type: Literal["Linear"]
+    in_features: Size
+    out_features: Size
+    bias: bool
+
+
+class SelectPadShape(TypedDict):
+    type: Literal["SelectPad"]
+    source: list[Annotated[int, Field(ge=-1, lt=2**31)]]
+    stride: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Unshaped(TypedDict):
+    type: Literal["Identity", "Removed"]
+
+
+AnyShape = Annotated[ConvShape | BatchNormShape | LinearShape | SelectPadShape | Unshaped, Field(discriminator="type")]
+"""What ``model.json`` may say of a layer."""
+
+
+class LayerSize(NamedTuple):
+    """What a layer costs is made of: it has ``kernel * inputs * outputs + per_output * outputs`` parameters, and
+    ``kernel * inputs * outputs`` multiply-accumulates a position.
+
+    Attributes:
+        inputs: channels that each output reads: in a grouped convolution those of its group.
+        kernel: weights for each pair of an input and an output; 0 for a layer that multiplies none.
+        per_output: parameters for each output besides.
+        grouped: its inputs do not get fewer when channels go; whole groups go.
+    """
+
+    inputs: int
+    outputs: int
+    kernel: int
+    per_output: int
+    grouped: bool = False
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """A row of the table.
+
+    Attributes:
+        shape: the constructor's arguments of a layer.
+        size: what its cost is made of; None for a layer without parameters.
+        cut: a copy without the inputs and the outputs at some positions; None where channels do not matter.
+    """
+
+    shape: Callable[[Any], Shape]
+    size: Callable[[Any], LayerSize] | None = None
+    cut: Callable[[Any, set[int], set[int]], nn.Module] | None = None
+
+
+def _conv_shape(conv: nn.Conv2d) -> Shape:
+    keys = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{key: getattr(conv, key) for key in keys}, "bias": conv.bias is not None}
+
+
+def _conv_size(conv: nn.Conv2d) -> LayerSize:
+    kernel = conv.kernel_size[0] * conv.kernel_size[1]
+    return LayerSize(
+        conv.in_channels // conv.groups, conv.out_channels, kernel, int(conv.bias is not None), conv.groups > 1
+    )
+
+
+def _cut_conv(conv: nn.Conv2d, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    inputs, outputs = _rest(conv.in_channels, gone_inputs), _rest(conv.out_channels, gone_outputs)
+    state = {name: value[outputs] for name, value in conv.state_dict().items()}
+    groups = conv.groups
+    if groups == 1:
+        state["weight"] = state["weight"][:, inputs]
+    else:  # whole groups went, on both sides
+        groups = len(inputs) * groups // conv.in_channels
+    return _rebuilt(conv, state, in_channels=len(inputs), out_channels=len(outputs), groups=groups)
+
+
+def _norm_shape(norm: nn.BatchNorm2d) -> Shape:
+    keys = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+    return {key: getattr(norm, key) for key in keys}
+
+
+def _norm_size(norm: nn.BatchNorm2d) -> LayerSize:
+    return LayerSize(0, norm.num_features, 0, 2 * int(norm.affine))
+
+
+def _cut_norm(norm: nn.BatchNorm2d, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    features = _rest(norm.num_features, gone_outputs)
+    state = {name: value[features] if value.dim() else value for name, value in norm.state_dict().items()}
+    return _rebuilt(norm, state, num_features=len(features))
+
+
+def _linear_shape(linear: nn.Linear) -> Shape:
+    return {
+        "in_features": linear.in_features,
+        "out_features": linear.out_features,
+        "bias": linear.bias is not None,
+    }
+
+
+def _linear_size(linear: nn.Linear) -> LayerSize:
+    return LayerSize(linear.in_features, linear.out_features, 1, int(linear.bias is not None))
+
+
+def _cut_linear(linear: nn.Linear, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    inputs, outputs = _rest(linear.in_features, gone_inputs), _rest(linear.out_features, gone_outputs)
+    state = {name: value[outputs] for name, value in linear.state_dict().items()}
+    state["weight"] = state["weight"][:, inputs]
+    return _rebuilt(linear, state, in_features=len(inputs), out_features=len(outputs))
+
+
+def _select_pad_shape(pad: SelectPad) -> Shape:
+    return {"source": pad.source, "stride": pad.stride}
+
+
+def _cut_select_pad(pad: SelectPad, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    """An output whose input went is zeros from now on; the other inputs move up."""
+    size = 1 + max(*pad.source, *gone_inputs, 0)
+    place = {position: rank for rank, position in enumerate(_rest(size, gone_inputs))}
+    source = [place.get(s, -1) for k, s in enumerate(pad.source) if k not in gone_outputs]
+    return SelectPad(source, pad.stride).to(pad.gate.device, pad.gate.dtype)
+
+
+KINDS: dict[type[nn.Module], LayerKind] = {
+    nn.Conv2d: LayerKind(_conv_shape, _conv_size, _cut_conv),
+    nn.BatchNorm2d: LayerKind(_norm_shape, _norm_size, _cut_norm),
+    nn.Linear: LayerKind(_linear_shape, _linear_size, _cut_linear),
+    SelectPad: LayerKind(_select_pad_shape, None, _cut_select_pad),
+    nn.Identity: LayerKind(lambda _: {}),
+    Removed: LayerKind(lambda _: {}),
+}
+
+CHANNEL_LAYERS = tuple(kind for kind, row in KINDS.items() if row.cut is not None)
+"""The layers that lose channels when some go."""
+
+
+def shape_of(module: nn.Module) -> Shape | None:
+    """``{"type": ..., <constructor arguments>}`` of one layer; None for a layer that surgery leaves alone.
+
+    >>> shape_of(nn.Linear(4, 2))
+    {'type': 'Linear', 'in_features': 4, 'out_features': 2, 'bias': True}
+    """
+    row = KINDS.get(type(module))
+    return None if row is None else {"type": type(module).__name__, **plain(row.shape(module))}
+
+
+def size_of(module: nn.Module) -> LayerSize | None:
+    """What the cost of a layer is made of; None for a layer without parameters, or of another kind.
+
+    >>> size_of(nn.Conv2d(4, 8, 3, groups=2, bias=False))
+    LayerSize(inputs=2, outputs=8, kernel=9, per_output=0, grouped=True)
+    """
+    row = KINDS.get(type(module))
+    return None if row is None or row.size is None else row.size(module)
+
+
+def cut_layer(module: nn.Module, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    """A copy of a layer without the channels at some positions of its input and of its output.
+
+    Raises:
+        KeyError: the layer is not of a kind in the table that has channels.
+    """
+    row = KINDS[type(module)]
+    if row.cut is None:
+        raise KeyError(type(module))
+    return row.cut(module, gone_inputs, gone_outputs)
+
+
+def make_layer(shape: Mapping[str, Any]) -> nn.Module:
+    """A fresh layer of the given shape."""
+    types: Mapping[str, Callable[..., nn.Module]] = {kind.__name__: kind for kind in KINDS}
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.items() if key != "type"}
+    return types[shape["type"]](**arguments)
+
+
+def plain(shape: Mapping[str, Any]) -> Shape:
+    """A shape as JSON holds it: with lists in the place of tuples."""
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in shape.items()}
+
+
+def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.Module:
+    """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights as they were."""
+    shape = shape_of(old)
+    assert shape is not None
+    reference = next(iter(old.state_dict().values()), torch.zeros(()))
+    new = make_layer({**shape, **changes}).to(reference.device, reference.dtype)
+    new.load_state_dict(dict(state))
+    for name, parameter in new.named_parameters():
+        parameter.requires_grad_(old.get_parameter(name).requires_grad)
+    return new
+
+
+def _rest(size: int, gone: set[int]) -> Sequence[int]:
+    return [position for position in range(size) if position not in gone]

@@ -1,0 +1,54 @@
+"""What can be added from outside, by name: importance criteria, range methods, engines, training steps.
+
+Targets (``targets.add``), lint rules (``export.rules.registry.rule``) and operations (``graph.ops.OPERATIONS``) are
+open in the same way; docs/extending.md shows each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from compress.registry import Registry
+
+if TYPE_CHECKING:
+    from compress.prune.importance.scores import Criterion
+    from compress.quantize.ranges import Method
+    from compress.train.steps import Step
+
+
+class Backend(NamedTuple):
+    """Where a runtime's code is, and what its files are called.
+
+    Attributes:
+        suffix: of the engine file.
+        module: the backend's module; ``engines.base.BackendModule`` says what it provides.
+        weights: suffix of the file beside it that holds the weights; empty where one file holds all.
+    """
+
+    suffix: str
+    module: str
+    weights: str = ""
+
+
+CRITERIA: Registry[Criterion] = Registry(
+    "importance criterion",
+    {
+        "obs": "compress.prune.importance.obs:by_repair",
+        "taylor": "compress.prune.importance.taylor:criterion",
+        "norm": "compress.prune.importance.norm:criterion",
+        "random": "compress.prune.importance.random:criterion",
+    },
+)
+
+RANGES: Registry[Method] = Registry(
+    "range method", {name: f"compress.quantize.ranges:{name}" for name in ("minmax", "percentile", "entropy", "mse")}
+)
+
+STEPS: Registry[Step] = Registry(
+    "training step", {name: f"compress.train.steps:{name}" for name in ("mixup", "cutmix")}
+)
+
+BACKENDS: Registry[Backend] = Registry("engine", {})
+BACKENDS.add("onnxruntime")(Backend(".onnx", "compress.engines.onnxruntime"))
+BACKENDS.add("openvino")(Backend(".xml", "compress.engines.openvino", weights=".bin"))
+BACKENDS.add("tensorrt")(Backend(".plan", "compress.engines.tensorrt"))

@@ -1,0 +1,117 @@
+"""Names that a configuration may use, each with what it stands for; users add their own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar, cast
+
+from compress import startup
+from compress.errors import ConfigError
+
+T = TypeVar("T")
+
+PLUGINS = "RESNET_COMPRESS_PLUGINS"
+"""Environment variable: modules of your own, separated by commas, that add to registries. ``run.plugins`` sets it."""
+
+
+class Registry(Mapping[str, T]):
+    """Names and what they stand for. Of the built-in ones a module is imported when it is asked for.
+
+    >>> colours: Registry[str] = Registry("colour", {"upper": "string:ascii_uppercase"})
+    >>> colours.add("red")("#f00")
+    '#f00'
+    >>> list(colours), colours["red"], colours["upper"][:3]
+    (['upper', 'red'], '#f00', 'ABC')
+    >>> colours["rde"]
+    Traceback (most recent call last):
+    compress.errors.ConfigError: unknown colour 'rde'
+      fix: did you mean 'red'?
+
+    Args:
+        what: a name stands for, in the singular.
+        built_in: ``module:attribute`` by name.
+    """
+
+    def __init__(self, what: str, built_in: Mapping[str, str]) -> None:
+        self.what = what
+        self._known: dict[str, T | str] = dict(built_in)
+        self._places = dict(built_in)
+
+    def add(self, name: str) -> Callable[[T], T]:
+        """Register what the decorator is put on, or called with, under a name; a name that is there is replaced."""
+
+        def register(value: T) -> T:
+            self._known[name] = value
+            self._places.pop(name, None)
+            return value
+
+        return register
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(tuple(self._known))
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._known)
+
+    def __contains__(self, name: object) -> bool:
+        load_plugins()
+        return name in self._known
+
+    def __getitem__(self, name: str) -> T:
+        """Raises ConfigError: there is no such name."""
+        self.known(name)
+        place = self._places.get(name)
+        if place is not None:
+            module, _, attribute = place.partition(":")
+            self.add(name)(getattr(importlib.import_module(module), attribute))
+        return cast(T, self._known[name])
+
+    def known(self, name: str) -> str:
+        """The name itself, for a configuration that is to be checked.
+
+        Raises:
+            ConfigError: it is not known; says the nearest that is.
+        """
+        if name not in self:
+            close = difflib.get_close_matches(str(name), self._known, n=1, cutoff=0.5)
+            remedy = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(self._known)}"
+            raise ConfigError(f"unknown {self.what} '{name}'", remedy=remedy)
+        return name
+
+
+def load_plugins(modules: Iterable[str] = ()) -> None:
+    """Import modules that add to registries: those given, and those in the environment.
+
+    What is given goes into the environment, so that the processes that this one starts know them too.
+
+    Raises:
+        ConfigError: one cannot be imported.
+    """
+    named = [name for name in os.environ.get(PLUGINS, "").split(",") if name]
+    wanted = list(dict.fromkeys([*named, *modules]))
+    if wanted != named:
+        os.environ[PLUGINS] = ",".join(wanted)
+    for name in wanted:
+        if name not in sys.modules:
+            import_own(name, "plugin")
+
+
+def import_own(name: str, what: str) -> Any:
+    """Import a module of the user's. The current directory comes first for it, whatever is installed.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return startup.import_own(name)
+    except Exception as error:  # what a user's module raises when it is imported may be anything
+        raise ConfigError(
+            f"{what} '{name}' cannot be imported: {type(error).__name__}: {error}",
+            remedy="give the name of a module that Python finds from the current directory",
+        ) from error
