@@ -78,7 +78,6 @@ Limits = Annotated[
         name="--fail-on",
         metavar="METRIC:P%",
         group=GATES,
-        consume_multiple=1,
         help="Exit 3 where an engine is slower by more than this beyond doubt, as in median:5%; repeatable.",
     ),
 ]

@@ -43,7 +43,7 @@ def command_line(name: str, *, help: str | None = None) -> App:
         help=help,
         version=__version__,
         help_format="markdown",
-        default_parameter=Parameter(negative=(), show_default=_worth_telling),
+        default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_worth_telling),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,

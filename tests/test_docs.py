@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def slug(heading: str) -> str:
 
 def anchors(page: Path) -> set[str]:
     tokens = MarkdownIt().parse(page.read_text())
-    return {slug(after.content) for token, after in zip(tokens, tokens[1:], strict=False) if token.type == "heading_open"}
+    return {slug(after.content) for token, after in pairwise(tokens) if token.type == "heading_open"}
 
 
 def links(page: Path) -> Iterator[str]:
@@ -72,7 +73,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def is_name(words: list[str]) -> bool:
     """Whether this is a command without what it is to work on."""
-    return len(words) == 2 and words[0] == "resnet-compress" or len(words) == 3 and words[:2] == ["python", "-m"]
+    return (len(words) == 2 and words[0] == "resnet-compress") or (len(words) == 3 and words[:2] == ["python", "-m"])
 
 
 def lines(text: str) -> Iterator[list[str]]:

@@ -29,7 +29,7 @@ from compress.export.stage import export
 from compress.files import write_atomic
 from compress.progress import SILENT, Progress
 from compress.prune.allocation.plan import WidthPlan
-from compress.prune.latency.table import LatencyTable, Place
+from compress.prune.latency.table import LatencyTable, Machine
 from compress.prune.stage import PLAN, TABLE, prune
 from compress.quantize.stage import quantize
 from compress.registries import BACKENDS
@@ -78,7 +78,7 @@ class Made:
     name: str
     file: Path
     predicted: float | None = None
-    place: Place | None = None
+    place: Machine | None = None
 
 
 def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:

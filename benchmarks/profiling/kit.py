@@ -23,7 +23,7 @@ from compress.errors import ConfigError, EngineError
 from compress.files import write_atomic, write_json
 from compress.parse import Count, Positive, Size, parse, read, read_bytes
 from compress.probes.template import Template
-from compress.prune.latency.table import Kind, Member, Ms
+from compress.prune.latency.table import Member, Ms, SegmentKind
 
 SCRIPT, DESCRIBED, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
 PROBE = "probe.onnx"
@@ -129,7 +129,7 @@ class KitManifest(GuestManifest):
     batch: Size
     groups: Mapping[str, Size]
     unit: Mapping[str, Size]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[SegmentKind, ...]
     segments: tuple[Member, ...]
 
     @classmethod
@@ -201,7 +201,7 @@ class KitManifest(GuestManifest):
 
 @dataclass(frozen=True)
 class Ran:
-    """Where the guest ran; see ``compress.prune.latency.table.Place``."""
+    """Where the guest ran; see ``compress.prune.latency.table.Machine``."""
 
     version: str
     device: str

@@ -23,7 +23,7 @@ from compress.models.model import load_model
 from compress.progress import Progress
 from compress.prune.latency.machine import here
 from compress.prune.latency.predictor import LatencyModel
-from compress.prune.latency.table import Kind, LatencyTable, Place
+from compress.prune.latency.table import LatencyTable, Machine, SegmentKind
 from compress.run import Run
 
 TABLE = "latency_table.json"
@@ -32,7 +32,7 @@ _CHUNK = 64  # files that lie on the disk at once
 
 
 def profile(
-    survey: Survey, target: TargetConfig, place: Place, folder: Path, effort: Effort, progress: Progress
+    survey: Survey, target: TargetConfig, place: Machine, folder: Path, effort: Effort, progress: Progress
 ) -> LatencyTable:
     """Measure on this machine.
 
@@ -142,7 +142,7 @@ def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:
         )
     times = timings(rows)
     kinds = with_steps(manifest.kinds, manifest.pieces, times, manifest.unit)
-    place = Place(target.name, target.engine, threads=manifest.threads, batch=target.batch, **asdict(rows[0].place))
+    place = Machine(target.name, target.engine, threads=manifest.threads, batch=target.batch, **asdict(rows[0].place))
     parts = (manifest.network, place, manifest.groups, kinds, manifest.segments, manifest.pieces, times)
     return make_table(*parts, imported=True)
 
@@ -161,7 +161,7 @@ def summarize(table: LatencyTable, path: Path, console: Console) -> None:
     console.print(f"table: {path}", soft_wrap=True)
 
 
-def _kind_row(table: LatencyTable, kind: Kind) -> list[str]:
+def _kind_row(table: LatencyTable, kind: SegmentKind) -> list[str]:
     names = [member.name for member in table.segments if member.kind == kind.name]
     rows = [row for row in table.rows if row.kind == kind.name]
     dense = next((f"{row.ms:.3f}" for row in rows if row.units == kind.units), "")
@@ -177,7 +177,7 @@ def imported(path: Path) -> bool:
         return False
 
 
-def key(survey: Survey, place: Place, effort: Effort) -> str:
+def key(survey: Survey, place: Machine, effort: Effort) -> str:
     """The folder of timings that go together: one for each network, place and effort."""
     parts = json.dumps([survey.network, asdict(place), asdict(effort)], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
@@ -196,7 +196,7 @@ def survey_of(config: Config, directory: Path, progress: Progress) -> Survey:
     return survey
 
 
-def this_machine(target: TargetConfig) -> Place:
+def this_machine(target: TargetConfig) -> Machine:
     """This machine.
 
     Raises:

@@ -15,13 +15,14 @@ from torch import nn
 from calibration.preprocess import Preprocess
 from compress.config import TargetConfig
 from compress.errors import ModelError
-from compress.graph.groups import Coupling, couple
-from compress.graph.segments import Segment, segments
+from compress.graph.groups import Coupling, groups_of
+from compress.graph.segments import Segment, segments_of
+from compress.graph.tracing import trace
 from compress.parse import Size
 from compress.probes.fragments import ends, fragment, repeats, signature
 from compress.probes.resize import resized, without
 from compress.probes.template import Template, make_template
-from compress.prune.latency.table import Kind, Member, fingerprint, layers_of
+from compress.prune.latency.table import Member, SegmentKind, fingerprint, layers_of
 
 COPIES = 3  # of a segment in one engine, where it can follow itself
 _BASE, _RUNGS = 32, 32  # a ladder climbs from this many units to as many more, in powers of two
@@ -71,22 +72,23 @@ class Survey:
     def __init__(self, net: nn.Module, preprocess: Preprocess, target: TargetConfig) -> None:
         shape = preprocess.shape
         self.network = fingerprint(net, shape)
-        self.coupling: Coupling = couple(net, shape)
-        self.segments = {segment.name: segment for segment in segments(net, self.coupling, shape)}
+        traced = trace(net, shape)
+        self.coupling: Coupling = groups_of(traced)
+        self.segments = {segment.name: segment for segment in segments_of(traced, self.coupling)}
         marks = [mark for segment in self.segments.values() for mark in (segment.source, segment.result)]
         self.template: Template = make_template(net, preprocess, target.name, target.batch, marks)
         self.weights = sum(value.nbytes for value in self.template.constants.values())
         self.groups = {group.name: group.units for group in self.coupling}
         self.unit = {group.name: group.unit for group in self.coupling}
         self.representatives: dict[str, Segment] = {}
-        self.kinds: dict[str, Kind] = {}
+        self.kinds: dict[str, SegmentKind] = {}
         self.members: list[Member] = []
         self._removable = [name for name, segment in self.segments.items() if segment.removable]
         half = self.at({name: max(1, units // 2) for name, units in self.groups.items()})
         known: dict[object, str] = {}
         for name, segment in self.segments.items():
             units = tuple(self.groups[group] for group in segment.groups)
-            kind = Kind(name, units, (1,) * len(units), layers_of(net, self.coupling, segment))
+            kind = SegmentKind(name, units, (1,) * len(units), layers_of(net, self.coupling, segment))
             text = (kind.units, kind.layers, *(signature(fragment(at, segment)) for at in (self.template, half)))
             owner = known.setdefault(text, name)
             if owner == name:
@@ -131,7 +133,7 @@ class Survey:
                     found.setdefault((shape,), Piece(name, "ends", mark, units, shapes=(shape,)))
         return list(found.values())
 
-    def design(self, kinds: Sequence[Kind]) -> list[Piece]:
+    def design(self, kinds: Sequence[SegmentKind]) -> list[Piece]:
         """Widths on the kinds' steps: all corners, or half of them, and points that fill the space between."""
         found = []
         for kind in kinds:
@@ -152,7 +154,7 @@ class Survey:
             found += [self._segment(kind.name, units) for units in points]
         return found
 
-    def networks(self, kinds: Sequence[Kind], fitted: int, held_out: int) -> list[Piece]:
+    def networks(self, kinds: Sequence[SegmentKind], fitted: int, held_out: int) -> list[Piece]:
         """The dense network, and networks of random widths, some without some of the blocks that can go."""
         steps: dict[str, int] = {}
         by_name = {kind.name: kind for kind in kinds}
@@ -187,7 +189,7 @@ class Survey:
             yield segment.result, template.shapes[tensors[segment.result]]
 
 
-def rungs(kind: Kind) -> Iterator[tuple[int, ...]]:
+def rungs(kind: SegmentKind) -> Iterator[tuple[int, ...]]:
     """The units of a kind at which its steps are asked: one axis after the other climbs, the others stay at a half."""
     halves = [max(1, units // 2) for units in kind.units]
     for axis, full in enumerate(kind.units):

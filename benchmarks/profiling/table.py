@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.profiling.kit import Timed
 from benchmarks.profiling.survey import Piece, Shape, ladder
 from compress.prune.latency.predictor import LatencyModel
-from compress.prune.latency.table import Array, Kind, LatencyTable, Member, Place, Row, WholeRow
+from compress.prune.latency.table import Array, LatencyTable, Machine, Member, Row, SegmentKind, WholeRow
 
 _LOW = 0.1  # quantile of a piece's rounds
 _NO_GAIN = 0.01  # a narrower width that saves no more than this share is dominated
@@ -53,8 +53,8 @@ def _low(rounds: Sequence[Sequence[float]]) -> float:
 
 
 def with_steps(
-    kinds: Sequence[Kind], pieces: Iterable[Piece], times: Mapping[str, Timing], unit: Mapping[str, int]
-) -> list[Kind]:
+    kinds: Sequence[SegmentKind], pieces: Iterable[Piece], times: Mapping[str, Timing], unit: Mapping[str, int]
+) -> list[SegmentKind]:
     """The kinds, with the steps that the ladders among ``pieces`` show.
 
     Steps of g are enough where nothing narrower on the ladder saves more than 1% of what b + g units cost: T(b + r) >=
@@ -98,9 +98,9 @@ def with_steps(
 
 def make_table(
     network: str,
-    place: Place,
+    place: Machine,
     groups: Mapping[str, int],
-    kinds: Sequence[Kind],
+    kinds: Sequence[SegmentKind],
     members: Sequence[Member],
     pieces: Sequence[Piece],
     times: Mapping[str, Timing],

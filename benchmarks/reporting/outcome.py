@@ -15,7 +15,7 @@ from benchmarks.results.tables import interval, literal, markdown
 from compress.config import PruneConfig
 from compress.files import MANIFEST, file_sha256, tree_sha256
 from compress.prune.allocation.plan import WidthPlan
-from compress.prune.latency.table import LatencyTable, Place
+from compress.prune.latency.table import LatencyTable, Machine
 from compress.prune.stage import PLAN, TABLE
 from compress.run import Run, read_manifest
 
@@ -129,7 +129,7 @@ def table_of(run: Run) -> LatencyTable | None:
     return LatencyTable.read(found[0]) if found else None
 
 
-def measured_where(network: MeasuredNetwork, place: Place) -> bool:
+def measured_where(network: MeasuredNetwork, place: Machine) -> bool:
     """Whether a network was measured where a table was: same engine, target, device, threads and batch."""
     latency, host = network.latency, network.latency.host
     on_gpu = latency.device == "cuda" or place.engine == "tensorrt"

@@ -22,7 +22,7 @@ Side = Literal["in", "out", "norm"]
 
 
 @dataclass
-class Ledger:
+class ChannelMap:
     """Filled by the rules, one operation after another.
 
     Attributes:

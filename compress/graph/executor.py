@@ -17,7 +17,7 @@ Values = dict[str, Tensor]
 See = Callable[[fx.Node, tuple[Any, ...], Any], None]
 
 
-class Walk:
+class Executor:
     """The steps of a forward pass: one a segment, or one for several that overlap in time.
 
     Any network with the same graph can be walked: the original, or a copy with other weights.

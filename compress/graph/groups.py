@@ -18,9 +18,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
-from compress.graph.channels import Ids, Ledger, Op, Side, Value
+from compress.graph.channels import ChannelMap, Ids, Op, Side, Value
 from compress.graph.propagation import rule_for
-from compress.graph.tracing import trace, where
+from compress.graph.tracing import Trace, trace, where
 
 
 @dataclass(frozen=True)
@@ -108,15 +108,24 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
     >>> [slot.layer for slot in found["layer2.2.conv2"].writers]
     ['layer2.0.conv2', 'layer2.0.shortcut.0', 'layer2.1.conv2', 'layer2.2.conv2']
     """
-    ledger = _walk(net, shape)
-    labels = _components(ledger)
-    reasons = {label: reason for ids, reason in reversed(ledger.frozen) for label in labels[ids].tolist()}
-    in_sums = {label for ids in ledger.sums for label in labels[ids].tolist()}
+    return groups_of(trace(net, shape))
+
+
+def groups_of(traced: Trace) -> Coupling:
+    """``couple``, of a network that is traced already.
+
+    Raises:
+        ModelError: an operation is not understood; names the layer and the line.
+    """
+    channels = _channels_of(traced)
+    labels = _components(channels)
+    reasons = {label: reason for ids, reason in reversed(channels.frozen) for label in labels[ids].tolist()}
+    in_sums = {label for ids in channels.sums for label in labels[ids].tolist()}
 
     # Where each unit sits: unit -> side of a layer -> positions, all in the order of execution.
     sites: dict[int, dict[tuple[str, Side], list[int]]] = defaultdict(lambda: defaultdict(list))
     frozen: dict[str, str] = {}
-    for place, ids in ledger.places.items():
+    for place, ids in channels.places.items():
         for position, label in enumerate(labels[ids].tolist()):
             if label not in reasons:
                 sites[label][place].append(position)
@@ -130,38 +139,37 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
     for labels_alike in alike.values():
         group = _group([sites[label] for label in labels_alike], labels_alike[0] in in_sums, taken=groups)
         groups[group.name] = group
-    layers = tuple(dict.fromkeys(layer for layer, side in ledger.places if side != "in"))
+    layers = tuple(dict.fromkeys(layer for layer, side in channels.places if side != "in"))
     return Coupling(tuple(groups.values()), frozen, layers)
 
 
-def _walk(net: nn.Module, shape: Sequence[int]) -> Ledger:
-    traced = trace(net, shape)
-    ledger = Ledger()
+def _channels_of(traced: Trace) -> ChannelMap:
+    channels = ChannelMap()
     values: dict[fx.Node, Value] = {}
     for node in traced.graph.nodes:
         inputs = [values[n] for n in node.all_input_nodes if n in values]
         if node.op == "output":
             for value in inputs:
                 if value.ids is not None:
-                    ledger.freeze(value.ids, "the network's output")
+                    channels.freeze(value.ids, "the network's output")
         elif node in traced.shapes:
             size = traced.shapes[node]
             ids: Ids | None = None
             if node.op == "placeholder":
-                ids = ledger.fixed(size[1], "the network's input")
+                ids = channels.fixed(size[1], "the network's input")
             elif any(value.ids is not None for value in inputs):
                 module = traced.modules[str(node.target)] if node.op == "call_module" else None
                 op = Op(node, module, values, size)
-                ids = rule_for(op)(ledger, op)
+                ids = rule_for(op)(channels, op)
                 assert len(size) < 2 or len(ids) == size[1], where(node)
             values[node] = Value(ids, size)
-    return ledger
+    return channels
 
 
-def _components(ledger: Ledger) -> Ids:
+def _components(channels: ChannelMap) -> Ids:
     """A label for each channel; tied channels have the same."""
-    ends = [np.concatenate([pair[k] for pair in ledger.ties] or [ledger.fresh(0)]) for k in (0, 1)]
-    links = coo_matrix((np.ones(len(ends[0]), dtype=np.int8), (ends[0], ends[1])), shape=(ledger.size, ledger.size))
+    ends = [np.concatenate([pair[k] for pair in channels.ties] or [channels.fresh(0)]) for k in (0, 1)]
+    links = coo_matrix((np.ones(len(ends[0]), dtype=np.int8), (ends[0], ends[1])), shape=(channels.size, channels.size))
     labels: Ids = connected_components(links, directed=False)[1].astype(np.int64)
     return labels
 

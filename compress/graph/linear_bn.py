@@ -15,7 +15,7 @@ from compress.graph.tracing import Trace
 
 
 @dataclass(frozen=True)
-class Affine:
+class LinearBN:
     """Where the map is in a network.
 
     Attributes:
@@ -33,7 +33,7 @@ class Affine:
     shifts: bool
 
 
-def affines(traced: Trace) -> tuple[Affine, ...]:
+def linear_bns(traced: Trace) -> tuple[LinearBN, ...]:
     """The maps of a network in the order of execution; a layer that is called twice, or grouped, is none."""
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
@@ -49,7 +49,7 @@ def affines(traced: Trace) -> tuple[Affine, ...]:
         (node,) = nodes
         norm = _norm(node, traced, calls)
         shifts = norm is not None or module.bias is not None
-        found.append(Affine(layer, str(norm.target) if norm else None, node.name, (norm or node).name, shifts))
+        found.append(LinearBN(layer, str(norm.target) if norm else None, node.name, (norm or node).name, shifts))
     return tuple(found)
 
 
@@ -63,7 +63,7 @@ def _norm(node: fx.Node, traced: Trace, calls: dict[str, list[fx.Node]]) -> fx.N
     return user if len(calls[str(user.target)]) == 1 else None
 
 
-def read(net: nn.Module, place: Affine) -> tuple[Tensor, Tensor]:
+def read(net: nn.Module, place: LinearBN) -> tuple[Tensor, Tensor]:
     """A (inputs * kernel, outputs) and b (outputs,), in float64; rows are channel by channel, as weights are stored."""
     module = net.get_submodule(place.layer)
     assert isinstance(module, nn.Conv2d | nn.Linear)
@@ -81,7 +81,7 @@ def read(net: nn.Module, place: Affine) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def write(net: nn.Module, place: Affine, a: Tensor, b: Tensor, mean: Tensor, variance: Tensor) -> None:
+def write(net: nn.Module, place: LinearBN, a: Tensor, b: Tensor, mean: Tensor, variance: Tensor) -> None:
     """Make the map y = a x + b.
 
     A norm takes on the statistics of a x, with the gain and the shift that leave y as asked. Where there is neither

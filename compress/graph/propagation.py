@@ -1,7 +1,7 @@
 """How channels pass through each kind of operation: one rule for each word in ``ops.Channels``.
 
-A rule reads an ``Op``, notes in the ``Ledger`` which channels go together or must stay, and returns the channels of the
-result.
+A rule reads an ``Op``, notes in the ``ChannelMap`` which channels go together or must stay, and returns the channels
+of the result.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from compress.graph.channels import Ids, Ledger, Op
+from compress.graph.channels import ChannelMap, Ids, Op
 from compress.graph.ops import Channels, operation_of
 from compress.graph.tracing import where
 from compress.models.cifar import SelectPad
 
-Rule = Callable[[Ledger, Op], Ids]
+Rule = Callable[[ChannelMap, Op], Ids]
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
@@ -45,41 +45,41 @@ def _layer(op: Op, kind: type[Layer]) -> tuple[Layer, str]:
     return op.module, str(op.node.target)
 
 
-def _conv(ledger: Ledger, op: Op) -> Ids:
+def _conv(channels: ChannelMap, op: Op) -> Ids:
     """Output channels are new; in a grouped convolution (or depthwise) a group's inputs and outputs go together."""
     conv, layer = _layer(op, nn.Conv2d)
     read, _ = op.source
-    ledger.place(layer, "in", read)
-    written = ledger.written(layer, conv.out_channels)
+    channels.place(layer, "in", read)
+    written = channels.written(layer, conv.out_channels)
     if conv.groups > 1:
         inputs, outputs = read.reshape(conv.groups, -1), written.reshape(conv.groups, -1)
         for members in (inputs, outputs):
-            ledger.tie(np.broadcast_to(inputs[:, :1], members.shape).ravel(), members.ravel())
+            channels.tie(np.broadcast_to(inputs[:, :1], members.shape).ravel(), members.ravel())
     return written
 
 
-def _linear(ledger: Ledger, op: Op) -> Ids:
+def _linear(channels: ChannelMap, op: Op) -> Ids:
     linear, layer = _layer(op, nn.Linear)
     read, shape = op.source
     if len(shape) != 2:
         raise op.error(f"its input has shape {shape}, not (batch, features)")
-    ledger.place(layer, "in", read)
-    return ledger.written(layer, linear.out_features)
+    channels.place(layer, "in", read)
+    return channels.written(layer, linear.out_features)
 
 
-def _select_pad(ledger: Ledger, op: Op) -> Ids:
+def _select_pad(channels: ChannelMap, op: Op) -> Ids:
     """The table says which input feeds which output, so either side can lose channels without the other."""
     pad, layer = _layer(op, SelectPad)
-    ledger.place(layer, "in", op.source[0])
-    return ledger.written(layer, len(pad.source))
+    channels.place(layer, "in", op.source[0])
+    return channels.written(layer, len(pad.source))
 
 
-def _batch_norm(ledger: Ledger, op: Op) -> Ids:
-    ledger.place(str(op.node.target), "norm", op.source[0])
+def _batch_norm(channels: ChannelMap, op: Op) -> Ids:
+    channels.place(str(op.node.target), "norm", op.source[0])
     return op.source[0]
 
 
-def _channelwise(ledger: Ledger, op: Op) -> Ids:
+def _channelwise(channels: ChannelMap, op: Op) -> Ids:
     """Output channel c depends on input channel c alone."""
     ids, _ = op.source
     if len(op.shape) < 2 or op.shape[1] != len(ids):
@@ -89,16 +89,16 @@ def _channelwise(ledger: Ledger, op: Op) -> Ids:
     return ids
 
 
-def _whole(ledger: Ledger, op: Op) -> Ids:
+def _whole(channels: ChannelMap, op: Op) -> Ids:
     """The operation needs all the channels that it gets; all must stay."""
     reason = f"{where(op.node)} works on all of them at once, or has a fixed number"
     for value in op.operands:
         if value.ids is not None:
-            ledger.freeze(value.ids, reason)
-    return ledger.fixed(op.shape[1] if len(op.shape) > 1 else 0, reason)
+            channels.freeze(value.ids, reason)
+    return channels.fixed(op.shape[1] if len(op.shape) > 1 else 0, reason)
 
 
-def _join(ledger: Ledger, op: Op) -> Ids:
+def _join(channels: ChannelMap, op: Op) -> Ids:
     """Element-wise on several tensors, with broadcasting: channels at the same position go together."""
     joined: list[Ids] = []
     constant = False
@@ -109,39 +109,39 @@ def _join(ledger: Ledger, op: Op) -> Ids:
         size = shape[1 - rank] if len(shape) >= rank - 1 else 1
         if size == 1 and op.shape[1] > 1:  # one value for all channels
             if ids is not None:
-                ledger.freeze(ids, f"{where(op.node)} spreads it over all channels")
+                channels.freeze(ids, f"{where(op.node)} spreads it over all channels")
         elif ids is None:
             constant = True
         else:
             joined.append(ids)
     if not joined:
-        return ledger.fixed(op.shape[1], f"made by {where(op.node)}")
+        return channels.fixed(op.shape[1], f"made by {where(op.node)}")
     for other in joined[1:]:
-        ledger.tie(joined[0], other)
+        channels.tie(joined[0], other)
     if constant:
-        ledger.freeze(joined[0], f"{where(op.node)} combines them with a constant that has one value a channel")
+        channels.freeze(joined[0], f"{where(op.node)} combines them with a constant that has one value a channel")
     return joined[0]
 
 
-def _add(ledger: Ledger, op: Op) -> Ids:
-    ids = _join(ledger, op)
+def _add(channels: ChannelMap, op: Op) -> Ids:
+    ids = _join(channels, op)
     if sum(value.ids is not None for value in op.operands) > 1:
-        ledger.sums.append(ids)
+        channels.sums.append(ids)
     return ids
 
 
-def _cat(ledger: Ledger, op: Op) -> Ids:
+def _cat(channels: ChannelMap, op: Op) -> Ids:
     tensors, axis = op.argument(0, "tensors"), op.argument(1, "dim", 0)
     if not isinstance(tensors, list | tuple) or not isinstance(axis, int):
         raise op.error("it does not list its tensors and its axis")
     parts = [op.values[node] for node in tensors]
     if axis % len(op.shape) != 1:
-        return _join(ledger, op)
+        return _join(channels, op)
     made = f"a constant that {where(op.node)} appends"
-    return np.concatenate([ledger.fixed(p.shape[1], made) if p.ids is None else p.ids for p in parts])
+    return np.concatenate([channels.fixed(p.shape[1], made) if p.ids is None else p.ids for p in parts])
 
 
-def _pad(ledger: Ledger, op: Op) -> Ids:
+def _pad(channels: ChannelMap, op: Op) -> Ids:
     """Padded channels (option A shortcuts written with F.pad) stay; those between them keep their identity."""
     ids, shape = op.source
     pad = op.argument(1, "pad", ())
@@ -149,22 +149,22 @@ def _pad(ledger: Ledger, op: Op) -> Ids:
     if isinstance(pad, list | tuple) and len(pad) <= start:
         return ids
     if not isinstance(pad, list | tuple) or not all(isinstance(p, int) and p >= 0 for p in pad[start:]):
-        return _whole(ledger, op)
+        return _whole(channels, op)
     if any(pad[start + 2 :]) or op.argument(2, "mode", "constant") != "constant":
-        return _whole(ledger, op)
+        return _whole(channels, op)
     made = f"padded by {where(op.node)}"
-    before, after = (ledger.fixed(count, made) for count in pad[start : start + 2])
+    before, after = (channels.fixed(count, made) for count in pad[start : start + 2])
     return np.concatenate([before, ids, after])
 
 
-def _slice(ledger: Ledger, op: Op) -> Ids:
+def _slice(channels: ChannelMap, op: Op) -> Ids:
     """``x[:, :, ::2, ::2]`` and its like."""
     ids, _ = op.source
     index = op.node.args[1]
     index = index if isinstance(index, tuple) else (index,)
     if index[0] != slice(None) or any(part is None or part is ... for part in index):
         raise op.error("only slices that keep the batch axis whole are known")
-    return ids if len(index) == 1 or index[1] == slice(None) else _whole(ledger, op)
+    return ids if len(index) == 1 or index[1] == slice(None) else _whole(channels, op)
 
 
 def _refold(ids: Ids, before: Sequence[int], after: Sequence[int]) -> Ids | None:
@@ -176,43 +176,43 @@ def _refold(ids: Ids, before: Sequence[int], after: Sequence[int]) -> Ids | None
     return np.repeat(ids, math.prod(before[2:])) if len(after) == 2 else None
 
 
-def _flatten(ledger: Ledger, op: Op) -> Ids:
+def _flatten(channels: ChannelMap, op: Op) -> Ids:
     ids, shape = op.source
     refolded = _refold(ids, shape, op.shape)
-    return _whole(ledger, op) if refolded is None else refolded
+    return _whole(channels, op) if refolded is None else refolded
 
 
-def _view(ledger: Ledger, op: Op) -> Ids:
+def _view(channels: ChannelMap, op: Op) -> Ids:
     ids, shape = op.source
     sizes = op.node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
         sizes = tuple(sizes[0])
     refolded = _refold(ids, shape, op.shape)
     if refolded is None or len(sizes) != len(op.shape):
-        return _whole(ledger, op)
+        return _whole(channels, op)
     if isinstance(sizes[1], int) and sizes[1] != -1:
-        ledger.freeze(ids, f"{where(op.node)} says their number; write x.flatten(1)")
+        channels.freeze(ids, f"{where(op.node)} says their number; write x.flatten(1)")
     return refolded
 
 
-def _reduce(ledger: Ledger, op: Op) -> Ids:
+def _reduce(channels: ChannelMap, op: Op) -> Ids:
     """Mean, sum or maximum over the pixels; over channels it needs them all."""
     ids, shape = op.source
     axes = op.argument(1, "dim")
     axes = (axes,) if isinstance(axes, int) else axes
     if not isinstance(axes, list | tuple) or any(not isinstance(a, int) or a % len(shape) < 2 for a in axes):
-        return _whole(ledger, op)
+        return _whole(channels, op)
     return ids
 
 
-def _permute(ledger: Ledger, op: Op) -> Ids:
+def _permute(channels: ChannelMap, op: Op) -> Ids:
     axes = op.node.args[1:]
     axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], list | tuple) else axes
-    return op.source[0] if axes[:2] == (0, 1) else _whole(ledger, op)
+    return op.source[0] if axes[:2] == (0, 1) else _whole(channels, op)
 
 
-def _prelu(ledger: Ledger, op: Op) -> Ids:
-    return _channelwise(ledger, op) if op.argument(1, "num_parameters") == 1 else _whole(ledger, op)
+def _prelu(channels: ChannelMap, op: Op) -> Ids:
+    return _channelwise(channels, op) if op.argument(1, "num_parameters") == 1 else _whole(channels, op)
 
 
 _RULES: dict[Channels, Rule] = {

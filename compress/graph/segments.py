@@ -58,7 +58,12 @@ def segments(net: nn.Module, coupling: Coupling, shape: Sequence[int]) -> tuple[
     >>> [(s.name, s.removable) for s in found][:5]
     [('conv1', False), ('layer1.0', True), ('layer1.1', True), ('layer1.2', True), ('layer2.0', False)]
     """
-    flow = _Flow(trace(net, shape))
+    return segments_of(trace(net, shape), coupling)
+
+
+def segments_of(traced: Trace, coupling: Coupling) -> tuple[Segment, ...]:
+    """``segments``, of a network that is traced already."""
+    flow = _Flow(traced)
     taken: set[str] = set()
     drafts: list[tuple[fx.Node | None, Segment]] = []  # with the addition of a block
     inside: set[fx.Node] = set()

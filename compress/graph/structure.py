@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from compress.graph.executor import Walk
-from compress.graph.groups import Coupling, couple
-from compress.graph.linear_bn import Affine, affines
-from compress.graph.segments import Segment, segments
+from compress.graph.executor import Executor
+from compress.graph.groups import Coupling, groups_of
+from compress.graph.linear_bn import LinearBN, linear_bns
+from compress.graph.segments import Segment, segments_of
 from compress.graph.tracing import Trace, trace
 
 
@@ -19,13 +19,13 @@ class Structure:
     """The graph, the channels that go together, and the pieces that latency adds up over.
 
     Attributes:
-        affines: the layers whose weights can be solved for.
+        linear_bns: the layers whose weights can be solved for.
     """
 
     traced: Trace
     coupling: Coupling
     segments: tuple[Segment, ...]
-    affines: tuple[Affine, ...]
+    linear_bns: tuple[LinearBN, ...]
 
     @classmethod
     def of(cls, net: nn.Module, shape: Sequence[int]) -> Structure:
@@ -34,8 +34,9 @@ class Structure:
         Raises:
             ModelError: it cannot be traced, or an operation is not understood; names the layer and the line.
         """
-        coupling, traced = couple(net, shape), trace(net, shape)
-        return cls(traced, coupling, segments(net, coupling, shape), affines(traced))
+        traced = trace(net, shape)
+        coupling = groups_of(traced)
+        return cls(traced, coupling, segments_of(traced, coupling), linear_bns(traced))
 
     def within(self, original: Structure, removed: Sequence[str], names: Mapping[str, str]) -> Structure:
         """The same, cut into the segments of the network that it was pruned from, less the removed ones.
@@ -58,9 +59,9 @@ class Structure:
         )
         return replace(self, segments=left)
 
-    def walk(self) -> Walk:
+    def executor(self) -> Executor:
         """The forward pass in steps."""
-        return Walk(self.traced, self.segments)
+        return Executor(self.traced, self.segments)
 
     def named(self, removed: Sequence[str]) -> list[Segment]:
         """Segments by their names."""

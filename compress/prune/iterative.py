@@ -18,7 +18,7 @@ from compress.models.cost import Cost
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.allocation.search_space import Array, Latency
 
-Place = tuple[str, str]
+Position = tuple[str, str]
 
 
 def schedule(start: float, goal: float, rounds: int) -> list[float]:
@@ -46,7 +46,7 @@ def ancestors(original: Coupling, pruned: Coupling) -> dict[str, str]:
     return found
 
 
-def _places(group: Group) -> set[Place]:
+def _places(group: Group) -> set[Position]:
     sides = (("out", group.writers), ("in", group.readers), ("norm", group.norms))
     return {(side, slot.layer) for side, slots in sides for slot in slots}
 

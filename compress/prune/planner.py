@@ -128,7 +128,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Subject:
+class RoundStart:
     """The network that a round begins with.
 
     Attributes:
@@ -141,7 +141,7 @@ class Subject:
     floors: Mapping[str, int]
 
     @classmethod
-    def of(cls, model: Model, origin: Origin, before: WidthPlan) -> Subject:
+    def of(cls, model: Model, origin: Origin, before: WidthPlan) -> RoundStart:
         shape = model.preprocess.shape
         structure = Structure.of(model.net, shape)
         names = ancestors(origin.structure.coupling, structure.coupling)

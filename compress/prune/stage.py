@@ -31,7 +31,7 @@ from compress.prune.importance.scores import Scored, Scores
 from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
 from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses
-from compress.prune.planner import TABLE, Origin, Planner, Subject
+from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
 from compress.prune.surgery import cut, verify
 from compress.registries import CRITERIA
@@ -73,23 +73,23 @@ def _round(
     first = network == origin.folder
     before = origin.plan() if first else origin.read(network / PLAN)
     model = load_model(network, config.model.arch)
-    subject = Subject.of(model, origin, before)
+    start = RoundStart.of(model, origin, before)
     budgets = origin.limits(number, settings.rounds)
-    check_reachable(subject.space, subject.nothing_lost(), budgets)  # told before the images are looked at
-    losses = measured_losses(config, run, network, subject.structure, images) if settings.repair else None
+    check_reachable(start.space, start.nothing_lost(), budgets)  # told before the images are looked at
+    losses = measured_losses(config, run, network, start.structure, images) if settings.repair else None
 
     def work(out: Path, scratch: Path) -> None:
         sample = in_batches(images.sample(settings.images, SILENT), model.preprocess) if losses else []
-        measured = load_losses(losses, subject.structure) if losses else None
-        planner = subject.planner(measured, budgets, partial(_scores, config, model, subject.structure, images, run))
+        measured = load_losses(losses, start.structure) if losses else None
+        planner = start.planner(measured, budgets, partial(_scores, config, model, start.structure, images, run))
         if planner.front is not None:
             write_json(out / FRONT, planner.front.to_json())
-        in_all = partial(combined, origin.structure.coupling, before, subject.names)
+        in_all = partial(combined, origin.structure.coupling, before, start.names)
         if last and settings.confirm and origin.measurable:
             plan = _confirmed(config, origin, planner, in_all, out, run.progress)
         else:
             plan = planner.plan()
-        structure = subject.structure
+        structure = start.structure
         solved = model.net
         if losses:
             solved = repair(model.net, structure, plan.kept, plan.removed, sample, progress=run.progress)

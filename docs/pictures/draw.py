@@ -123,7 +123,8 @@ def block() -> Figure:
     box(ax, 1.8, y, 1.05, h, "conv1\nBN, ReLU", face=PALE_GREY)
     arrow(ax, (2.85, y + h / 2), (3.25, y + h / 2), RED)
     _channels(ax, 3.3, y - 0.02, 6, RED, marked=3)
-    ax.text(3.55, 0.88, "inner width: 128 channels\none stripe: a unit", fontsize=8.5, color=RED, ha="center", va="center")
+    ax.text(3.55, 0.88, "inner width: 128 channels\none stripe: a unit", fontsize=8.5, color=RED, ha="center",
+            va="center")  # fmt: skip
     arrow(ax, (3.9, y + h / 2), (4.3, y + h / 2), RED)
     box(ax, 4.3, y, 0.95, h, "conv2\nBN", face=PALE_GREY)
     arrow(ax, (5.25, y + h / 2), (5.7, y + h / 2), BLUE)
@@ -136,8 +137,8 @@ def block() -> Figure:
     ax.text(6.32, y + h / 2 + 0.1, "ReLU", fontsize=8, ha="center")
     _channels(ax, 7.05, y - 0.02, 6, BLUE, marked=None)
     ax.text(7.0, 2.42, "the same stream:\nthe addition ties it", fontsize=8.5, color=BLUE, va="center")
-    ax.text(1.5, 2.95, "conv1 reads the stream and writes the inner width; conv2 reads the inner width and writes the stream",
-            fontsize=8.5, va="center")  # fmt: skip
+    text = "conv1 reads the stream and writes the inner width; conv2 reads the inner width and writes the stream"
+    ax.text(1.5, 2.95, text, fontsize=8.5, va="center")
     return figure
 
 
@@ -169,13 +170,15 @@ def pipeline() -> Figure:
         if k:
             arrow(ax, (x - gap, y + 0.47), (x, y + 0.47), BLUE)
     second = 0.12 + w + gap
-    box(ax, 0.12, 0.3, 2.88, 0.6, "latency table: measured on the\nINT8 engine of your device", face=PALE_RED, edge=RED, size=8.5)
+    text = "latency table: measured on the\nINT8 engine of your device"
+    box(ax, 0.12, 0.3, 2.88, 0.6, text, face=PALE_RED, edge=RED, size=8.5)
     arrow(ax, (second + w / 2, 0.9), (second + w / 2, y), RED)
     last = 0.12 + 5 * (w + gap)
     box(ax, last - 2.9, 0.3, 2.9 + w, 0.6, "latency and accuracy with 95% intervals, before and after;\nreport, gates",
         face=PALE_RED, edge=RED, size=8.5)  # fmt: skip
     arrow(ax, (last + w / 2, y), (last + w / 2, 0.9), RED)
-    ax.text(0.12, 2.5, "resnet-compress all, or make prune quantize export: each stage is a folder in runs/NAME/", fontsize=8.5)
+    text = "resnet-compress all, or make prune quantize export: each stage is a folder in runs/NAME/"
+    ax.text(0.12, 2.5, text, fontsize=8.5)
     return figure
 
 
@@ -190,10 +193,11 @@ def fronts(run: dict[str, Any], pareto: dict[str, Any]) -> Figure:
         left.step(*zip(*pairs, strict=True), where="post", color=BLUE)
         left.set_yscale("log")
         left.axvline(full, color=GREY, linestyle=":")
-        left.annotate("dense", (full, 1), (-4, -4), ("data", "axes fraction"), "offset points", ha="right", va="top", color=GREY)
+        mixed = ("data", "axes fraction")  # coordinates
+        left.annotate("dense", (full, 1), (-4, -4), mixed, "offset points", ha="right", va="top", color=GREY)
         left.axvline(chosen, color=RED, linestyle="--", linewidth=1)
-        left.annotate(f"chosen: {chosen:.3f} ms ({chosen / full:.0%})", (chosen, 0.03), (6, 0), ("data", "axes fraction"),
-                      "offset points", color=RED)  # fmt: skip
+        text = f"chosen: {chosen:.3f} ms ({chosen / full:.0%})"
+        left.annotate(text, (chosen, 0.03), (6, 0), mixed, "offset points", color=RED)
         left.set(xlabel="INT8 latency, predicted (ms)", ylabel="loss, predicted (KL, nats)",
                  title="Predicted: the least loss at each latency\n(ResNet-18, the tutorial)")  # fmt: skip
         left.set_xlim(0, full * 1.02)
@@ -202,8 +206,8 @@ def fronts(run: dict[str, Any], pareto: dict[str, Any]) -> Figure:
             ms, top1 = row["measured_ms"], row["top_1_percent"]
             dense = row["network"].startswith("dense")
             color = GREY if dense else BLUE
-            right.errorbar(ms[0], top1[0], [[top1[0] - top1[1]], [top1[2] - top1[0]]], [[ms[0] - ms[1]], [ms[2] - ms[0]]],
-                           "s" if dense else "o", color=color, capsize=2)  # fmt: skip
+            reach = [[[one[0] - one[1]], [one[2] - one[0]]] for one in (top1, ms)]
+            right.errorbar(ms[0], top1[0], *reach, "s" if dense else "o", color=color, capsize=2)
             right.annotate(row["network"], (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
         points = sorted((row["measured_ms"][0], row["top_1_percent"][0]) for row in rows[1:])
         right.plot(*zip(*points, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
@@ -236,7 +240,8 @@ def before_after(run: dict[str, Any]) -> Figure:
         left.margins(x=0.25, y=0.01)
         medians = [one["latency_ms"] for one in networks]
         labels = [
-            f"{one['name']}\n{100 * one['top1']['value']:.2f}% top-1, {one['file_bytes'] / 1e6:.1f} MB" for one in networks
+            f"{one['name']}\n{100 * one['top1']['value']:.2f}% top-1, {one['file_bytes'] / 1e6:.1f} MB"
+            for one in networks
         ]
         values = [one["value"] for one in medians]
         reach = [[max(0.0, v["value"] - v["lo"]) for v in medians], [max(0.0, v["hi"] - v["value"]) for v in medians]]

@@ -2,6 +2,7 @@
 
 - ``docs/reference/configuration.md``: every key of the configuration, from ``compress.config``.
 - ``docs/reference/results.md``: every field of a result file, from the JSON Schema of ``benchmarks.results.schema``.
+- ``docs/decisions/README.md``: the list of decisions, from their titles.
 - the tables between ``<!-- table: NAME -->`` and ``<!-- /table -->`` in README.md and docs/, from
   ``docs/results/NAME.json``.
 
@@ -78,9 +79,9 @@ def configuration() -> str:
     lines = [
         "# Configuration\n",
         GENERATED,
-        "One TOML file holds the whole configuration, one section a stage. Every key has a default. `--set SECTION.KEY=VALUE`\n"
-        "overrides a key on the command line, and an unknown key is an error that names the nearest known one.\n"
-        "`resnet-compress config --config my.toml` prints the same keys with the values of a file.\n",
+        "One TOML file holds the whole configuration, one section a stage. Every key has a default. On the command\n"
+        "line `--set SECTION.KEY=VALUE` overrides a key, and an unknown key is an error that names the nearest known\n"
+        "one. `resnet-compress config --config my.toml` prints the same keys with the values of a file.\n",
     ]
     for name, prop in schema["properties"].items():
         lines += _section(name, _resolved(prop, schema), schema)
@@ -109,8 +110,16 @@ def _known(key: str) -> list[str]:
     """The names that a registry knows, for a key whose type is only text."""
     from compress import targets
     from compress.models.registry import ARCHITECTURES
+    from compress.registries import BACKENDS, CRITERIA, RANGES, STEPS
 
-    known = {"target.name": targets.names(), "model.arch": [*ARCHITECTURES, "package.module:factory"]}
+    known = {
+        "target.name": targets.names(),
+        "target.engine": BACKENDS,
+        "model.arch": [*ARCHITECTURES, "package.module:factory"],
+        "prune.importance": CRITERIA,
+        "quantize.method": RANGES,
+        **{f"{section}.steps": STEPS for section in ("train", "finetune", "qat")},
+    }
     return list(known.get(key, ()))
 
 
@@ -161,7 +170,8 @@ def _words(values: list[Any]) -> str:
 
 
 def _plural(word: str) -> str:
-    return {"text": "texts", "path": "paths", "any": "values"}.get(word, word if word.startswith("list") else f"{word}s")
+    known = {"text": "texts", "path": "paths", "any": "values"}
+    return known.get(word, word if word.startswith("list") else f"{word}s")
 
 
 # The result files
@@ -172,22 +182,56 @@ def results() -> str:
     from benchmarks.results.schema import json_schema
 
     schema = json_schema()
+    rows = [[f"`{name}`", file["madeBy"], _link(file)] for name, file in schema["files"].items()]
     lines = [
         "# Result files\n",
         GENERATED,
-        "The JSON files that the commands write. The same schema for machines:\n"
-        "[`benchmarks/results/result.schema.json`](../../benchmarks/results/result.schema.json). What was not measured is `null`.\n"
-        "An *estimate* (`Bounds`) is a value with its 95% confidence interval.\n",
+        "Every JSON file that the project writes. The same schema for machines:\n"
+        "[`benchmarks/results/result.schema.json`](../../benchmarks/results/result.schema.json). What was not\n"
+        "measured is `null`. `resnet-compress show FILE.json` prints a result again.\n",
+        markdown(["file", "written by", "form"], rows),
+        "# Forms\n",
     ]
     definitions = schema["$defs"]
-    first = [one["$ref"].rpartition("/")[2] for one in schema.get("oneOf", schema.get("anyOf", [])) if "$ref" in one]
-    for name in [*first, *(one for one in definitions if one not in first)]:
-        lines += _definition(name, definitions[name], schema)
+    first = list(dict.fromkeys(_names(schema["files"])))
+    for name in [*first, *(one for one in sorted(definitions) if one not in first)]:
+        lines += _definition(name, definitions[name])
     return "\n".join(lines)
 
 
-def _definition(name: str, record: Json, schema: Json) -> Iterator[str]:
-    yield f"## {name}\n"
+def _names(schema: Any) -> Iterator[str]:
+    """The forms that a part of a schema refers to."""
+    if isinstance(schema, Mapping):
+        if "$ref" in schema:
+            yield _name(schema)
+        for value in schema.values():
+            yield from _names(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _names(value)
+
+
+def _name(reference: Json) -> str:
+    name: str = reference["$ref"].rpartition("/")[2]
+    return name
+
+
+def _title(name: str) -> str:
+    """A form's name; pydantic puts the module before it where two have the same.
+
+    >>> _title("compress__engines__harness__Bounds")
+    'Bounds (compress.engines.harness)'
+    """
+    *module, last = name.split("__")
+    return f"{last} ({'.'.join(module)})" if module else last
+
+
+def _anchor(name: str) -> str:
+    return re.sub(r"[^\w\- ]", "", _title(name).lower()).replace(" ", "-")
+
+
+def _definition(name: str, record: Json) -> Iterator[str]:
+    yield f"## {_title(name)}\n"
     text = " ".join((record.get("description") or "").split())
     if text:
         yield f"{text}\n"
@@ -203,8 +247,7 @@ def _definition(name: str, record: Json, schema: Json) -> Iterator[str]:
 def _link(prop: Json) -> str:
     """The type of a field, with a link where it is a record of its own."""
     if "$ref" in prop:
-        name = prop["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
+        return f"[{_title(_name(prop))}](#{_anchor(_name(prop))})"
     for key in ("anyOf", "oneOf"):
         if key in prop:
             return " or ".join(dict.fromkeys("null" if one.get("type") == "null" else _link(one) for one in prop[key]))
@@ -219,13 +262,33 @@ def _link(prop: Json) -> str:
     return f"{kind}: {allowed}" if "enum" in prop or "const" in prop else kind
 
 
+# The decisions
+
+
+def decisions() -> str:
+    """docs/decisions/README.md."""
+    files = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+    titles = [(file.name, file.read_text().splitlines()[0].removeprefix("# ")) for file in files]
+    lines = [
+        "# Decisions\n",
+        GENERATED,
+        "Short records of choices that a successor would question: what was decided, why, what was measured, and the",
+        "price. A record is not rewritten when a later decision changes it; the later one says so.\n",
+        *(f"- [{title}]({name})" for name, title in titles),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 # All of it
 
 
 def pages() -> dict[Path, str]:
     """By path, what every generated file and every page with tables should be."""
-    reference = DOCS / "reference"
-    found = {reference / "configuration.md": configuration(), reference / "results.md": results()}
+    found = {
+        DOCS / "reference/configuration.md": configuration(),
+        DOCS / "reference/results.md": results(),
+        DOCS / "decisions/README.md": decisions(),
+    }
     for page in [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]:
         if page not in found and "<!-- table: " in (text := page.read_text()):
             found[page] = with_tables(text)

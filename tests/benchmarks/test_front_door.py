@@ -148,3 +148,8 @@ def test_show_prints_latencies_again(float_onnx: Path, tmp_path: Path, capsys: p
     [first] = [line for line in capsys.readouterr().out.splitlines() if float_onnx.name in line and "|" in line]
     assert exit_code("show", str(out)) == 0
     assert first in capsys.readouterr().out
+
+
+def test_of_a_flag_that_is_given_twice_the_last_one_counts() -> None:
+    _, bound, _ = app.parse_args(["latency", "a.onnx", "--batch", "2", "--batch", "3"], exit_on_error=False)
+    assert bound.arguments["scenario"].batch == 3

@@ -28,12 +28,12 @@ from compress.models.registry import build
 from compress.parse import parse
 from compress.prune.latency.machine import here
 from compress.prune.latency.predictor import LatencyModel
-from compress.prune.latency.table import Kind, LatencyTable, Layer, Place, Side
+from compress.prune.latency.table import LatencyTable, Layer, Machine, SegmentKind, Side
 from compress.run import Run
 
 ARCH = "tiny_resnet:TinyResNet"
 PREPROCESS = Preprocess(size=8)
-PLACE = Place("ort-x86", "onnxruntime", "1", "a processor", "x86_64", 1, 1)
+PLACE = Machine("ort-x86", "onnxruntime", "1", "a processor", "x86_64", 1, 1)
 
 
 def tiny() -> nn.Module:
@@ -126,9 +126,9 @@ def test_pieces_can_be_built_at_every_planned_width(survey: Survey) -> None:
         assert parse(json.dumps(asdict(piece)), Piece, "manifest.json", remedy="") == piece
 
 
-def staircase(step: int) -> tuple[Kind, list[Piece], dict[str, Timing]]:
+def staircase(step: int) -> tuple[SegmentKind, list[Piece], dict[str, Timing]]:
     """A kind whose time goes in steps of its width, measured with 0.3% of noise."""
-    kind = Kind("block", (128, 128), (1, 1), (Layer(Side(0, (1, 0)), Side(0, (0, 1))),))
+    kind = SegmentKind("block", (128, 128), (1, 1), (Layer(Side(0, (1, 0)), Side(0, (0, 1))),))
     rng = np.random.default_rng(0)
     pieces, times = [], {}
     for axis in (0, 1):
@@ -163,7 +163,7 @@ def test_thin_ends_are_taken_off_and_copies_share_the_rest() -> None:
     def timing(ms: float) -> Timing:
         return Timing(ms, ms, ms, ms, 1)
 
-    kind = Kind("block", (8,), (1,), (Layer(Side(0, (1,)), Side(0, (1,))),))
+    kind = SegmentKind("block", (8,), (1,), (Layer(Side(0, (1,)), Side(0, (1,))),))
     shapes: Sequence[tuple[int, ...]] = [(1, 4, 2, 2), (1, 8, 2, 2)]
     pieces = [Piece(f"ends~{s[1]}", "ends", "x", {}, shapes=(s,)) for s in shapes]
     pieces.append(Piece("block~6", "segment", "block", {"g": 6}, copies=3, shapes=((1, 6, 2, 2), (1, 6, 2, 2))))

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import latency_table, pareto, plots
 from benchmarks.evaluation.pareto import make, points_of
+from benchmarks.profiling import measure
 from benchmarks.profiling.kit import Effort
 from benchmarks.reporting.figures import draw, svg
 from benchmarks.rivals import int8_losses
@@ -55,9 +56,9 @@ def command(folder: Path, *more: str) -> int:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = with_baseline(tmp_path_factory.mktemp("pareto") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency_table, "FITTED", 1)  # no constant from noise, which could put any budget out of reach
-        patch.setattr(latency_table, "HELD_OUT", 0)
-        patch.setattr(latency_table, "FAST", Effort(2, 0.001))
+        patch.setattr(measure, "FITTED", 1)  # no constant from noise, which could put any budget out of reach
+        patch.setattr(measure, "HELD_OUT", 0)
+        patch.setattr(measure, "FAST", Effort(2, 0.001))
         patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
         assert latency_table.main(["--run", str(folder), "--set", SETTINGS[0], "--fast"]) == 0
         assert command(folder, "--at", "75%") in (0, 4)  # 4: this machine is not quiet

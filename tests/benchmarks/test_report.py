@@ -32,7 +32,7 @@ from compress.files import tree_sha256, write_json
 from compress.models.cost import Cost
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.latency.machine import processor
-from compress.prune.latency.table import Kind, LatencyTable, Layer, Member, Place, Side, WholeRow
+from compress.prune.latency.table import LatencyTable, Layer, Machine, Member, SegmentKind, Side, WholeRow
 from compress.prune.latency.table import Row as TableRow
 from compress.run import Run
 
@@ -73,9 +73,9 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def latency_table(place: Place) -> LatencyTable:
+def latency_table(place: Machine) -> LatencyTable:
     """Of one convolution: 1 ms a channel, and nothing besides."""
-    kind = Kind("conv1", (8,), (1,), (Layer(Side(3, (0,)), Side(0, (1,))),))
+    kind = SegmentKind("conv1", (8,), (1,), (Layer(Side(3, (0,)), Side(0, (1,))),))
     rows = tuple(TableRow("conv1", (n,), float(n), float(n), float(n), 5) for n in range(1, 9))
     networks = tuple(
         WholeRow({"conv1": n}, (), n % 2 == 0, float(n), float(n), float(n), float(n), 5) for n in range(1, 9)
@@ -114,7 +114,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, float_onnx: Path, int8_onnx:
         ]
         write_json(out / "sensitivity.json", {"whole": 20.0, "layers": layers})
 
-    place = Place("ort-x86", "onnxruntime", "1", processor(), "x86_64", threads=1, batch=1)
+    place = Machine("ort-x86", "onnxruntime", "1", processor(), "x86_64", threads=1, batch=1)
     latency_table(place).write(table := run.directory / "latency_table.json")
     measured = Run(run.directory / "losses").stage("obs-1", losses, settings={})
     budgets = {"latency": "50%", "macs": None, "params": None}

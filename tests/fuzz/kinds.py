@@ -56,7 +56,7 @@ from compress.prune.iterative import combined
 from compress.prune.latency.table import LatencyTable
 from compress.prune.losses.store import _before_a_kill as kept_losses
 from compress.prune.losses.store import load_losses
-from compress.prune.planner import Origin, Subject
+from compress.prune.planner import Origin, RoundStart
 from compress.prune.stage import describe
 from compress.quantize.stage import QuantizeFile, Sample
 from compress.quantize.store import load_calibrated
@@ -175,9 +175,9 @@ def _no_scores() -> Any:
 
 def _losses() -> None:
     _, model, origin = _origin()
-    subject = Subject.of(model, origin, origin.plan())
-    measured = load_losses(Path("losses"), subject.structure)
-    planner = subject.planner(measured, origin.limits(1, 1), _no_scores)
+    start = RoundStart.of(model, origin, origin.plan())
+    measured = load_losses(Path("losses"), start.structure)
+    planner = start.planner(measured, origin.limits(1, 1), _no_scores)
     planner.plan()
     assert planner.front is not None
     planner.front.to_json()
@@ -204,9 +204,9 @@ def _plan_latency() -> None:
 def _round_plan() -> None:
     _, model, origin = _origin()
     before = origin.read(Path("plan.json"))
-    subject = Subject.of(model, origin, before)
-    planner = subject.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
-    describe(combined(origin.structure.coupling, before, subject.names, planner.plan()))
+    start = RoundStart.of(model, origin, before)
+    planner = start.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
+    describe(combined(origin.structure.coupling, before, start.names, planner.plan()))
 
 
 def _table() -> None:
@@ -216,8 +216,8 @@ def _table() -> None:
     measure.summarize(table, path, _console())
     config = corpus.tiny_config("prune.latency=80%", "prune.macs=90%")
     origin = _origin_of(config)
-    subject = Subject.of(model, origin, origin.plan())
-    planner = subject.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
+    start = RoundStart.of(model, origin, origin.plan())
+    planner = start.planner(load_losses(Path("losses")), origin.limits(1, 1), _no_scores)
     describe(planner.plan())
 
 

@@ -40,7 +40,7 @@ from compress.prune.allocation.cost import WidthCost
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.iterative import untouched
 from compress.prune.latency.predictor import LatencyModel
-from compress.prune.latency.table import Kind, LatencyTable, Layer, Member, Place, Row, Side
+from compress.prune.latency.table import LatencyTable, Layer, Machine, Member, Row, SegmentKind, Side
 from compress.prune.losses.store import _before_a_kill as before_a_kill
 from compress.prune.losses.store import load_losses
 from compress.train.history import Epoch
@@ -229,9 +229,9 @@ def test_a_plan_of_another_network(plan: WidthPlan, structure: Structure) -> Non
 
 
 def table(**more: Any) -> LatencyTable:
-    kind = Kind("a", (4,), (1,), (Layer(Side(3, (0,)), Side(0, (1,))),))
+    kind = SegmentKind("a", (4,), (1,), (Layer(Side(3, (0,)), Side(0, (1,))),))
     rows = tuple(Row("a", (n,), float(n), float(n), float(n), 5) for n in range(1, 5))
-    place = Place("ort-x86", "onnxruntime", "1", "a processor", "x86_64", 1, 1)
+    place = Machine("ort-x86", "onnxruntime", "1", "a processor", "x86_64", 1, 1)
     member = Member("a", "a", ("a",), False)
     fields = {"groups": {"a": 4}, "rows": rows, **more}
     return LatencyTable("net", place, False, kinds=(kind,), segments=(member,), networks=(), summary={}, **fields)
@@ -259,7 +259,7 @@ def test_a_table_of_another_network_is_named() -> None:
 
 def kit_of(folder: Path) -> Path:
     """Of one segment whose groups do not stand in the order of their names, as JSON sorts them."""
-    kind = Kind("s", (2, 4), (1, 1), (Layer(Side(0, (1, 0)), Side(0, (0, 1))),))
+    kind = SegmentKind("s", (2, 4), (1, 1), (Layer(Side(0, (1, 0)), Side(0, (0, 1))),))
     pieces = [
         Piece(f"s~{'-'.join(map(str, units))}", "segment", "s", dict(zip(("z", "a"), units, strict=True)))
         for units in {*rungs(kind), (2, 4)}

@@ -14,7 +14,7 @@ from compress.errors import BudgetError
 from compress.parse import Finite, NonNegative
 from compress.prune.allocation.constraints import Constraints, kept_groups, widths
 from compress.prune.allocation.plan import GroupPlan, WidthPlan
-from compress.prune.allocation.search_space import Array, Formulation, Kind, Losses, SearchSpace
+from compress.prune.allocation.search_space import Array, CostKind, Formulation, Losses, SearchSpace
 from compress.prune.allocation.solver import Choice, Solution, least, solve
 from compress.prune.importance.scores import Scores
 
@@ -33,7 +33,7 @@ _WORTH_SAYING = 0.005  # of the unpruned network's cost: a hint that gains less 
 class FrontFile:
     """What ``front.json`` holds: the least loss at each cost; see ``Front.points``."""
 
-    kind: Kind
+    kind: CostKind
     full: Finite
     cost: tuple[Finite, ...]
     loss: tuple[NonNegative, ...]
@@ -54,7 +54,7 @@ class Front:
     """
 
     space: SearchSpace
-    kind: Kind
+    kind: CostKind
     full: float
     losses: Losses
     formulation: Formulation
@@ -82,7 +82,7 @@ class Front:
         return _plan(self.space, *self.formulation.read(choice), keep)
 
 
-def front(space: SearchSpace, losses: Losses, kind: Kind) -> Front:
+def front(space: SearchSpace, losses: Losses, kind: CostKind) -> Front:
     """Solve for every budget of a kind at once.
 
     Raises:
@@ -95,7 +95,7 @@ def front(space: SearchSpace, losses: Losses, kind: Kind) -> Front:
 
 
 def allocate(
-    space: SearchSpace, losses: Losses, budget: Budget, keep: Keep, caps: Mapping[Kind, float] | None = None
+    space: SearchSpace, losses: Losses, budget: Budget, keep: Keep, caps: Mapping[CostKind, float] | None = None
 ) -> WidthPlan:
     """The plan of least loss within a budget.
 
@@ -109,7 +109,7 @@ def allocate(
     """
     if budget.kind == "ratio":
         return _plan(space, _uniform(space, budget), (), keep)
-    limits: dict[Kind, float] = {budget.kind: _limit(budget, space.total(budget.kind, space.full))}
+    limits: dict[CostKind, float] = {budget.kind: _limit(budget, space.total(budget.kind, space.full))}
     limits |= {kind: cap for kind, cap in (caps or {}).items() if kind not in limits}
     formulation_of_all = space.problem(list(limits), losses)
     for count in range(1, len(limits) + 1):
@@ -191,7 +191,7 @@ def _check_reachable(space: SearchSpace, losses: Losses, formulation: Formulatio
         )
 
 
-def _figure(kind: Kind, value: float) -> str:
+def _figure(kind: CostKind, value: float) -> str:
     return f"{value:.3f} ms" if kind == "latency" else f"{value:,.0f} {kind}"
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from compress.graph.groups import Coupling, Slot
-from compress.graph.segments import Segment, segments
+from compress.graph.segments import Segment
 from compress.models.cost import Cost, count, layer_macs
 from compress.models.layers import size_of
 
@@ -33,7 +33,6 @@ class WidthCost:
 
     def __init__(self, net: nn.Module, coupling: Coupling, shape: Sequence[int]) -> None:
         layers = {name: layer for name, module in net.named_modules() if (layer := size_of(module)) is not None}
-        self.segments = segments(net, coupling, shape)
         self._rows = rows = {name: row for row, name in enumerate(layers)}
         self._groups = [group.name for group in coupling]
         self.full: Array = np.array([group.units for group in coupling], dtype=np.float64)

@@ -19,7 +19,7 @@ from compress.prune.allocation.solver import Choice, Problem, Term
 from compress.prune.importance.scores import Scores
 
 Array = npt.NDArray[np.float64]
-Kind = Literal["latency", "macs", "params"]
+CostKind = Literal["latency", "macs", "params"]
 
 MOST_WIDTHS = 32  # that are considered of a group
 MOST_ENTRIES = 400_000  # of the table of a segment's costs
@@ -88,7 +88,7 @@ class SearchSpace:
         """All units, by group name."""
         return {group.name: group.units for group in self.coupling}
 
-    def total(self, kind: Kind, units: Mapping[str, int], removed: Collection[str] = ()) -> float:
+    def total(self, kind: CostKind, units: Mapping[str, int], removed: Collection[str] = ()) -> float:
         """The cost of a whole network."""
         if kind == "latency":
             return self._model.network_ms(units, removed)
@@ -96,14 +96,14 @@ class SearchSpace:
         cost = self.cost.of(np.array([units[group.name] for group in self.coupling], dtype=np.float64), gone)
         return float(cost.macs if kind == "macs" else cost.params)
 
-    def offset(self, kind: Kind) -> float:
+    def offset(self, kind: CostKind) -> float:
         """The share of the cost that is no segment's."""
         if kind == "latency":
             return self._model.offset
         full = self.total(kind, self.full)
         return full - sum(float(self.segment_cost(kind, segment, self.full)) for segment in self.segments)
 
-    def segment_cost(self, kind: Kind, segment: Segment, units: Mapping[str, npt.ArrayLike]) -> Array:
+    def segment_cost(self, kind: CostKind, segment: Segment, units: Mapping[str, npt.ArrayLike]) -> Array:
         """The cost of a segment; ``units`` of its groups are arrays that broadcast."""
         if kind == "latency":
             return self._model.scale * self._model.segment_ms(segment.name, {g: units[g] for g in segment.groups})
@@ -126,7 +126,7 @@ class SearchSpace:
             return {name: frozenset(range(1, units + 1)) for name, units in self.full.items()}
         return {name: frozenset(self.latency.candidates(name)) for name in self.full}
 
-    def problem(self, kinds: Sequence[Kind], losses: Losses) -> Formulation:
+    def problem(self, kinds: Sequence[CostKind], losses: Losses) -> Formulation:
         """Widths and removals as variables and terms.
 
         Raises:
@@ -192,12 +192,12 @@ class Formulation:
     """
 
     problem: Problem
-    kinds: tuple[Kind, ...]
+    kinds: tuple[CostKind, ...]
     offsets: Array
     candidates: Mapping[str, Sequence[int]]
     pieces: tuple[Segment, ...]
 
-    def only(self, kinds: Sequence[Kind]) -> Formulation:
+    def only(self, kinds: Sequence[CostKind]) -> Formulation:
         """The same with some of the resources."""
         rows = [self.kinds.index(kind) for kind in kinds]
         terms = (replace(term, costs=term.costs[rows]) for term in self.problem.terms)

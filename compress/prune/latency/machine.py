@@ -12,10 +12,10 @@ from compress.config import TargetConfig
 from compress.engines.base import backend, check_machine
 from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent
-from compress.prune.latency.table import Place
+from compress.prune.latency.table import Machine
 
 
-def here(target: TargetConfig) -> Place | None:
+def here(target: TargetConfig) -> Machine | None:
     """The target's engine and device on this machine; none where it cannot run the target's files."""
     try:
         backend(target.engine).require(target.device)
@@ -24,7 +24,7 @@ def here(target: TargetConfig) -> Place | None:
         return None
     version = str(importlib.import_module(target.engine).__version__)
     device = torch.cuda.get_device_name() if target.device == "cuda" else processor()
-    return Place(
+    return Machine(
         target.name,
         target.engine,
         version,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from compress.prune.latency.table import Kind, LatencyTable, Row, Side, WholeRow
+from compress.prune.latency.table import LatencyTable, Row, SegmentKind, Side, WholeRow
 
 __all__ = ["LatencyModel", "LatencyTable"]
 
@@ -122,7 +122,7 @@ class LatencyModel:
         return self.network_ms(network.units, network.removed) / (self.typical * network.ms) - 1
 
 
-def fit_kind(kind: Kind, rows: Sequence[Row]) -> Predictor:
+def fit_kind(kind: SegmentKind, rows: Sequence[Row]) -> Predictor:
     """A function from the units of each axis (arrays that broadcast) to ms, fitted to the rows of a kind.
 
     Nonnegative least squares (Lawson and Hanson 1974) in relative error on what the kernels' work is made of: products
@@ -166,7 +166,7 @@ class _Term(NamedTuple):
     odd: Literal["inputs", "outputs"] | None = None
 
 
-def _terms(kind: Kind) -> Iterator[_Term]:
+def _terms(kind: SegmentKind) -> Iterator[_Term]:
     yield _Term(0, 0, 0)
     for layer in range(len(kind.layers)):
         for inputs, outputs in itertools.product((0, *_MULTIPLES), repeat=2):
@@ -177,7 +177,7 @@ def _terms(kind: Kind) -> Iterator[_Term]:
             yield _Term(layer, width, width, "outputs")
 
 
-def _columns(kind: Kind, terms: Iterable[_Term], units: Sequence[Array]) -> Iterator[Array]:
+def _columns(kind: SegmentKind, terms: Iterable[_Term], units: Sequence[Array]) -> Iterator[Array]:
     """The value of each term."""
     rounded = {0: list(units)}
     for m in _MULTIPLES:

@@ -34,7 +34,7 @@ Channels = Annotated[float, Field(ge=0, le=2**31)]
 
 
 @dataclass(frozen=True)
-class Place:
+class Machine:
     """Where a table was measured: what a latency depends on besides the network.
 
     Attributes:
@@ -83,7 +83,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Kind:
+class SegmentKind:
     """Segments that cost the same at the same widths.
 
     Attributes:
@@ -158,10 +158,10 @@ class LatencyTable:
     """
 
     network: str
-    place: Place
+    place: Machine
     imported: bool
     groups: Mapping[str, Size]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[SegmentKind, ...]
     segments: tuple[Member, ...]
     rows: tuple[Row, ...]
     networks: tuple[WholeRow, ...]
@@ -204,7 +204,7 @@ class LatencyTable:
         self,
         network: str,
         target: TargetConfig,
-        here: Place | None,
+        here: Machine | None,
         *,
         foreign: bool = False,
         name: str = "the latency table",
@@ -243,7 +243,7 @@ class LatencyTable:
                 )
 
 
-def _differs(name: str, table: Place, wanted: object) -> str:
+def _differs(name: str, table: Machine, wanted: object) -> str:
     words = {"version": f"{table.engine} version", "threads": "number of threads", "pair_sums": "INT8 sums in"}
     what = words.get(name, name)
     return f"was measured for {what} {brief(getattr(table, name), 100)}, not {wanted}"

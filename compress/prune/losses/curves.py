@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
-from compress.graph.executor import Values, Walk
+from compress.graph.executor import Executor, Values
 from compress.graph.groups import Group, Slot
-from compress.graph.linear_bn import Affine, read, write
+from compress.graph.linear_bn import LinearBN, read, write
 from compress.graph.structure import Structure
 from compress.parse import NonNegative
 from compress.progress import SILENT, Progress
@@ -120,17 +120,18 @@ class Sensitivity:
     ) -> None:
         self._net, self._structure = net, structure
         self._images, self._scores, self._progress = images, scores, progress
-        self._walk = structure.walk()
-        self._places = {p.layer: p for p in structure.affines}
-        self._reference = [self._walk.finish(0, net, values) for values in self._walk.start(images.judge)]
+        self._executor = structure.executor()
+        self._places = {p.layer: p for p in structure.linear_bns}
+        self._reference = [self._executor.finish(0, net, values) for values in self._executor.start(images.judge)]
         for batch, reference in zip(images.judge, self._reference, strict=True):
             if not _finite(reference):
+                layer = self._executor.first_non_finite(net, batch)
                 raise ModelError(
-                    f"the output of '{self._walk.first_non_finite(net, batch)}' has NaN or infinite values on an image",
+                    f"the output of '{layer}' has NaN or infinite values on an image",
                     remedy="its weights or statistics are broken: load another checkpoint, or train again",
                 )
         self._importance = output_importance(
-            net, self._walk, self._places.values(), images.judge, classifier=classifier
+            net, self._executor, self._places.values(), images.judge, classifier=classifier
         )
         self._logits = classifier and are_logits(self._reference[0])
 
@@ -159,12 +160,12 @@ class Sensitivity:
         ahead = defaultdict(list)  # by the step before: where a removal's repair begins
         for segment in self._structure.segments:
             if segment.removable:
-                ahead[max(0, self._walk.step_of(segment.result) - 1)].append(segment)
-        values, judged = self._walk.start(self._images.solve), self._walk.start(self._images.judge)
+                ahead[max(0, self._executor.step_of(segment.result) - 1)].append(segment)
+        values, judged = self._executor.start(self._images.solve), self._executor.start(self._images.judge)
         found = {}
         for step in self._progress.track(range(max(ahead, default=-1) + 1), "removing blocks"):
             for segment in ahead[step]:
-                near = range(step, min(self._walk.step_of(segment.result) + 2, len(self._walk)))
+                near = range(step, min(self._executor.step_of(segment.result) + 2, len(self._executor)))
                 removed, images = [segment.name], self._images.solve
                 net = repair(self._net, self._structure, {}, removed, images, steps=near, values=values)
                 with bypassed(net, [segment]):
@@ -179,10 +180,10 @@ class Sensitivity:
         Raises:
             ModelError: it is not finite; says that ``what`` was cut.
         """
-        if first == len(self._walk):
+        if first == len(self._executor):
             return 0.0
         total = sum(
-            divergence(reference, self._walk.finish(first, net, values), logits=self._logits)
+            divergence(reference, self._executor.finish(first, net, values), logits=self._logits)
             for reference, values in zip(self._reference, judged, strict=True)
         )
         if not math.isfinite(total):
@@ -192,44 +193,44 @@ class Sensitivity:
             )
         return max(0.0, total / sum(map(len, self._images.judge)))  # rounding can make it negative
 
-    def _replace(self, changed: nn.Module, place: Affine, a: Tensor, x: Tensor) -> None:
+    def _replace(self, changed: nn.Module, place: LinearBN, a: Tensor, x: Tensor) -> None:
         """Other weights for a layer that reads x (inputs,) on average; its mean output stays."""
         old, b = read(self._net, place)
         mean = a.T @ x
         with naming(place.layer):
             write(changed, place, a, b + old.T @ x - mean, mean, torch.ones_like(mean))
 
-    def _readers(self, group: Group) -> list[Affine]:
+    def _readers(self, group: Group) -> list[LinearBN]:
         return [self._places[slot.layer] for slot in group.readers if slot.layer in self._places]
 
     def _first(self, group: Group) -> int:
         """The step of the first layer that reads a group; past the last where none does."""
-        return min((self._walk.step_calling(slot.layer) for slot in group.readers), default=len(self._walk))
+        return min((self._executor.step_calling(slot.layer) for slot in group.readers), default=len(self._executor))
 
     def _seen(self, group: Group, moments: Mapping[str, Moments]) -> bool:
-        """Whether the walk has passed all readers of a group whose weights are solved anew."""
+        """Whether the executor has passed all readers of a group whose weights are solved anew."""
         return all(place.layer in moments for place in self._readers(group))
 
     def _advance(self, step: int, batches: list[Values], see: See | None = None) -> None:
         """Run a step on each batch, in place: what one held before is let go before the next one runs."""
         for index, values in enumerate(batches):
-            batches[index] = self._walk.run(step, self._net, values, see and partial(see, index))
+            batches[index] = self._executor.run(step, self._net, values, see and partial(see, index))
 
     def _paths(
         self, widths: Mapping[str, Sequence[int]]
     ) -> Iterator[tuple[Group, Path, Sequence[Tensor], Sequence[Values]]]:
-        """Group by group, as soon as the walk has passed all of its readers: which units go, what its readers read on
-        average, and what the judges are there at first.
+        """Group by group, as soon as the executor has passed all of its readers: which units go, what its readers read
+        on average, and what the judges are there at first.
 
         Memory holds the values of the judges at the first reader of each group that waits, not at every step.
         """
         sampler = Sampler(ROWS, sum(map(len, self._images.solve)))
         moments: dict[str, Moments] = {}
-        values, judged = self._walk.start(self._images.solve), self._walk.start(self._images.judge)
-        kept: dict[int, list[Values]] = {len(self._walk): []}
+        values, judged = self._executor.start(self._images.solve), self._executor.start(self._images.judge)
+        kept: dict[int, list[Values]] = {len(self._executor): []}
         waiting = [group for group in self._structure.coupling if group.name in widths]
-        for step in self._progress.track(range(len(self._walk)), "measuring widths"):
-            places = [p for group in waiting for p in self._readers(group) if self._walk.step_of(p.node) == step]
+        for step in self._progress.track(range(len(self._executor)), "measuring widths"):
+            places = [p for group in waiting for p in self._readers(group) if self._executor.step_of(p.node) == step]
             here = {p.node: (p.layer, Moments()) for p in places}
             moments.update(here.values())
 
@@ -257,7 +258,7 @@ class Sensitivity:
                 moments = {layer: those for layer, those in moments.items() if layer in needed}
                 yield group, path, means, kept[self._first(group)]
             still = {self._first(group) for group in waiting}
-            kept = {at: those for at, those in kept.items() if at in still or at == len(self._walk)}
+            kept = {at: those for at, those in kept.items() if at in still or at == len(self._executor)}
 
     def _path(self, group: Group, widths: Collection[int], moments: Mapping[str, Moments]) -> Path:
         below = [width for width in widths if width < group.units]
@@ -279,7 +280,12 @@ class Sensitivity:
 
 
 def output_importance(
-    net: nn.Module, walk: Walk, places: Collection[Affine], images: Sequence[Tensor], *, classifier: bool = True
+    net: nn.Module,
+    executor: Executor,
+    places: Collection[LinearBN],
+    images: Sequence[Tensor],
+    *,
+    classifier: bool = True,
 ) -> dict[str, Tensor]:
     """By layer: E[(dL/dy_o)^2] over images and positions of each output o of the map, (outputs,).
 
@@ -307,12 +313,12 @@ def output_importance(
         return torch.stack([(leaf * torch.randn(leaf.shape, generator=generator)).sum() for leaf in leaves]).sum()
 
     for x in (batch[start : start + _SLICE] for batch in images for start in range(0, len(batch), _SLICE)):
-        before = walk.start([x])
-        for step in range(len(walk) - 1):
-            before.append(walk.run(step, net, before[-1]))
+        before = executor.start([x])
+        for step in range(len(executor) - 1):
+            before.append(executor.run(step, net, before[-1]))
         loss = surprise
-        for step in reversed(range(len(walk))):
-            slopes = walk.slopes(step, net, before.pop(), loss, see)
+        for step in reversed(range(len(executor))):
+            slopes = executor.slopes(step, net, before.pop(), loss, see)
             loss = partial(_along, slopes)
     return {name: total.float() / sum(map(len, images)) for name, total in sums.items()}
 

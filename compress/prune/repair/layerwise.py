@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from compress.graph.executor import See, Values
 from compress.graph.groups import Coupling
-from compress.graph.linear_bn import Affine, read, write
+from compress.graph.linear_bn import LinearBN, read, write
 from compress.graph.structure import Structure
 from compress.graph.tracing import Trace
 from compress.progress import SILENT, Progress
@@ -61,12 +61,12 @@ def repair(
         removed: names of removed segments.
         images: batches (N, C, H, W), the more the better. One in five is held out to choose how far each layer may go
             from its old weights.
-        steps: those of the walk that are swept; default: all.
+        steps: those of the executor that are swept; default: all.
         values: of ``net`` before the first of ``steps``, in place of walking there; one for each batch of images.
     """
     sweep = _Sweep(net, structure, kept, removed, images, values)
     with masked(sweep.new, structure.coupling, kept, structure.named(removed)):
-        for step in progress.track(range(len(sweep.walk)) if steps is None else steps, "repairing"):
+        for step in progress.track(range(len(sweep.executor)) if steps is None else steps, "repairing"):
             sweep.advance(step)
     return sweep.new
 
@@ -98,25 +98,25 @@ class _Sweep:
         values: Sequence[Values] | None,
     ) -> None:
         gone = structure.named(removed)
-        self.walk = structure.walk()
+        self.executor = structure.executor()
         self.net, self.new = net, copy.deepcopy(net)
         self._goals = _goals(structure, removed)
         self._rows = kept_rows(net, structure.coupling, kept)
         inside = {layer for segment in gone for layer in segment.layers}
         ahead = {output for output, goal in self._goals.items() if goal.own != goal.addition}
         self._places = [
-            p for p in structure.affines if p.layer not in inside and (p.layer in self._rows or p.output in ahead)
+            p for p in structure.linear_bns if p.layer not in inside and (p.layer in self._rows or p.output in ahead)
         ]
         self._levels = _levels(structure.traced, self._places, self._goals)
         self._sampler = Sampler(ROWS, sum(map(len, images)))
-        self._original = self._pruned = self.walk.start(images) if values is None else list(values)
-        cuts = [self.walk.step_of(p.node) for p in self._places]
-        cuts += [self.walk.step_of(segment.result) for segment in gone]
-        self._first = min(cuts, default=len(self.walk))
+        self._original = self._pruned = self.executor.start(images) if values is None else list(values)
+        cuts = [self.executor.step_of(p.node) for p in self._places]
+        cuts += [self.executor.step_of(segment.result) for segment in gone]
+        self._first = min(cuts, default=len(self.executor))
 
     def advance(self, step: int) -> None:
         """Solve the layers of one step, and take both networks past it."""
-        places = [p for p in self._places if self.walk.step_of(p.node) == step]
+        places = [p for p in self._places if self.executor.step_of(p.node) == step]
         if step < self._first:
             places = []
         targets = self._targets(step, places)
@@ -126,21 +126,21 @@ class _Sweep:
             self._pruned = list(self._original)
         for net, batches in ((self.net, self._original), (self.new, self._pruned)):
             for index, values in enumerate(batches):  # in place: what a batch held is let go before the next one runs
-                batches[index] = self.walk.run(step, net, values)
+                batches[index] = self.executor.run(step, net, values)
             if self._pruned is self._original:
                 break
 
-    def _targets(self, step: int, places: Sequence[Affine]) -> Mapping[str, list[Tensor]]:
+    def _targets(self, step: int, places: Sequence[LinearBN]) -> Mapping[str, list[Tensor]]:
         """Samples (rows, outputs) of the original's tensors that the layers aim at, batch by batch, by node."""
         targets: dict[str, list[Tensor]] = defaultdict(list)
         goals = {self._goals[p.output].addition for p in places if p.output in self._goals}
         wanted = goals | {p.output for p in places if p.output not in self._goals}
         if not wanted:
             return targets
-        last = max(map(self.walk.step_of, wanted))
+        last = max(map(self.executor.step_of, wanted))
         for index, values in enumerate(self._original):
             for at in range(step, last + 1):
-                values = self.walk.run(at, self.net, values, self._sample(index, wanted, targets))
+                values = self.executor.run(at, self.net, values, self._sample(index, wanted, targets))
         return targets
 
     def _sample(self, index: int, wanted: Collection[str], into: dict[str, list[Tensor]]) -> See:
@@ -150,7 +150,7 @@ class _Sweep:
 
         return see
 
-    def _solve(self, step: int, places: Sequence[Affine], targets: Mapping[str, list[Tensor]]) -> None:
+    def _solve(self, step: int, places: Sequence[LinearBN], targets: Mapping[str, list[Tensor]]) -> None:
         """New weights for layers of one step none of which feeds another."""
         inputs = {p.node: p for p in places}
         own = {goal.own: p for p in places if (goal := self._goals.get(p.output))}
@@ -174,7 +174,7 @@ class _Sweep:
                     other = args[self._goals[own[node.name].output].other]
                     others[own[node.name].layer] = self._sampler.values(other, index)
 
-            self.walk.run(step, self.new, values, see)
+            self.executor.run(step, self.new, values, see)
             for p in places:
                 goal = self._goals.get(p.output)
                 y = targets[goal.addition][index] - others[p.layer] if goal else targets[p.output][index]
@@ -184,7 +184,7 @@ class _Sweep:
                 rows = self._rows.get(p.layer)
                 self._write(p, [part.statistics(rows) for part in moments.pop(p.layer) if part.count])
 
-    def _write(self, place: Affine, parts: list[Statistics]) -> None:
+    def _write(self, place: LinearBN, parts: list[Statistics]) -> None:
         """New weights for a layer, from what was fitted on and, unless there was one batch only, what was held out.
 
         Takes ``parts`` away: of a wide layer they are gigabytes.
@@ -210,7 +210,7 @@ def _goals(structure: Structure, removed: Collection[str]) -> dict[str, _Goal]:
     """By output node: the additions that the last layers of branches aim at. Of several, the one that reads most."""
     traced, segments = structure.traced, structure.segments
     nodes = {node.name: node for node in traced.graph.nodes}
-    places = {p.output: p for p in structure.affines}
+    places = {p.output: p for p in structure.linear_bns}
     additions = {s.name: a for s in segments if (a := _addition(nodes[s.result])) is not None}
     goals: dict[str, _Goal] = {}
     for index, segment in enumerate(segments):
@@ -239,13 +239,13 @@ def _addition(result: fx.Node) -> fx.Node | None:
     return None
 
 
-def _reads(traced: Trace, place: Affine) -> int:
+def _reads(traced: Trace, place: LinearBN) -> int:
     weight = traced.modules[place.layer].weight
     assert isinstance(weight, Tensor)
     return weight[0].numel()
 
 
-def _levels(traced: Trace, places: Sequence[Affine], goals: Mapping[str, _Goal]) -> dict[str, int]:
+def _levels(traced: Trace, places: Sequence[LinearBN], goals: Mapping[str, _Goal]) -> dict[str, int]:
     """By layer: how many solved layers lie before it, so that layers of one level can be solved together. A layer that
     makes up for another operand comes after what that is made of."""
     depth: dict[str, int] = {}

@@ -129,7 +129,7 @@ def test_a_pruned_network_is_cut_into_the_pieces_that_the_original_was():
     }
     x = torch.randn(2, *SHAPE)
     with torch.no_grad():
-        torch.testing.assert_close(within.walk().finish(0, pruned, {"images": x}), pruned(x))
+        torch.testing.assert_close(within.executor().finish(0, pruned, {"images": x}), pruned(x))
 
 
 @pytest.mark.parametrize("how", [["prune.importance=norm", "prune.repair=false"], ["prune.importance=obs"]])

@@ -11,6 +11,7 @@ from user_nets import Plain, lively
 from compress.config import Budget
 from compress.errors import BudgetError, ConfigError
 from compress.graph.groups import couple
+from compress.graph.segments import segments
 from compress.models.cost import count
 from compress.models.registry import build
 from compress.parse import parse
@@ -31,11 +32,12 @@ class Case:
         self.net = net
         self.coupling = couple(net, SHAPE)
         self.cost = WidthCost(net, self.coupling, SHAPE)
+        self.segments = segments(net, self.coupling, SHAPE)
         self.scores = random_scores(self.coupling, 0)
 
     def plan(self, budget, scores=None, **constraints):
         scores = scores or self.scores
-        space = SearchSpace(self.coupling, self.cost.segments, self.cost, constraints=Constraints(**constraints))
+        space = SearchSpace(self.coupling, self.segments, self.cost, constraints=Constraints(**constraints))
         return allocate(space, Losses.of_scores(scores), budget, by_scores(scores))
 
 

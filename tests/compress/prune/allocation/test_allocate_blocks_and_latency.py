@@ -31,9 +31,9 @@ class Staircase:
 
     offset, scale = 0.2, 1.1
 
-    def __init__(self, cost, coupling):
+    def __init__(self, cost, coupling, pieces):
         self.cost = cost
-        self.segments = {segment.name: segment for segment in cost.segments}
+        self.segments = {segment.name: segment for segment in pieces}
         self.units = {group.name: group.units for group in coupling}
 
     def segment_ms(self, segment, units):
@@ -51,9 +51,10 @@ class Staircase:
 
 def a_space(net, latency=True, **constraints):
     coupling = couple(net, SHAPE)
+    pieces = segments(net, coupling, SHAPE)
     cost = WidthCost(net, coupling, SHAPE)
-    model = Staircase(cost, coupling) if latency else None
-    return SearchSpace(coupling, segments(net, coupling, SHAPE), cost, model, Constraints(**constraints))
+    model = Staircase(cost, coupling, pieces) if latency else None
+    return SearchSpace(coupling, pieces, cost, model, Constraints(**constraints))
 
 
 def some_losses(space, seed=0, removal=0.5):

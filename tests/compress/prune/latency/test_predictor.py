@@ -17,13 +17,13 @@ from compress.graph.groups import couple
 from compress.graph.segments import segments
 from compress.models.registry import build
 from compress.prune.latency.predictor import LatencyModel, LatencyTable
-from compress.prune.latency.table import Kind, Member, Place, Row, WholeRow, fingerprint, layers_of
+from compress.prune.latency.table import Machine, Member, Row, SegmentKind, WholeRow, fingerprint, layers_of
 
-PLACE = Place("ort-x86", "onnxruntime", "1.31.1", "a processor", "x86_64", 1, 1)
+PLACE = Machine("ort-x86", "onnxruntime", "1.31.1", "a processor", "x86_64", 1, 1)
 SHAPE = (3, 16, 16)
 
 
-def true_ms(kind: Kind, units: np.ndarray) -> np.ndarray:
+def true_ms(kind: SegmentKind, units: np.ndarray) -> np.ndarray:
     """A staircase machine: outputs go in steps of 8, inputs in steps of 4; nothing that the model is told."""
 
     def up(width: np.ndarray, step: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def table() -> LatencyTable:
     kinds = []
     for segment in found:
         units = tuple(coupling[group].units for group in segment.groups)
-        kinds.append(Kind(segment.name, units, (4,) * len(units), layers_of(net, coupling, segment)))
+        kinds.append(SegmentKind(segment.name, units, (4,) * len(units), layers_of(net, coupling, segment)))
     members = tuple(Member(s.name, s.name, s.groups, s.removable) for s in found)
     rng = np.random.default_rng(0)
     rows = []

@@ -11,7 +11,7 @@ from torch import nn
 from user_nets import Backbone, Heads, OptionA, Plain
 
 from compress.errors import ModelError
-from compress.graph.linear_bn import affines, read, write
+from compress.graph.linear_bn import linear_bns, read, write
 from compress.graph.structure import Structure
 from compress.graph.tracing import trace
 from compress.models.registry import build
@@ -54,15 +54,15 @@ def error(net, reference, x):
 def test_walking_step_by_step_is_the_forward_pass(net):
     net = natural(net())
     structure = structure_of(net)
-    walk = structure.walk()
-    assert [name for names in walk.segments for name in names] == [s.name for s in structure.segments]
+    executor = structure.executor()
+    assert [name for names in executor.segments for name in names] == [s.name for s in structure.segments]
     x = images(2)
-    values = walk.start([x])[0]
+    values = executor.start([x])[0]
     with torch.no_grad():
         expected = net(x)
-    for step in range(len(walk)):
-        torch.testing.assert_close(walk.finish(step, net, values), expected)
-        values = walk.run(step, net, values)
+    for step in range(len(executor)):
+        torch.testing.assert_close(executor.finish(step, net, values), expected)
+        values = executor.run(step, net, values)
 
 
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2))
@@ -154,7 +154,7 @@ def test_an_affine_map_is_read_and_written(norm):
     if norm:
         nn.init.uniform_(net[1].weight, 0.5, 2.0)
         net[1].running_mean.uniform_()
-    (place,) = affines(trace(net, SHAPE))
+    (place,) = linear_bns(trace(net, SHAPE))
     x = torch.randn(4, 3, 8, 8)
     with torch.no_grad():
         before = net(x)
@@ -216,7 +216,7 @@ def test_grouped_and_shared_layers_are_left_alone():
     net = natural(
         nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1))
     )
-    assert [place.layer for place in affines(trace(net, SHAPE))] == ["0", "4"]
+    assert [place.layer for place in linear_bns(trace(net, SHAPE))] == ["0", "4"]
 
 
 def sensitivity_of(net, **options):
