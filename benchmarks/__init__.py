@@ -1,4 +1,4 @@
-"""Measures what compression costs in accuracy and buys in latency; ``python -m benchmarks`` lists the commands."""
+"""Commands that measure accuracy and latency before and after compression; ``python -m benchmarks`` lists them."""
 
 from pathlib import Path
 

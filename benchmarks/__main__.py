@@ -1,4 +1,4 @@
-"""The front door: ``resnet-compress COMMAND``, or ``python -m benchmarks COMMAND``."""
+"""The command line of the whole package: ``resnet-compress COMMAND``, or ``python -m benchmarks COMMAND``."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ _TOOLS = ("report", "plots", "show", "doctor")
 
 
 def front_door() -> App:
-    """Every command; a module is imported when its command is called, or its help asked for."""
-    app = cli.register(
-        command_line(PROGRAM, help="Compress a trained ResNet for a device, and measure what that brings.")
-    )
+    """The app with every command. A module is imported only when its command runs or its help is shown."""
+    app = cli.register(command_line(PROGRAM, help="Compress a trained ResNet for a device, and measure the result."))
     for group, names in ((MEASUREMENTS, _MEASUREMENTS), (TOOLS, _TOOLS)):
         for name in names:
             app.command(f"benchmarks.{name}:{name}", name=name.replace("_", "-"), group=group)
@@ -47,12 +45,12 @@ app = front_door()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point; exits with the command's code."""
+    """Run a command and exit with its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0].startswith("-"):
-        for name in (*_MEASUREMENTS, *_TOOLS):  # the list of commands tells what each does: by its own docstring
+        for name in (*_MEASUREMENTS, *_TOOLS):  # import each command: the list shows its docstring's first line
             app[name.replace("_", "-")]
-    lints = words[:1] == ["lint"]  # whose --json is a switch, which needs no file
+    lints = words[:1] == ["lint"]  # the --json of lint takes no file
     sys.exit(commands.run(app, words) if lints else run(app, argv))
 
 

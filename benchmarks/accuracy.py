@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy --engine FILE --data FOLDER [--against OTHER]``: top-1 of the file that ships."""
+"""``python -m benchmarks.accuracy --engine FILE --data FOLDER [--against OTHER]``: measure the top-1 accuracy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from compress.commands import CONFIGURATION, command_line
 from compress.console import Console
 from compress.errors import ConfigError
 
-_SUFFIX = ".npz"  # of kept predictions
+_SUFFIX = ".npz"  # of saved predictions
 
 Limit = Annotated[float, Parameter(validator=Number(gte=0, lt=float("inf")))]
 
@@ -45,9 +45,9 @@ class Scenario:
     """How the engine runs.
 
     Attributes:
-        batch: Images at once.
+        batch: Batch size.
         threads: Intra-op threads.
-        device: Default: the runtime's own.
+        device: Default: the engine's own.
     """
 
     batch: Count = 32
@@ -69,21 +69,21 @@ def accuracy(
     save_predictions: Annotated[Path | None, Parameter(metavar="FILE.npz", group=OUTPUT)] = None,
     json: JsonFile = None,
 ) -> int:
-    """Top-1 of the file that ships, on labelled images.
+    """Measure the top-1 accuracy of an engine file on labelled images.
 
-    The images go through the engine's own runtime with the preprocessing that the file carries. Against another engine,
-    or against predictions that were kept of one (--save-predictions), every image is a pair, which halves the error of
-    the difference. --max-drop and --min-ratio pass only where the 95% interval rules out that the engine is worse than
-    they allow: an inconclusive result fails.
+    The images go through the engine's own runtime, with the preprocessing that is stored in the file. --against
+    compares with another engine, or with its saved predictions (--save-predictions), image by image: this halves the
+    error of the difference. --max-drop and --min-ratio pass only if the whole 95% interval is within the limit: an
+    inconclusive result fails.
 
     Exit code: 0, 1 error, 2 usage, 3 regression, 4 the measurement is invalid, 5 engine absent.
 
     Args:
-        against: Pair every image with this engine's answer, or with a kept .npz.
-        max_drop: Exit 3 unless a larger drop, in points, is ruled out.
-        min_ratio: Exit 3 unless less than this share of OTHER's top-1 is ruled out.
-        per_class: Also print the images and right answers of every class.
-        save_predictions: Keep the answers, for a later --against.
+        against: Compare with this engine file, or with the .npz of its saved predictions, image by image.
+        max_drop: Exit 3 unless the 95% interval excludes a larger drop of top-1, in percentage points.
+        min_ratio: Exit 3 unless the 95% interval excludes a smaller ratio of top-1 to OTHER's top-1.
+        per_class: Also print the accuracy of every class.
+        save_predictions: Save the predictions for a later --against.
     """
     for flag, value in (("--max-drop", max_drop), ("--min-ratio", min_ratio)):
         if value is not None and against is None:
@@ -105,7 +105,7 @@ def accuracy(
 
     split = evaluation_split(data, configured.load())
     kept = against is not None and against.suffix == _SUFFIX
-    other = load_predictions(against, split) if against is not None and kept else None  # refused before the engine runs
+    other = load_predictions(against, split) if against is not None and kept else None  # fails before the engine runs
     for path in (engine, against):
         if path is not None:
             examine(path)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.arm --engine FILE``: what ONNX Runtime makes of a file on processors that are not here."""
+"""``python -m benchmarks.arm --engine FILE``: run an INT8 ONNX file under an emulated ARM or x86 processor."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def arm(
     root: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
     images: Count = 4,
 ) -> int:
-    """What ONNX Runtime makes of an exported INT8 file on processors that are not here.
+    """Run an INT8 ONNX file under an emulated ARM or x86 processor and compare its outputs.
 
-    QEMU's user mode runs it: in this machine's own Python where the processor is of this machine's architecture, else
-    in one from a file tree (--root; docs/targets.md says how to make it). ONNX Runtime decides by itself what it fuses,
-    so its optimized graph is read: a convolution in float is an error, unless the file says that its layer is meant to
-    be. The outputs are held against this machine's, with all optimizations off and as the engine runs here, and a
-    convolution whose sum is known tells whether the processor adds products in int16, which overflows. Emulated times
+    QEMU's user mode emulates the processor. It runs this machine's own Python if the architecture is the same, and
+    otherwise the Python of a file tree (--root; docs/howto/arm.md says how to make one). The command reads the graph
+    that ONNX Runtime has optimized: a convolution in float is an error, unless the file says that its layer stays in
+    float. It compares the outputs with this machine's, without optimizations and as the engine runs here. A test
+    convolution with a known sum shows whether the processor adds products in int16, which can overflow. Emulated times
     say nothing about a device and are not reported.
 
     Exit code: 0, 1 error, 2 usage, 5 QEMU or a Python of the processor's architecture is absent.
 
     Args:
-        cpu: Default: those that the file is made for and a Python is here for.
+        cpu: Processors to emulate. Default: all that the file is made for and for which there is a Python.
         root: File tree with a Python of another architecture.
-        images: How many images of noise to compare on.
+        images: Number of random images to compare the outputs on.
     """
     import numpy as np
 

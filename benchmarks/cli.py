@@ -1,4 +1,4 @@
-"""What the commands that measure have in common: their flags, how their words are read, and how they end."""
+"""What the measuring commands share: flags, argument types, argument parsing and exit codes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from compress import commands
 from compress.commands import CONFIGURATION, ConfigFile, Overrides
 from compress.config import Config, load_config
 
-# A module that measures takes seconds to import: each is imported in the function that needs it.
+# The measuring modules take seconds to import, so each is imported inside the function that needs it.
 
 PASS, FAILED, USAGE, REGRESSION, INVALID, ABSENT = range(6)
-"""Exit codes: 3, a gate is not met; 4, a measurement is of no use; 5, the engine is not on this machine."""
+"""Exit codes: 3, a gate failed; 4, a measurement is INVALID; 5, the engine is not installed on this machine."""
 
 SCENARIO = Group("Scenario", sort_key=2)
 EFFORT = Group("Effort", sort_key=3)
@@ -37,7 +37,7 @@ def _processors(_: object, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in tokens[0].value.split(",")))
 
 
-# Kinds of values
+# Types of arguments
 Count = Annotated[int, Parameter(metavar="N", validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(metavar="N", validator=Number(gte=0))]
 Seconds = Annotated[float, Parameter(metavar="S", validator=Number(gt=0))]
@@ -62,27 +62,33 @@ EngineFiles = Annotated[
 EngineFile = Annotated[
     Path, Parameter(name="--engine", metavar="FILE", help="Engine file (.onnx, .xml, .plan), or a model.safetensors.")
 ]
-TrustPlan = Annotated[bool, Parameter(name="--trust", help="Open a plan whose sidecar does not vouch for it.")]
-TrustFactory = Annotated[
-    bool, Parameter(name="--trust", help="Import the factory that model.json names, if it names one.")
+TrustPlan = Annotated[
+    bool, Parameter(name="--trust", help="Open a TensorRT plan although its sidecar does not match it.")
 ]
-Target = Annotated[str, Parameter(name="--target", help="What the INT8 file is made for.")]
+TrustFactory = Annotated[bool, Parameter(name="--trust", help="Allow importing the factory that model.json names.")]
+Target = Annotated[str, Parameter(name="--target", help="Target that the INT8 file is made for.")]
 Images = Annotated[str, Parameter(metavar="WHERE", help=f"Labelled images: {DATA_HELP}.")]
 JsonFile = Annotated[
-    str | None, Parameter(metavar="[FILE]", group=OUTPUT, help="Write the result as JSON; without FILE to stdout.")
+    str | None,
+    Parameter(
+        metavar="[FILE]",
+        group=OUTPUT,
+        help="Write the result as JSON to FILE, or to standard output if no FILE is given.",
+    ),
 ]
-Fast = Annotated[bool, Parameter(group=EFFORT, help="1 s of samples a network: for a first look.")]
+Fast = Annotated[bool, Parameter(group=EFFORT, help="Sample each network for only 1 s: for a first look.")]
 Limits = Annotated[
     tuple[str, ...],
     Parameter(
         name="--fail-on",
         metavar="METRIC:P%",
         group=GATES,
-        help="Exit 3 where an engine is slower by more than this beyond doubt, as in median:5%; repeatable.",
+        help="Exit 3 if the whole 95% interval says that an engine is slower by more than this, such as median:5%; "
+        "repeatable.",
     ),
 ]
 AllowDifferent = Annotated[
-    bool, Parameter(group=GATES, help="Compare although mode or machine differ, and say in what.")
+    bool, Parameter(group=GATES, help="Compare even if the settings or the machines differ, and list the differences.")
 ]
 TextFile = Annotated[str | None, Parameter(metavar="FILE", group=OUTPUT)]
 RunFolder = Annotated[
@@ -96,16 +102,16 @@ RunFolder = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Configured:
-    """The configuration, and what overrides it."""
+    """The configuration file and its overrides."""
 
     config: ConfigFile = None
     overrides: Overrides = field(default_factory=list)
 
     def load(self) -> Config:
-        """The configuration.
+        """Load the configuration.
 
         Raises:
-            ConfigError: it makes no sense.
+            ConfigError: the file or an override is not valid.
         """
         return load_config(self.config, self.overrides)
 
@@ -114,15 +120,15 @@ _words: ContextVar[Sequence[str]] = ContextVar("words", default=())
 
 
 def words() -> list[str]:
-    """The command line that is running, as a result keeps it."""
+    """The running command line, for the ``argv`` field of a result."""
     return list(_words.get())
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line.
+    """Run a command line and return its exit code.
 
     Args:
-        argv: its words; default: those of this process.
+        argv: the arguments; default: those of this process.
     """
     token = _words.set(sys.argv if argv is None else argv)
     try:
@@ -132,7 +138,7 @@ def run(app: App, argv: Sequence[str] | None = None) -> int:
 
 
 def spelled_out(given: Sequence[str]) -> list[str]:
-    """Words as cyclopts takes them: ``-`` is joined to its flag, and ``--json`` without a file means ``-``.
+    """Rewrite arguments for cyclopts: join ``-`` to its flag, and turn ``--json`` without a file into ``--json=-``.
 
     >>> spelled_out(["a.onnx", "--json", "--csv", "-", "--fast"])
     ['a.onnx', '--json=-', '--csv=-', '--fast']

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.compare A.json B.json``: is B slower than A, and is that more than noise?"""
+"""``python -m benchmarks.compare A.json B.json``: compare two runs of latency and say whether an engine is slower."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def compare(
     json: JsonFile = None,
     markdown: TextFile = None,
 ) -> int:
-    """Is B slower than A, and is that more than noise?
+    """Compare two runs of latency and say whether an engine is slower.
 
-    A and B are files of latency --json; engines are paired by file name.
+    Both files are results of latency --json. Engines with the same file name are compared. The ratio of their median
+    latencies has a 95% interval; a ratio is a difference only if its interval excludes 1.
 
     Exit code: 0, 1 error, 2 usage or not comparable, 3 regression, 4 a measurement is invalid.
 
     Args:
         baseline: The earlier results of latency --json.
-        candidate: The results that are judged.
-        pair: Compare engine B of B.json with A of A.json (file name or path); repeatable. Default: those of the same
-            file name.
+        candidate: The later results of latency --json.
+        pair: Compare engine A of the baseline with engine B of the candidate (file names or paths); repeatable.
+            Default: engines with the same file name.
         markdown: Write the table and its notes as Markdown.
     """
     from benchmarks.reporting.comparison import as_markdown, present

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.doctor``: what this machine can do, and how to get what it lacks."""
+"""``python -m benchmarks.doctor``: show what this machine can run, and how to install what is missing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from compress.console import Console
 
 
 def doctor(*, json: JsonFile = None) -> int:
-    """What this machine can do, and how to get what it lacks.
+    """Show what this machine can run, and how to install what is missing.
 
-    The engines that are installed, how they compute INT8 here (measured), processor, memory, GPU, clock, heat, and the
-    targets that can be built. Exit code: 0, also where something is missing.
+    It lists the installed engines, how they compute INT8 here (measured), the processor, memory, GPU, clock and
+    temperatures, and the targets that can be built. Exit code: 0, even if something is missing.
     """
     from json import dumps
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.latency FILE ...``: how long one inference takes, and how sure that is."""
+"""``python -m benchmarks.latency FILE ...``: measure the latency of engine files, with 95% intervals."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Scenario:
     Attributes:
         batch: Batch size.
         threads: Intra-op threads.
-        streams: Processes at the same time, for the throughput; 1 is for latency.
-        device: Default: the runtime's own.
+        streams: Processes that run at the same time, to measure throughput; keep 1 to measure latency.
+        device: Default: the engine's own.
         affinity: Processors to bind the workers to.
-        seed: Of the inputs and the order.
+        seed: Seed of the random inputs and of the order of the engines.
     """
 
     batch: Count = 1
@@ -80,15 +80,15 @@ class Effort:
     """How long and how often engines are timed.
 
     Attributes:
-        fast: 1 s of samples in 6 processes.
-        rigorous: 30 s of samples in 20 processes.
+        fast: Preset: 1 s of samples in 6 processes.
+        rigorous: Preset: 30 s of samples in 20 processes.
         warmup_s: Seconds of warm-up, at least; 0.2 without a preset.
-        duration_s: Seconds of samples an engine, at least; 5 without a preset.
-        iterations: Samples an engine, at least; 200 without a preset.
-        processes: Worker processes an engine, one after the other; 10 without a preset.
-        precision: Enough once every median is known to within this: 0.5%.
-        percentile: Tell these too, such as 99.9; 90, 95 and 99 are always told.
-        timeout_s: Patience with a silent worker, in seconds.
+        duration_s: Seconds of samples per engine, at least; 5 without a preset.
+        iterations: Samples per engine, at least; 200 without a preset.
+        processes: Worker processes per engine, one after the other; 10 without a preset.
+        precision: Stop early once the interval of every median is within this share of it, such as 0.5%.
+        percentile: Also report these percentiles, such as 99.9; 90, 95 and 99 are always reported.
+        timeout_s: Seconds to wait for a worker that does not answer.
     """
 
     fast: Annotated[bool, Parameter(group=(EFFORT, ONE_PRESET))] = False
@@ -109,11 +109,11 @@ class Effort:
 @Parameter(name="*", group=GATES)
 @dataclass(frozen=True, kw_only=True)
 class Gates:
-    """What the results are held against.
+    """What the results are compared with.
 
     Attributes:
-        baseline: Compare with an earlier run's --json.
-        strict: A warning is as bad as an INVALID measurement: exit 4.
+        baseline: Compare with this file, the --json of an earlier run.
+        strict: Exit 4 for a warning too, as for an INVALID measurement.
     """
 
     baseline: File | None = None
@@ -128,9 +128,9 @@ class Output:
     """Where the results go; ``-`` is standard output.
 
     Attributes:
-        csv: Write the results as CSV, a line an engine.
+        csv: Write the results as CSV, one line per engine.
         markdown: Write the tables and remarks as Markdown.
-        export_profile: Then profile the engine, and write the time per node as JSON.
+        export_profile: Profile the engine after the measurement, and write the time of each node as JSON.
     """
 
     json: JsonFile = None
@@ -148,12 +148,12 @@ def latency(
     gates: Gates = Gates(),
     output: Output = Output(),
 ) -> int:
-    """How long one inference takes, and how sure that is.
+    """Measure the latency of engine files, with 95% intervals.
 
-    Several engines are measured in one interleaved run and compared with the first; one that crashes, hangs or is
-    absent does not end it. With --baseline each is also compared with an earlier run, by the rules of compare, and
-    --fail-on is about that; without it --fail-on is about the ratio to the first engine. The file of --json holds what
-    has been measured so far, marked INVALID, until the measurement ends.
+    Several engines take turns in one run, and each is compared with the first. An engine that crashes, hangs or is
+    not installed does not stop the others. --baseline also compares each engine with an earlier run, as compare does;
+    --fail-on then limits the ratio to that run, and otherwise the ratio to the first engine. Until the measurement
+    ends, the --json file holds the results so far, marked INVALID.
 
     Exit code: 0, 1 an engine failed, 2 usage, 3 regression, 4 a measurement is invalid, 5 engine absent.
     """
@@ -175,7 +175,9 @@ def latency(
         )
     limits = [limit(text) for text in gates.fail_on]
     baseline = None if gates.baseline is None else load_latency(gates.baseline)
-    tails = [100 * one.quantile for one in limits if one.metric != "median"]  # which need samples enough
+    tails = [
+        100 * one.quantile for one in limits if one.metric != "median"
+    ]  # the percentiles of limits need enough samples
     settings = settings_of(engines, scenario, replace(effort, percentile=(*effort.percentile, *tails)))
     for target in filter(None, asdict(output).values()):
         require_writable(target)
@@ -205,7 +207,7 @@ def latency(
     try:
         if baseline is None:
             results = gate_in_run(results, limits)
-    finally:  # what was measured is kept, also where there are too few samples for a limit
+    finally:  # write the results even if a limit has too few samples
         if kept is not None:
             emit(dump(results), kept)
     if output.csv is not None:
@@ -234,7 +236,7 @@ def latency(
 
 
 def settings_of(engines: Sequence[Path], scenario: Scenario, effort: Effort) -> Settings:
-    """The preset, with what the command line says besides.
+    """The settings of the preset, changed by the command line.
 
     Raises:
         ConfigError: see ``chosen``.
@@ -246,7 +248,7 @@ def settings_of(engines: Sequence[Path], scenario: Scenario, effort: Effort) -> 
 
 
 def _sound(engines: Sequence[Path], failures: list[PipelineError]) -> Iterator[Path]:
-    """The engine files that can be opened without harm; of the others, why not goes into ``failures``."""
+    """Yield the engine files that are safe to open; append the errors of the others to ``failures``."""
     from compress.engines.examine import examine
 
     for path in engines:
@@ -259,7 +261,7 @@ def _sound(engines: Sequence[Path], failures: list[PipelineError]) -> Iterator[P
 
 
 def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
-    """Images as the first engine that opens takes them; where none does, ``measure`` will say why."""
+    """Images preprocessed for the first engine that opens; None if none opens: ``measure`` then reports why."""
     from benchmarks.evaluation.images import evaluation_split, first_images, preprocess_of
     from benchmarks.timing.worker import open_for
 
@@ -274,7 +276,7 @@ def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | N
 
 
 def _tell(failures: Sequence[PipelineError]) -> int:
-    """Print why engines failed; 0 where none did, 5 where all that did are absent here, else 1."""
+    """Print why engines failed, and return the exit code: 0 for no failure, 5 if all of them are absent, else 1."""
     console = Console(stderr=True)
     for failure in failures:
         console.print(f"error: {failure}", soft_wrap=True)

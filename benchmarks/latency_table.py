@@ -1,4 +1,4 @@
-"""``python -m benchmarks.latency_table --config FILE``: latencies of a network's pieces, on the engine that ships."""
+"""``python -m benchmarks.latency_table --config FILE``: measure the latency table that pruning reads."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def latency_table(
     import_kit: Annotated[Folder | None, Parameter(group=KIT)] = None,
     table: Annotated[File | None, Parameter(group=OUTPUT)] = None,
 ) -> int:
-    """Latencies of a network's pieces, on the INT8 engine that ships.
+    """Measure the latency table that pruning reads: pieces of the network at many widths, on the target's INT8 engine.
 
-    Pieces of the exported INT8 file are timed at many widths, and whole networks of random widths with them; pruning to
-    a latency reads the table. Asked again, it measures only what is missing.
+    The pieces are cut out of the exported INT8 file. Whole networks of random widths are timed with them, to fit and
+    check the model. A second run measures only what is missing.
 
-    Where the engine is on another machine: --emit-kit DIR writes the pieces and a script that times them there, and
-    --import-kit DIR makes the table of what it has measured.
+    If the engine is on another machine, --emit-kit DIR writes the pieces and a script that times them there, and
+    --import-kit DIR makes the table from the script's results.
 
     Exit code: 0, 1 error, 2 usage, 5 engine absent.
 
     Args:
-        fast: Time each piece for a tenth as long: for a first look.
+        fast: Time each piece for a tenth of the usual time: for a first look.
         emit_kit: Write a kit for another machine; measure nothing.
-        import_kit: Make the table of what a kit has measured.
-        table: Where the table goes; default: latency_table.json in the run's folder.
+        import_kit: Make the table from the results of a kit.
+        table: The table file to write; default: latency_table.json in the run's folder.
     """
     from benchmarks.profiling import measure
     from compress.progress import Terminal
@@ -61,8 +61,8 @@ def latency_table(
         survey = measure.survey_of(config, directory, progress)
         if measure.imported(path):
             raise ConfigError(
-                f"{path} was imported from a kit, and this would replace it by this machine's",
-                remedy="delete it, or name another file with --table; prune.table says which one is used",
+                f"{path} was imported from a kit; this command would overwrite it with a table of this machine",
+                remedy="delete it, or write another file with --table; prune.table says which one pruning reads",
             )
         folder = directory / "latency" / measure.key(survey, place, effort)
         found = measure.profile(survey, config.target, place, folder, effort, progress)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.pareto --config FILE``: accuracy against latency, measured, at several budgets."""
+"""``python -m benchmarks.pareto --config FILE``: compress to several latency budgets and measure the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.commands import command_line
 from compress.console import Console
 
 BUDGETS = Group("Budgets", sort_key=2, validator=mutually_exclusive)
-WIDEST, NARROWEST = 0.80, 0.35  # of the dense network's latency: the ends of the row that --points divides
+WIDEST, NARROWEST = 0.80, 0.35  # shares of the dense network's latency: the first and the last of --points
 
 
 def pareto(
@@ -25,17 +25,17 @@ def pareto(
     at: Annotated[str | None, Parameter(group=BUDGETS, metavar="80%,4.0 ms")] = None,
     fast: Fast = False,
 ) -> int:
-    """Accuracy against latency, measured, at several budgets.
+    """Compress to several latency budgets, and measure accuracy and latency of each network.
 
-    Each budget gets a folder in RUN/pareto/ in which the stages prune, fine-tune, quantize and export run with it; the
-    baseline, the latency table, the losses and the calibrations are the run's own. All networks, the dense ones too,
-    are then timed in one interleaved run and evaluated on the same images. Asked again, only what is missing is made.
+    For each budget the stages prune, finetune, quantize and export run in a folder of RUN/pareto/. They share the run's
+    baseline, latency table, losses and calibrations. All networks, also the dense ones, are then timed in one
+    interleaved run and evaluated on the same images. A second run makes only what is missing.
 
     Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid.
 
     Args:
-        points: How many budgets, from 80% to 35%.
-        at: The budgets, of the dense INT8 network's latency or in ms.
+        points: Number of budgets, evenly spaced from 80% to 35%.
+        at: The budgets, as shares of the dense INT8 network's latency or in ms.
     """
     from benchmarks.evaluation.images import evaluation_split
     from benchmarks.evaluation.pareto import HEADER, cells, evaluate, make, points_of, title, write
@@ -48,7 +48,7 @@ def pareto(
     config = configured.load()
     progress, console = Terminal(), Console()
     budgets = points_of(config, spaced(points) if at is None else [text.strip() for text in at.split(",")])
-    split = evaluation_split(None, config)  # told before hours of fine-tuning
+    split = evaluation_split(None, config)  # fails before hours of fine-tuning
     made = make(config, budgets, progress)
     preset = PRESETS["fast" if fast else "normal"]
     settings = replace(preset, threads=config.target.threads, batch=config.target.batch)

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.plan_latency --model RUN/baseline --plan PLAN.json ...``: how fast would these plans be?"""
+"""``python -m benchmarks.plan_latency --model RUN/baseline --plan PLAN.json ...``: measure the latency of plans."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def plan_latency(
     device: Annotated[Device | None, Parameter(group=SCENARIO)] = None,
     json: Annotated[Path | None, Parameter(metavar="FILE", group=OUTPUT)] = None,
 ) -> int:
-    """How fast would the networks of these plans be?
+    """Measure the latency of pruning plans, without pruning a network.
 
-    Each plan's network is cut out of the exported INT8 file of the unpruned one, without pruning any weights, and timed
-    against it in one interleaved run. The stage prune asks this of the plans near its budget.
+    The network of each plan is cut out of the unpruned network's exported INT8 file and timed against it in one
+    interleaved run. The stage prune runs this command for the plans near its budget.
 
     Exit code: 0, 1 error, 2 usage, 5 engine absent.
 
     Args:
-        model: The unpruned network: RUN/baseline.
-        plans: Such as RUN/prune/plan.json.
+        model: Folder of the unpruned network: RUN/baseline.
+        plans: Plan files, such as RUN/prune/plan.json.
         engine: The engine that runs the file; default: the target's own.
-        threads: Of the engine.
+        threads: Intra-op threads.
         batch: Batch size.
         device: Default: the engine's own.
-        json: Write the answer there.
+        json: Write the result as JSON.
     """
     from benchmarks.profiling.plans import EFFORT, ratios
     from benchmarks.profiling.survey import Survey
@@ -62,7 +62,8 @@ def plan_latency(
     for path, plan in zip(plans, read, strict=True):
         if not plan.begins_with(survey.coupling) or not survey.segments.keys() >= set(plan.removed):
             raise ConfigError(
-                f"{path} is the plan of another network than {model}", remedy="give the unpruned one: RUN/baseline"
+                f"{path} is the plan of another network than {model}",
+                remedy="give the folder of the unpruned network with --model: RUN/baseline",
             )
     found = ratios(survey, read, profile)
     rows = []

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.plots --run runs/NAME``: what a run's JSON files say, drawn as SVG."""
+"""``python -m benchmarks.plots --run runs/NAME``: draw a run's results as SVG figures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from compress.console import Console
 
 
 def plots(*, directory: RunFolder = None, configured: Configured = Configured()) -> int:
-    """What a run's JSON files say, drawn as SVG into runs/NAME/plots/.
+    """Draw a run's results as SVG figures in runs/NAME/plots/.
 
-    front.svg: the predicted loss at every budget. losses.svg: what each group's width costs. removals.svg: what each
-    block's removal costs. pareto.svg: measured accuracy against measured latency, after pareto.
+    front.svg: the predicted loss at every budget. losses.svg: the loss of each group at every width. removals.svg: the
+    loss of removing each block. pareto.svg: measured accuracy against measured latency, if pareto has run.
 
     Exit code: 0, 1 error, 2 usage.
     """

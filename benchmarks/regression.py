@@ -1,4 +1,4 @@
-"""``python -m benchmarks.regression --baseline FILE``: does the pipeline still give what it gave?"""
+"""``python -m benchmarks.regression --baseline FILE``: run the pipeline and compare its results with a baseline."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def regression(
     configured: Configured = Configured(),
     directory: Annotated[Path | None, Parameter(name="--run", metavar="DIR", group=CONFIGURATION)] = None,
 ) -> int:
-    """Does the pipeline still give what it gave?
+    """Run the whole pipeline and compare its accuracy and size with a committed baseline.
 
     Every stage runs, from the dense network to the engine, with the configuration that the baseline file names, or with
-    --config; --set overrides a key on top of the baseline's own, and --update keeps it in the file. What comes out is
-    held against the file: accuracies image by image, with paired intervals, against the predictions kept beside it;
-    sizes and operator counts as plain figures. No latency is judged: it belongs to a machine.
+    --config. --set overrides a key on top of the baseline's own overrides, and --update stores it in the file.
+    Accuracies are compared image by image with the predictions that are stored beside the file, with paired intervals;
+    sizes and operator counts are compared as plain figures. Latency is not compared, because it depends on the machine.
 
     Exit code: 0, 1 error, 2 usage, 3 regression, 4 outputs are NaN or infinite, 5 engine absent.
 
     Args:
         baseline: The committed baseline.json.
-        update: Show the difference and write the file; tolerances and their reasons stay as they are.
-        directory: Keep what the stages write here, and take stages that are finished here as they are, though the code
-            may have changed since. Default: everything runs anew, in a temporary folder.
+        update: Show the differences and write the file; tolerances and their reasons stay as they are.
+        directory: Run the stages in this folder and reuse the stages that are finished in it, even if the code has
+            changed since. Default: run every stage in a temporary folder.
     """
     if update and configured.config is None and not baseline.exists():
         raise ConfigError("a new baseline needs a configuration", remedy="give --config FILE")

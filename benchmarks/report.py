@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report runs/NAME``: a run as one HTML page, and as a model card."""
+"""``python -m benchmarks.report runs/NAME``: write a run's results as one HTML page and as a model card."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from compress.console import Console
 
 
 def report(directory: Folder, /) -> int:
-    """A run as one HTML page that needs no network, and as a model card.
+    """Write a run's results as one HTML page, readable offline, and as a model card.
 
-    It measures nothing: what the stages and summary have written is read, checked, drawn and explained. What has no
-    data is left out, and the page says which command would make it. A measurement that is INVALID is told on top.
+    The command measures nothing: it reads the files that the stages and summary have written. A part without data is
+    left out, and the page names the command that would make it. An INVALID measurement is reported at the top.
 
     Exit code: 0, 1 error, 2 usage.
 

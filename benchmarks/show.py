@@ -1,4 +1,4 @@
-"""``python -m benchmarks.show FILE.json``: print a result again."""
+"""``python -m benchmarks.show FILE.json``: print the tables of a result file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from compress.console import Console
 
 
 def show(file: File, /) -> int:
-    """Print a result file again, as the command that wrote it did.
+    """Print the tables of a result file, as the command that wrote it printed them.
 
-    Exit code: 0, 1 a damaged file, 2 one that has no table.
+    Exit code: 0, 1 the file is damaged, 2 the file is of a sort that has no table.
 
     Args:
-        file: JSON of latency, accuracy, compare, plan-latency, summary, pareto, latency-table, or a plan.json.
+        file: A JSON file of latency, accuracy, compare, plan-latency, summary, pareto or latency-table, or a plan.json.
     """
     from benchmarks.reporting.shown import show_file
 

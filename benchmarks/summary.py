@@ -1,4 +1,4 @@
-"""``python -m benchmarks.summary --run runs/NAME``: what a run has gained, before and after, in one table."""
+"""``python -m benchmarks.summary --run runs/NAME``: measure a run's networks before and after compression."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ def summary(
     data: Annotated[Images | None, Parameter(group=CONFIGURATION)] = None,
     fast: Fast = False,
 ) -> int:
-    """What a run has gained, before and after, in one table.
+    """Measure accuracy and latency of a run's networks, before and after compression, in one table.
 
-    The dense FP32 network and the pruned one, both in ONNX Runtime, and the INT8 engines that were built are measured
-    on the same images and in one interleaved run. Where no engine was built that runs here, the exported INT8 file
-    stands in. Where layers were left in float, the file without any is measured too: what they cost in latency, and
-    bring in accuracy.
+    The dense and the pruned FP32 network (in ONNX Runtime) and the INT8 engines that were built are evaluated on the
+    same images and timed in one interleaved run. If no engine was built that runs here, the exported INT8 file is
+    measured instead. If layers were left in float, the file without float layers is measured too: the difference shows
+    what these layers cost in latency and gain in accuracy.
 
-    Below it: what pruning had predicted, what it has taken out, and how near each network comes to the machine's peak.
+    More tables follow: the latency that pruning predicted, the channels that it removed, and the share of the machine's
+    peak that each network reaches.
 
     Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 engine absent.
 
     Args:
-        data: In place of the configuration's [data].
+        data: Evaluation images, instead of the configuration's [data].
     """
     from benchmarks.evaluation.summary import split_of, summarize, title, write
     from benchmarks.reporting.outcome import sections

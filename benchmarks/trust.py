@@ -1,4 +1,4 @@
-"""``python -m benchmarks.trust CHECK --engine FILE``: may this harness be believed, on this machine?"""
+"""``python -m benchmarks.trust CHECK --engine FILE``: check on this machine that the timing can be trusted."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def trust(
     preset: Annotated[Preset, Parameter(group=EFFORT)] = "normal",
     json: JsonFile = None,
 ) -> int:
-    """May this harness be believed, on this machine?
+    """Check on this machine that the timing harness can be trusted.
 
-    overhead: what the harness adds to an inference.
+    overhead: measure the time that the harness adds to an inference.
 
-    same: an engine against itself, again and again: how often is a difference seen?
+    same: compare an engine with itself many times, and count the false differences.
 
-    slower: the same engine with 5% more of the same work: how often is that seen?
+    slower: compare an engine with one that does 5% more work, and count how often the difference is found.
 
-    apart: two runs minutes apart: how often do their intervals overlap?
+    apart: repeat a run some minutes later, and count how often the intervals overlap.
 
-    tools: side by side with the runtime's own tool, in turns.
+    tools: compare the latency with the one that the runtime's own benchmark tool reports.
 
     Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 engine or tool absent.
 
     Args:
-        check: One of those above.
+        check: Name of the check.
         batch: Batch size.
         threads: Intra-op threads.
-        tries: How often, twice at least. Default: 20; apart: 10; tools: 6.
-        minutes: Between the two runs of apart.
-        preset: Of latency.
+        tries: Number of repetitions, at least 2. Default: 20; apart: 10; tools: 6.
+        minutes: Minutes between the two runs of apart.
+        preset: Preset of latency.
     """
     from benchmarks.results.tables import emit, show
     from benchmarks.results.trust import TrustFile

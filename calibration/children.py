@@ -1,6 +1,7 @@
-"""Processes that this one starts: signals do not come between, Ctrl-C is not theirs, and they do not outlive it.
+"""Start child processes that ignore Ctrl-C and that end when their parent ends.
 
-A terminal sends Ctrl-C to a program and to all its children. Here the program alone decides, and ends its children.
+A terminal sends Ctrl-C to a program and to all its children. Only the parent handles it; the parent then ends its
+children.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Start processes in the block: a signal that comes meanwhile is handled after it.
+    """Block signals while processes are started; a signal that arrives meanwhile is handled after the block.
 
-    They begin with both signals blocked, and must call ``hear_termination`` when they are ready.
+    The processes start with both signals blocked, and must call ``hear_termination`` when they are ready.
     """
     came: list[int] = []
     handlers = {}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    if threading.current_thread() is threading.main_thread():  # where handlers run, whichever thread is interrupted
+    if threading.current_thread() is threading.main_thread():  # Python runs signal handlers in the main thread only
         for number in _SIGNALS:
             if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
                 handlers[number] = handler
@@ -41,14 +42,14 @@ def undisturbed() -> Iterator[None]:
 
 
 def hear_termination() -> None:
-    """In a process that was started ``undisturbed``: let SIGTERM through again. Ctrl-C stays its parent's."""
+    """Let SIGTERM through again in a process that was started ``undisturbed``. Ctrl-C stays blocked."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def tied(parent: int) -> Callable[[], None]:
-    """What ties a process to its parent, to be called in the child: ``Popen(preexec_fn=tied(os.getpid()))``.
+    """Return a function that ties a child process to its parent: ``Popen(preexec_fn=tied(os.getpid()))``.
 
-    It does not hear Ctrl-C, and is killed when the thread that started it ends, however that ends.
+    The child ignores Ctrl-C, and is killed when the thread that started it ends for any reason.
     """
     die = _prctl()
 
@@ -56,14 +57,14 @@ def tied(parent: int) -> Callable[[], None]:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         hear_termination()
         die(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended in the meantime
+        if os.getppid() != parent:  # the parent has ended in the meantime
             os._exit(1)
 
     return tie
 
 
 def _prctl() -> Callable[[int, int], object]:
-    """Linux's; elsewhere a child notices its parent's end by the pipe between them."""
+    """Linux's prctl; on other systems a child notices that its parent has ended because their pipe closes."""
     if sys.platform != "linux":
         return lambda *_: None
     from ctypes import CDLL

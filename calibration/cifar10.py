@@ -1,4 +1,4 @@
-"""CIFAR-10 through torchvision (Krizhevsky 2009): downloaded only where the configuration asks for it."""
+"""CIFAR-10 through torchvision (Krizhevsky 2009); it is downloaded only if the configuration asks for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cifar10(root: Path, *, train: bool, download: bool) -> Split:
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"no intact CIFAR-10 in {root}: {str(error).splitlines()[0]}",
-            remedy="set data.download=true to let torchvision fetch it, or point data.train and data.eval at folders "
-            "with one folder of images a class",
+            remedy="set data.download=true to let torchvision download it, or set data.train and data.eval to folders "
+            "with one subfolder of images per class",
         ) from None
     return ArraySource(f"cifar10 {name}", dataset.data).split(name, dataset.classes, dataset.targets)

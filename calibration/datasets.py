@@ -1,4 +1,4 @@
-"""The image sets of a run, by kind: what is trained on, held back, evaluated on, and calibrated on."""
+"""The image sets of a run: images to train on, to hold out, to evaluate on and to calibrate on."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["KINDS", "Data", "Split", "check_classes", "listing", "load_data"]
 
 @dataclass(frozen=True)
 class Data:
-    """The sets of one run; None where there are no such images.
+    """The image sets of one run; a set is None if the run has no such images.
 
     Attributes:
-        train: what weights are fitted to.
-        holdout: training images kept back to choose the best checkpoint; never part of the evaluation.
-        eval: what the reported accuracy is measured on.
-        calibration: what quantization looks at; the training images unless others were given.
+        train: the images that weights are fitted to.
+        holdout: training images held out to choose the best checkpoint; never part of the evaluation split.
+        eval: the images that the reported accuracy is measured on.
+        calibration: the images that quantization reads; the training images unless others were given.
     """
 
     train: Split | None
@@ -35,10 +35,10 @@ class Data:
 
 
 def listing(folder: Path) -> str:
-    """SHA-256 over the names and sizes of the files in a folder: changes when images come, go or are replaced."""
+    """SHA-256 over the names and sizes of the files of a folder; changes when images are added, removed or replaced."""
     digest = hashlib.sha256()
     for path in files_below(folder) if folder.is_dir() else ():
-        size = path.stat().st_size if path.exists() else -1  # a link to nothing
+        size = path.stat().st_size if path.exists() else -1  # a broken link
         digest.update(os.fsencode(path.relative_to(folder)) + f"\0{size}\n".encode())
     return digest.hexdigest()
 
@@ -56,16 +56,16 @@ def load_data(
     holdout: float = 0.1,
     seed: int = 0,
 ) -> Data:
-    """Open the images of a run; nothing is decoded yet.
+    """Open the images of a run; no image is decoded yet.
 
     Args:
-        kind: ``digits`` (embedded, takes no folder), ``imagefolder`` or ``cifar10``.
-        train: folder of training images; the CIFAR-10 root. May be absent where nothing is trained.
-        eval: folder of evaluation images; CIFAR-10's own test set where absent.
-        calibration: folder of calibration images; their classes only balance the sample.
-        download: let torchvision fetch CIFAR-10 into ``train``.
-        holdout: share of every class of the training images that is kept back.
-        seed: which ones.
+        kind: ``digits`` (built in, needs no folder), ``imagefolder`` or ``cifar10``.
+        train: folder of training images, or the CIFAR-10 root. Not needed if nothing is trained.
+        eval: folder of evaluation images; default for CIFAR-10: its own test set.
+        calibration: folder of calibration images; their classes are only used to balance the sample.
+        download: let torchvision download CIFAR-10 into ``train``.
+        holdout: share of each class of the training images that is held out.
+        seed: chooses the images that are held out.
 
     Raises:
         DataError: a folder is missing or malformed, or the classes of train and eval differ.
@@ -85,7 +85,7 @@ def load_data(
         rest, back = stratified(training.labels, holdout, seed)
         training, kept = training.subset(rest, "train"), training.subset(back, "holdout")
         if not len(training) or not len(kept):
-            raise DataError(f"data.holdout={holdout} leaves nothing to train on, or nothing held back")
+            raise DataError(f"data.holdout={holdout} leaves no images to train on, or none to hold out")
     other = training if calibration is None else read_folder(calibration, "calibration", flat=True)
     return Data(training, kept, evaluation, other)
 
@@ -93,7 +93,7 @@ def load_data(
 def _digits(train: Path | None, eval: Path | None, download: bool) -> tuple[Split | None, Split | None]:
     if train is not None or eval is not None:
         raise DataError(
-            "data.train and data.eval are given, but data.kind is 'digits', which is embedded and reads no folder",
+            "data.train and data.eval are given, but data.kind is 'digits', which is built in and reads no folder",
             remedy="set data.kind='imagefolder'",
         )
     return digits()
@@ -111,7 +111,9 @@ def _imagefolder(train: Path | None, eval: Path | None, download: bool) -> tuple
 def _cifar10(train: Path | None, eval: Path | None, download: bool) -> tuple[Split | None, Split | None]:
     root = train or eval
     if root is None:
-        raise DataError("data.kind is 'cifar10', but its folder is not given", remedy="set data.train to it")
+        raise DataError(
+            "data.kind is 'cifar10', but its folder is not given", remedy="set data.train to the CIFAR-10 root"
+        )
     if has_class_folders(root):
         return _imagefolder(train, eval, download)
     return (
@@ -134,6 +136,6 @@ def _check_same(train: Split, eval: Split) -> None:
         ]
         raise DataError(
             f"train has {len(train.classes)} classes, eval has {len(eval.classes)}; {'; '.join(only)}",
-            remedy="give both the same class folders",
+            remedy="give both folders the same class subfolders",
         )
     return None

@@ -1,22 +1,22 @@
 """The errors that a user is meant to read.
 
-Every one says what was wrong, and where one can be named, how to mend it; the command line prints them without a
-traceback. This is the lowest floor, so that the data code can raise them without knowing the stages above it.
+Each error says what was wrong and, where possible, how to fix it; the command line prints it without a traceback. This
+is the lowest layer, so that the data code can raise these errors without importing the stages above it.
 """
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """What went wrong and how to mend it.
+    """An error that says what went wrong and how to fix it.
 
     Args:
         message: what was wrong and where, in one sentence.
         remedy: what the user can do about it, in one sentence; may be empty.
 
-    >>> print(DataError("no images in data/train", remedy="put one folder a class there"))
+    >>> print(DataError("no images in data/train", remedy="put one folder per class there"))
     no images in data/train
-      fix: put one folder a class there
+      fix: put one folder per class there
     """
 
     exit_code = 1

@@ -1,4 +1,4 @@
-"""Images on disk: one folder a class, or a ``labels.csv`` beside the images."""
+"""Images on disk: one folder per class, or a ``labels.csv`` beside the images."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LABELS = "labels.csv"
 MOST_BYTES = 1 << 28  # of labels.csv
 MOST_CLASSES = 100_000  # the whole of ImageNet has 21,841
 _FILE_COLUMNS = ("file", "filename", "image", "path")
-_LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in the order of preference
-_LAYOUT = f"put the images into one folder a class, or give a {LABELS} with the columns file,label"
+_LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in order of preference
+_LAYOUT = f"put the images into one folder per class, or give a {LABELS} with the columns file,label"
 
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Image files, decoded when asked for; each is hashed once."""
+    """Image files, decoded when they are read; each file is hashed at most once."""
 
     paths: Sequence[Path]
     _digests: dict[int, str] = field(default_factory=dict, repr=False)
@@ -55,17 +55,17 @@ def decode(path: Path) -> Image.Image:
     """Read one image as upright RGB: EXIF rotation applied, palettes, grey and CMYK converted, alpha dropped.
 
     Raises:
-        DataError: it is missing, truncated or no image.
+        DataError: the file is missing, truncated or not an image.
     """
     try:
         if path.exists() and not path.is_file():
             raise OSError("it is not a regular file")  # opening a pipe would wait for a writer
         with Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:  # a palette with alpha converts without a warning only by way of RGBA
+            if "transparency" in upright.info:  # a palette with alpha converts without a warning only through RGBA
                 upright = upright.convert("RGBA")
             return upright.convert("RGB")
-    except Exception as error:  # damaged files make the decoders raise nearly anything
+    except Exception as error:  # on damaged files decoders raise nearly any exception
         raise DataError(
             f"cannot read the image {path}: {error}", remedy="replace the file or remove it from the data"
         ) from None
@@ -74,14 +74,15 @@ def decode(path: Path) -> Image.Image:
 def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
     """Read ``root/CLASS/**/*.jpg``, or ``root/labels.csv`` with the images under ``root`` or ``root/images``.
 
-    Only names and sizes are read here; a damaged image is an error when it is decoded.
+    This function reads only names and sizes; a damaged image raises its error when it is decoded.
 
     Args:
-        name: of the split, for messages.
+        name: name of the split, for messages.
         flat: accept images that lie directly in ``root``, as one class (calibration needs no labels).
 
     Raises:
-        DataError: no such folder, no images, a class without images, an empty file, a malformed ``labels.csv``.
+        DataError: there is no such folder or no images, a class has no images, a file is empty, or ``labels.csv`` is
+            malformed.
     """
     if not root.is_dir():
         raise DataError(f"no folder {root} for the {name} images", remedy=f"set data.{name} to an existing folder")
@@ -100,7 +101,7 @@ def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
         known = " ".join(SUFFIXES)
         raise DataError(
             f"{root} has {len(empty)} class folders without images ({', '.join(empty[:3])})",
-            remedy=f"remove them or fill them; files that count: {known}",
+            remedy=f"remove them or put images into them; accepted file names: {known}",
         )
     paths = [path for files in members for path in files]
     labels = np.repeat(np.arange(len(folders)), [len(files) for files in members])
@@ -109,23 +110,23 @@ def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
 
 
 def has_class_folders(root: Path) -> bool:
-    """Whether ``root`` looks like what ``read_folder`` reads."""
+    """Whether ``root`` has a layout that ``read_folder`` can read."""
     if (root / LABELS).is_file() or not root.is_dir():
         return (root / LABELS).is_file()
     return any(any(_images(folder, root)) for folder in root.iterdir() if folder.is_dir())
 
 
 def files_below(folder: Path, *, root: Path | None = None) -> Iterator[Path]:
-    """Every file below a folder, links followed: those of a folder by name, then those of the folders in it.
+    """Yield every file below a folder, following links: first the folder's own files by name, then its subfolders.
 
     A folder that several links lead to is read once.
 
     Args:
-        root: what ``folder`` is a part of, where it is not the whole.
+        root: the folder that ``folder`` is a part of, if it is not the whole.
 
     Raises:
-        DataError: a folder cannot be read; or a link leads back to a folder that it lies in, or to one around that, so
-            that the same files would be met again and again.
+        DataError: a folder cannot be read, or a link leads back to a folder that contains it, so that the same files
+            would be read again and again.
     """
     above = folder.resolve().parents if root is None else (root.resolve(), *root.resolve().parents)
     waiting, seen = [(folder, frozenset(map(_identity, above)))], set[tuple[int, int]]()
@@ -167,7 +168,7 @@ def _images(folder: Path, root: Path | None = None) -> Iterator[Path]:
     for path in files_below(folder, root=root):
         if path.name.lower().endswith(SUFFIXES) and not path.name.startswith("."):
             if not path.is_file():
-                raise DataError(f"the image {path} is no file, or a link to nothing", remedy="remove it")
+                raise DataError(f"the image {path} is not a file, or is a broken link", remedy="remove it")
             if path.stat().st_size == 0:
                 raise DataError(f"the image {path} is empty (0 bytes)", remedy="replace the file or remove it")
             yield path
@@ -188,7 +189,9 @@ def _read_csv(root: Path, name: str) -> Split:
         raise DataError(f"cannot read {table}: {error}", remedy=_LAYOUT) from None
     files = next((column for column in columns if column.strip().lower() in _FILE_COLUMNS), None)
     if files is None:
-        raise DataError(f"{table} has no file column among {_brief(columns)}", remedy="name one 'file' in its header")
+        raise DataError(
+            f"{table} has no file column among {_brief(columns)}", remedy="name one column 'file' in its header"
+        )
     if not rows:
         raise DataError(f"{table} lists no images", remedy=_LAYOUT)
     label = _label_column(table, {column: rows[0][column] for column in columns if column != files})
@@ -216,7 +219,7 @@ def _read_csv(root: Path, name: str) -> Split:
 
 
 def _label_column(table: Path, first: dict[str, str | None]) -> str:
-    """The column of class numbers, given the first line: known by its name, else the only one with a number."""
+    """The column of class numbers, found by its name; else the only column with a number in the first line."""
     numbers = {column.strip().lower(): column for column, text in first.items() if _is_index(text)}
     named = [numbers[name] for name in _LABEL_COLUMNS if name in numbers]
     if named:
@@ -226,18 +229,18 @@ def _label_column(table: Path, first: dict[str, str | None]) -> str:
         return indices[0]
     wanted = "add a column 'label' of class numbers from 0"
     for column, text in first.items():
-        if column.strip().lower() in _LABEL_COLUMNS:  # another column's numbers are not meant as the label
+        if column.strip().lower() in _LABEL_COLUMNS:  # the user named this column, so no other one is tried
             raise DataError(f"{table}: '{column}' holds {_brief(text)}, not a class number", remedy=wanted)
     if not numbers:
         raise DataError(f"{table} has no column of class numbers among {_brief(list(first))}", remedy=wanted)
     if len(numbers) > 1:
         found = f"{len(numbers)} columns of numbers ({', '.join(numbers.values())})"
-        raise DataError(f"{table} has {found}, none named as the label", remedy="name one 'label'")
+        raise DataError(f"{table} has {found}, none named as the label", remedy="name one of them 'label'")
     return next(iter(numbers.values()))
 
 
 def _brief(value: object) -> str:
-    """For a message: a cell of a damaged table may be as long as the file."""
+    """Shorten a cell for a message: a cell of a damaged table may be as long as the file."""
     return f"{value!r:.100}"
 
 
@@ -246,7 +249,7 @@ def _is_index(text: str | None) -> bool:
 
 
 def _found(bases: Sequence[Path], name: str) -> Path | None:
-    """The first file of that name; None too for a name that no file can have."""
+    """The first file of that name; None if there is none, or if no file can have that name."""
     try:
         return next((path for base in bases if (path := base / name).is_file()), None)
     except (OSError, ValueError):

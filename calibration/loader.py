@@ -1,4 +1,4 @@
-"""Batches of a split, the same for any number of worker processes."""
+"""Batches of a split; they are the same for any number of worker processes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from calibration.seeds import derive
 from calibration.split import Split
 from calibration.transforms import Transform
 
-_quiet: set[object] = set()  # handlers of SIGCHLD that do not raise
+_quiet: set[object] = set()  # the SIGCHLD handlers that do not raise
 
 
 class Batches:
-    """Sized and re-iterable: (x (N, C, H, W) float32, y (N,) int64) a step. Made by ``batches``."""
+    """Sized and re-iterable; each step gives x (N, C, H, W) float32 and y (N,) int64. Made by ``batches``."""
 
     def __init__(self, split: Split, transform: Transform, plan: list[list[int]], seed: int, workers: int) -> None:
         self._loader = DataLoader(
@@ -32,7 +32,7 @@ class Batches:
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_begin,
-            generator=torch.Generator(),  # else each iteration would draw from the global one
+            generator=torch.Generator(),  # otherwise each iteration would draw from the global generator
         )
 
     def __len__(self) -> int:
@@ -51,8 +51,8 @@ class Batches:
             if not self._loader.num_workers or not _is_of_a_killed_worker(error):
                 raise
             raise DataError(
-                "a worker process that reads images was killed, as a system does that is out of memory",
-                remedy="set data.workers=0 or fewer, or free memory",
+                "a worker process that reads images was killed, as the system does when it runs out of memory",
+                remedy="set data.workers to a smaller number or to 0, or free memory",
             ) from None
 
 
@@ -68,14 +68,14 @@ def batches(
     rank: int = 0,
     world: int = 1,
 ) -> Batches:
-    """The images of ``split`` in batches.
+    """Make batches of the images of ``split``.
 
-    Order and augmentation follow from ``seed`` alone, whatever ``workers`` is.
+    Order and augmentation depend on ``seed`` alone, not on ``workers``.
 
     Args:
         drop_last: leave out a last batch that is not full.
-        rank, world: this process gets every ``world``-th item of each batch, from ``rank`` on; together the processes
-            see the batches that a single one would.
+        rank, world: this process gets every ``world``-th image of each batch, starting at ``rank``; together the
+            processes see the same batches as a single process would.
 
     >>> from calibration.datasets import load_data
     >>> from calibration.preprocess import Preprocess
@@ -91,15 +91,15 @@ def batches(
 
 
 def _begin(_: int) -> None:
-    """The first that a worker process does; see ``undisturbed``."""
+    """The first function that a worker process runs; see ``undisturbed``."""
     hear_termination()
 
 
 def _find_killed_workers_when_waiting() -> None:
-    """Keep torch's handler of SIGCHLD from raising wherever the process is: the loader itself finds who is missing."""
+    """Keep torch's SIGCHLD handler from raising at an arbitrary point; the loader itself detects a missing worker."""
     theirs = signal.getsignal(signal.SIGCHLD)
     if not callable(theirs) or theirs in _quiet or threading.current_thread() is not threading.main_thread():
-        return  # without workers, done before, or not possible
+        return  # there are no workers, it is done already, or it is not possible
 
     def handler(number: int, frame: FrameType | None) -> None:
         try:
@@ -113,7 +113,7 @@ def _find_killed_workers_when_waiting() -> None:
 
 
 def _is_of_a_killed_worker(error: Exception) -> bool:
-    """Whether it is torch's finding, or a connection's whose other end is gone; not one that a worker has raised."""
+    """Whether the error means that a worker was killed: torch's own report, or a broken connection to a worker."""
     if isinstance(error, RuntimeError):
         return str(error).startswith("DataLoader worker (pid")
     return not str(error).startswith("Caught ")
@@ -131,7 +131,7 @@ class _Items(Dataset[tuple[Tensor, int] | PipelineError]):
         generator.manual_seed(derive(self.seed, i))
         try:
             return self.transform(self.split.image(i)), int(self.split.labels[i])
-        except PipelineError as error:  # handed on as a value: a worker would wrap it in its own traceback
+        except PipelineError as error:  # returned as a value, because a worker would wrap it in its own traceback
             return error
         finally:
             generator.set_state(before)

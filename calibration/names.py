@@ -1,4 +1,4 @@
-"""Names that come from files, as text: file systems hold names that no text can, and that a terminal would obey."""
+"""Make file names printable: a file system allows names that are not text, or that control a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import count
 
 _BYTES = re.compile("[\udc80-\udcff]+")  # bytes that are not UTF-8, as Python's file functions hand them on
-_BIDI = "\u202a-\u202e\u2066-\u2069"  # turn the order of what follows around
+_BIDI = "\u202a-\u202e\u2066-\u2069"  # these reverse the direction of the text after them
 _CONTROL = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029{_BIDI}\ud800-\udfff]")
 
 
@@ -24,7 +24,7 @@ def readable(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Like ``readable``, for text of several lines: line feeds stay.
+    r"""Like ``readable``, for text of several lines: line feeds are kept.
 
     >>> printable("one\ntwo\r")
     'one\ntwo\\r'
@@ -33,7 +33,7 @@ def printable(text: str) -> str:
 
 
 def readable_names(names: Iterable[str]) -> tuple[str, ...]:
-    r"""``readable`` of different names, still different: of those that read alike, the later ones get a number.
+    r"""``readable`` of distinct names, kept distinct: if several read alike, the later ones get a number.
 
     >>> print(*readable_names(["a\udce9", "b", "a\\xe9"]), sep=", ")
     a\xe9, b, a\xe9 (2)

@@ -1,4 +1,4 @@
-"""What a network expects of its input: travels with the model, into the ONNX file and the benchmark."""
+"""The preprocessing that a network expects; it is stored with the model, in the ONNX file and in the benchmark."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Preprocess:
 
 
 def fault_of(name: str, values: tuple[float, ...]) -> str:
-    """What makes a mean or a standard deviation of pixels in 0..1 impossible; empty where nothing does.
+    """Say why a mean or a standard deviation of pixels in 0..1 is impossible; empty if it is possible.
 
     >>> fault_of("mean", (0.485,)), fault_of("mean", (123.675,))
     ('', 'mean [123.675] must be in 0..1: pixels are scaled to 0..1 first, so divide values of 0..255 by 255')

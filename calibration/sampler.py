@@ -1,4 +1,4 @@
-"""Which images calibrate: seeded, class-balanced, and never one that accuracy is measured on."""
+"""Choose the calibration images: seeded, class-balanced, and never an image that accuracy is measured on."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from calibration.split import Split
 def calibration_sample(split: Split, count: int, *, seed: int, exclude: Split | None = None) -> tuple[int, ...]:
     """Positions in ``split`` of ``count`` images, drawn from the classes in turn.
 
-    Class counts differ by at most one while every class has images left. A larger sample of the same seed begins with
-    the smaller one.
+    Class counts differ by at most one as long as every class has images left. A larger sample with the same seed begins
+    with the smaller one.
 
     Args:
         exclude: the evaluation images.
 
     Raises:
-        DataError: fewer images than ``count``, or an image whose content is in ``exclude`` too.
+        DataError: there are fewer images than ``count``, or an image also occurs in ``exclude``, by its content.
 
     >>> from calibration.datasets import load_data
     >>> data = load_data("digits")
@@ -49,5 +49,5 @@ def _check_apart(split: Split, chosen: tuple[int, ...], exclude: Split) -> None:
         if (i := sample.get(exclude.digest(j))) is not None:
             raise DataError(
                 f"calibration image {split.where(i)} is also evaluation image {exclude.where(j)}",
-                remedy="calibrating on what accuracy is measured on flatters it: remove it from one of the two",
+                remedy="remove it from one of the two: calibrating on evaluation images overstates the accuracy",
             )

@@ -1,4 +1,4 @@
-"""Independent seeds from one."""
+"""Derive independent seeds from one seed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def derive(seed: int, *path: int) -> int:
-    """A 32-bit seed for the place ``path`` (epoch, image, ...) of a job seeded with ``seed``.
+    """A 32-bit seed for the step ``path`` (epoch, image, ...) of a job seeded with ``seed``.
 
-    What is drawn at one place then does not depend on what was drawn before: a resumed job equals an uninterrupted one.
+    The random numbers of one step do not depend on earlier steps, so a resumed job equals an uninterrupted one.
 
     >>> derive(0, 1) == derive(0, 1), derive(0, 1) == derive(0, 2), derive(0, 1) == derive(1, 0)
     (True, False, False)

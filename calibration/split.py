@@ -1,4 +1,4 @@
-"""A labelled image set whose images are decoded when they are asked for."""
+"""A labelled image set whose images are decoded when they are read."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ Indices = NDArray[np.int64]
 
 
 class Source(Protocol):
-    """Where the images of a set lie."""
+    """Where the images of a set are stored."""
 
     def image(self, i: int) -> Image.Image:
         """Decode image ``i``, as RGB."""
         ...
 
     def digest(self, i: int) -> str:
-        """SHA-256 of image ``i``: of its file, or of its pixels where it has none."""
+        """SHA-256 of image ``i``: of its file, or of its pixels if there is no file."""
         ...
 
     def where(self, i: int) -> str:
-        """What to call image ``i`` in a message: its path where it has one."""
+        """How a message names image ``i``: by its path if it has one."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some images of a source, with a label each.
+    """Some images of a source, each with a label.
 
     Attributes:
-        name: for messages: ``train``, ``holdout``, ``eval``, ``calibration``.
+        name: shown in messages: ``train``, ``holdout``, ``eval``, ``calibration``.
         classes: the name of each label.
         labels: (N,) int64.
-        source: where the images lie.
+        source: where the images are stored.
         indices: (N,) int64; item i of the split is image ``indices[i]`` of the source.
-        indexed: the labels are numbers in somebody else's list of classes, which may be longer than ``classes``
-            (``labels.csv``).
+        indexed: the labels are class numbers of a list that may be longer than ``classes``; ``labels.csv`` gives such
+            numbers.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Split:
         """Image ``i``, RGB.
 
         Raises:
-            DataError: the file is corrupt, truncated, or gone.
+            DataError: the file is damaged, truncated, or missing.
         """
         return self.source.image(int(self.indices[i]))
 
@@ -69,11 +69,11 @@ class Split:
         return self.source.digest(int(self.indices[i]))
 
     def where(self, i: int) -> str:
-        """The path of image ``i``, or what else finds it."""
+        """The path of image ``i``, or another description that identifies it."""
         return self.source.where(int(self.indices[i]))
 
     def subset(self, indices: Sequence[int] | Indices, name: str) -> Split:
-        """The items at ``indices``, in that order, under another name."""
+        """The items at ``indices``, in that order, as a split with another name."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(self, name=name, labels=self.labels[chosen], indices=self.indices[chosen])
 
@@ -100,10 +100,10 @@ class ArraySource:
 
 
 def check_classes(split: Split, outputs: int) -> None:
-    """Make sure that a network with ``outputs`` logits can be held against the labels of ``split``.
+    """Check that the labels of ``split`` fit a network with ``outputs`` logits.
 
     Raises:
-        DataError: the counts disagree (for labels that index a longer list: a label is out of range).
+        DataError: the counts differ (or, for labels that index a longer list, a label is out of range).
     """
     count = len(split.classes)
     if count == outputs or (split.indexed and count < outputs):
@@ -116,9 +116,9 @@ def check_classes(split: Split, outputs: int) -> None:
 
 
 def stratified(labels: Indices, share: float, seed: int) -> tuple[Indices, Indices]:
-    """Part positions into (the rest, a seeded ``share`` of every class), each in ascending order.
+    """Split positions into (the rest, a seeded ``share`` of each class), each in ascending order.
 
-    A class with two images or more gives at least one to either part.
+    A class with two or more images gives at least one image to each part.
 
     >>> rest, share = stratified(np.array([0, 0, 0, 0, 1, 1]), 0.25, seed=0)
     >>> len(rest), len(share)

@@ -1,4 +1,4 @@
-"""From a decoded image to a network's input, and the augmentation of training images."""
+"""Turn a decoded image into a network's input, and augment training images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def eval_transform(p: Preprocess) -> Transform:
 
 
 def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float) -> Transform:
-    """As ``eval_transform``, with a randomly shifted crop, flip and colours (PyTorch's global generator).
+    """Like ``eval_transform``, with a randomly shifted crop, flip and colours (PyTorch's global generator).
 
     Args:
-        crop: largest shift of the crop from the centre, as a share of ``size``; black where the image ends.
-        flip: mirror every second image, on average.
-        jitter: brightness, contrast and saturation change by factors from 1 - jitter to 1 + jitter.
+        crop: largest shift of the crop from the centre, as a share of ``size``; outside the image it is black.
+        flip: mirror half of the images, at random.
+        jitter: change brightness, contrast and saturation by factors from 1 - jitter to 1 + jitter.
     """
     margin = round(crop * p.size)
     steps: list[torch.nn.Module] = [*_resize(p), _Large(p.size)]
@@ -59,7 +59,7 @@ def _tensor(p: Preprocess) -> list[torch.nn.Module]:
 
 
 class _Large(torch.nn.Module):
-    """Passes an image on that is large enough to crop: torchvision's crop would pad it with black in silence."""
+    """Refuse an image that is too small to crop: torchvision's crop would silently pad it with black."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -69,6 +69,6 @@ class _Large(torch.nn.Module):
         if min(image.size) < self.size:
             raise DataError(
                 f"an image of {image.width}x{image.height} is smaller than the network's input of {self.size}",
-                remedy=f"set data.resize={self.size} to enlarge the images, or a smaller data.input_size",
+                remedy=f"set data.resize={self.size} to enlarge the images, or set a smaller data.input_size",
             )
         return image

@@ -27,7 +27,7 @@ TOOLS = Group("Tools", sort_key=2)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What every stage is told."""
+    """The arguments that every stage takes."""
 
     config: ConfigFile = None
     overrides: Overrides = field(default_factory=list)
@@ -41,17 +41,17 @@ class Asked:
 
 Source = Annotated[
     Literal["finetune", "baseline"],
-    Parameter(name="--from", help="Go on from the pruned and fine-tuned network, or from the unpruned baseline."),
+    Parameter(name="--from", help="Continue from the pruned and fine-tuned network, or from the unpruned baseline."),
 ]
 Target = Annotated[
     str | None,
     Parameter(
-        help="In place of target.name: a target or an engine; `auto` builds for each engine that is here and runs the "
+        help="Use this target or engine instead of target.name; `auto` builds for each installed engine that runs the "
         "target's files, measures them, and keeps the fastest."
     ),
 ]
 FormerTarget = Annotated[str | None, Parameter(name="--engine", show=False)]
-"""What ``--target`` was called."""
+"""The former name of ``--target``."""
 
 
 def baseline(*, asked: Asked = Asked()) -> None:
@@ -62,28 +62,28 @@ def baseline(*, asked: Asked = Asked()) -> None:
 
 
 def prune(*, asked: Asked = Asked()) -> None:
-    """Remove channels of its residual blocks, within the budget."""
+    """Remove channels of the network's residual blocks, within the budget."""
     from compress.prune.stage import prune
 
     prune(*asked.open())
 
 
 def finetune(*, asked: Asked = Asked()) -> None:
-    """Train the pruned network on, distilled from the unpruned one."""
+    """Train the pruned network further, distilled from the unpruned one."""
     from compress.train.stage import finetune
 
     finetune(*asked.open())
 
 
 def quantize(*, asked: Asked = Asked(), source: Source = "finetune") -> None:
-    """Calibrate to INT8, or train on with quantization (quantize.mode = "qat")."""
+    """Calibrate to INT8, or also train with quantization (quantize.mode = "qat")."""
     from compress.quantize.stage import quantize
 
     quantize(*asked.open(), source=source)
 
 
 def sensitivity(*, asked: Asked = Asked()) -> None:
-    """Tell which layer of the INT8 network costs the accuracy."""
+    """Show which layers of the INT8 network cost the most accuracy."""
     from compress.quantize.stage import sensitivity
 
     sensitivity(*asked.open())
@@ -97,7 +97,7 @@ def export(*, asked: Asked = Asked(), source: Source = "finetune") -> None:
 
 
 def build(*, asked: Asked = Asked(), target: Target = None, engine: FormerTarget = None) -> None:
-    """Build the engine that ships, for the target."""
+    """Build the engine file that ships, for the target."""
     from compress.engines.stage import build
 
     build(*asked.open(), engine=target or engine)
@@ -110,7 +110,7 @@ def all_stages(
     target: Target = None,
     engine: FormerTarget = None,
 ) -> None:
-    """Run baseline to build, in this order."""
+    """Run all stages from baseline to build, in this order."""
     from compress.engines.stage import build, retarget
     from compress.export.stage import export
     from compress.prune.stage import prune
@@ -129,18 +129,18 @@ def all_stages(
 
 
 def show_config(*, config: ConfigFile = None, overrides: Overrides | None = None) -> None:
-    """Print every key of the configuration with its value and its meaning."""
+    """Print every configuration key with its value and its meaning."""
     Console().print(describe_config(load_config(config, overrides or [])), soft_wrap=True)
 
 
 def lint(file: Path, /, *, target: str | None = None, json: bool = False) -> int:
-    """Say what in a quantized ONNX file would run in float, not fuse or not load on a target.
+    """Report what in a quantized ONNX file would run in float, not fuse or not load on a target.
 
     The exit code is 1 if there is an error.
 
     Args:
         file: any ONNX file with QuantizeLinear and DequantizeLinear.
-        target: the target or the engine; default: the one that the file names.
+        target: the target or the engine; default: the target named in the file.
         json: print the findings as JSON.
     """
     from compress.engines.examine import examine

@@ -1,4 +1,4 @@
-"""What every command has in common: how its words are read, what its help looks like, and how it ends."""
+"""What all commands share: how arguments are parsed, how help looks, and how a command ends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from compress.parse import UnknownFields
 from compress.ranks import first_to_speak, lost_another
 
 USAGE = 2
-"""Exit code of a command whose words cannot be understood."""
+"""Exit code of a command whose arguments cannot be parsed."""
 
 CONFIGURATION = Group("Configuration", sort_key=1)
 
 ConfigFile = Annotated[
-    Path | None, Parameter(group=CONFIGURATION, help="TOML configuration; without it every key has its default.")
+    Path | None, Parameter(group=CONFIGURATION, help="TOML configuration; without it every key has its default value.")
 ]
 Overrides = Annotated[
     list[str],
@@ -34,9 +34,9 @@ Overrides = Annotated[
 def command_line(name: str, *, help: str | None = None) -> App:
     """An ``App`` in the style of all our commands.
 
-    A command is a function: its parameters are the flags, the ``Args`` of its docstring are their help, and what it
-    returns is the exit code. A module that takes long to import is imported in the function, so that ``--help`` is
-    there at once.
+    A command is a function: its parameters are the flags, the ``Args`` section of its docstring is their help, and its
+    return value is the exit code. A module that takes long to import is imported in the function, so that ``--help``
+    appears at once.
     """
     return App(
         name=name,
@@ -47,22 +47,22 @@ def command_line(name: str, *, help: str | None = None) -> App:
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
-        suppress_keyboard_interrupt=False,  # ``signals`` says how a command ends
+        suppress_keyboard_interrupt=False,  # ``signals`` handles it
     )
 
 
 def _worth_telling(default: Any) -> str | None:
-    """A default as the help shows it; of a switch that is off, or a list that is empty, nothing."""
+    """A default value as the help shows it; nothing for a flag that is off or a list that is empty."""
     if default is None or default is False or default == [] or default == ():
         return None
     return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
 
 
 def run(app: App, argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line.
+    """Run a command line and return its exit code.
 
     Args:
-        argv: its words; default: those of this process.
+        argv: the arguments; default: those of this process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return run_command(lambda: _called(app, words))
@@ -75,13 +75,13 @@ def _called(app: App, words: Sequence[str]) -> int:
         name = " ".join(map(str, (app.name[0], *(error.command_chain or ()))))
         console = Console(stderr=True)
         _tell(console, str(error))
-        console.print(f"`{name} --help` lists what can be given", soft_wrap=True)
+        console.print(f"`{name} --help` lists the arguments", soft_wrap=True)
         return USAGE
     return code if isinstance(code, int) else 0
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command; a user's mistake, and a signal that stops it, become one line and an exit code."""
+    """Run a command; a user's mistake, or a signal that stops it, becomes one line and an exit code."""
     accept_any_text()
     console = Console(stderr=True)
     try:
@@ -95,7 +95,7 @@ def run_command(command: Callable[[], int]) -> int:
         elif isinstance(error, OSError):
             message, code = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1
         elif lost_another(error):
-            message, code = "another of the processes has died, and took this training with it; ask again to go on", 1
+            message, code = "another training process died, so this one ended; run the command again to continue", 1
         else:
             raise
         if first_to_speak():
@@ -105,7 +105,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 @contextmanager
 def reported_unknown_fields(console: Console) -> Iterator[None]:
-    """In the block what a newer version has written into a file is reported as a line, like every other message."""
+    """Report unknown fields that a newer version wrote into a file as one line, like every other message."""
     usual = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:

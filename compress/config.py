@@ -1,7 +1,7 @@
-"""One TOML file says it all: read, checked and frozen here.
+"""The configuration: one TOML file, read, checked and frozen.
 
-Every key has a default. ``--set prune.macs=40%`` overrides a key; an unknown key is an error that names the nearest
-known one.
+Every key has a default. ``--set prune.macs=40%`` overrides a key; an unknown key is an error that suggests the nearest
+known key.
 
 >>> load_config(None, ["prune.macs=40%", "target.threads=2"]).prune.budgets()
 (Budget(kind='macs', fraction=0.4, limit=None),)
@@ -31,7 +31,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 def _known(registry: Registry[Any]) -> AfterValidator:
-    """Checks that a name is in a registry."""
+    """A validator that checks that a name is in a registry."""
 
     def check(name: str) -> str:
         try:
@@ -53,7 +53,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class Budget:
-    """What the pruned network may cost: a fraction of the unpruned one's, or an absolute limit.
+    """What the pruned network may cost: a fraction of the unpruned network's cost, or an absolute limit.
 
     ``kind`` is ``macs``, ``params``, ``ratio`` (share of channels kept in every group) or ``latency``. Exactly one of
     ``fraction`` (0 to 1) and ``limit`` (MACs, parameters, or milliseconds) is set.
@@ -70,63 +70,63 @@ class RunConfig(Section):
         None, description="prefix of the exported files; default: the architecture's name"
     )
     seed: Annotated[int, Field(ge=0)] = Field(
-        0, description="seeds initialisation, shuffling, augmentation and sampling"
+        0, description="seed of initialisation, shuffling, augmentation and sampling"
     )
     plugins: tuple[str, ...] = Field((), description="modules of your own that add criteria, methods, engines or steps")
 
 
 class ModelConfig(Section):
-    arch: str = Field("resnet18", description="a built-in name, or 'package.module:factory'")
+    arch: str = Field("resnet18", description="a built-in architecture, or 'package.module:factory'")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for your own factory")
     weights: str | None = Field(
-        None, description=".pth or .safetensors file; 'torchvision' downloads; none: train from scratch"
+        None, description=".pth or .safetensors file; 'torchvision' downloads weights; none: train from scratch"
     )
-    new_head: bool = Field(False, description="replace the classifier by a fresh one for the data's classes, and train")
+    new_head: bool = Field(False, description="replace the classifier by a new one for the data's classes, and train")
 
 
 class DataConfig(Section):
     kind: Literal["digits", "imagefolder", "cifar10"] = Field("digits", description="where the images come from")
     train: Path | None = Field(None, description="folder of training images (imagefolder), or the CIFAR-10 root")
     eval: Path | None = Field(None, description="folder of evaluation images (imagefolder)")
-    calibration: Path | None = Field(None, description="images to calibrate on; default: the training images")
+    calibration: Path | None = Field(None, description="folder of calibration images; default: the training images")
     download: bool = Field(False, description="let torchvision download CIFAR-10")
-    input_size: Positive | None = Field(None, description="network input, pixels a side; default: the kind's own")
-    resize: Positive | None = Field(None, description="shorter side before the centre crop; default: the kind's own")
+    input_size: Positive | None = Field(None, description="network input, pixels a side; default: that of data.kind")
+    resize: Positive | None = Field(None, description="shorter side before the centre crop; default: that of data.kind")
     channels: Literal[1, 3] = Field(3, description="input channels: 3 RGB, 1 grey")
     mean: tuple[float, ...] | None = Field(None, description="per-channel mean, of pixels in 0..1")
     std: tuple[float, ...] | None = Field(None, description="per-channel standard deviation, of pixels in 0..1")
-    holdout: Fraction = Field(0.1, description="share of the training images kept back to choose the best checkpoint")
+    holdout: Fraction = Field(0.1, description="share of the training images held out to choose the best checkpoint")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="data loader processes")
 
 
 class TensorrtConfig(Section):
-    """How TensorRT builds; no other engine sees it."""
+    """How TensorRT builds; other engines ignore it."""
 
-    workspace_mb: Positive = Field(2048, description="device memory that a kernel may use while it is built and run")
+    workspace_mb: Positive = Field(2048, description="GPU memory that a kernel may use, at build and run time")
     optimization_level: Annotated[int, Field(ge=0, le=5)] = Field(
         3, description="0 builds fastest, 5 searches longest for the fastest engine"
     )
-    version_compatible: bool = Field(False, description="the plan also runs on later TensorRT; may be slower")
+    version_compatible: bool = Field(False, description="the plan also runs on later TensorRT versions; may be slower")
     hardware_compatible: bool = Field(
-        False, description="the plan runs on every GPU from Ampere on, not only on its own kind; may be slower"
+        False, description="the plan runs on every GPU from Ampere on, not only on the same model; may be slower"
     )
     dla_core: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="run on this DLA core, layers that it lacks on the GPU; none: all on the GPU"
+        None, description="run on this DLA core, and layers that it lacks on the GPU; none: all on the GPU"
     )
 
 
 class TargetConfig(Section):
     name: str = Field("ort-x86", description="what the INT8 file is made for: ort-x86, ort-arm, openvino or tensorrt")
-    engine: Engine = Field("onnxruntime", description="the engine that ships; default: the target's own")
+    engine: Engine = Field("onnxruntime", description="the engine that ships; default: the target's own engine")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the engine runs")
     threads: Positive = Field(1, description="intra-op threads (CPU engines)")
-    batch: Positive = Field(1, description="batch size that is timed")
+    batch: Positive = Field(1, description="batch size that is built for and timed")
     tensorrt: TensorrtConfig = Field(TensorrtConfig(), description="how TensorRT builds")
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
-        """Of target, engine and device, those that are not given follow from those that are."""
+        """Fill in those of target, engine and device that are not given from those that are."""
         if not isinstance(values, Mapping):
             return values
         values = dict(values)
@@ -157,7 +157,7 @@ class TargetConfig(Section):
 
 
 class TrainConfig(Section):
-    """The training loop's settings; baseline, fine-tuning and QAT each have a section of them."""
+    """Settings of the training loop; baseline, fine-tuning and QAT each have their own section."""
 
     epochs: Annotated[int, Field(ge=0)] | None = Field(None, description="passes over the training images")
     batch_size: Positive = Field(64, description="images a step")
@@ -178,7 +178,7 @@ class TrainConfig(Section):
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross-entropy")
     distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
     temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="distillation temperature")
-    clip_norm: Annotated[float, Field(ge=0)] = Field(5.0, description="gradient norm is clipped to this; 0: not at all")
+    clip_norm: Annotated[float, Field(ge=0)] = Field(5.0, description="clip the gradient norm to this; 0: no clipping")
     amp: bool = Field(True, description="mixed precision on a GPU (no effect on CPU)")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
 
@@ -193,7 +193,7 @@ class QatConfig(TrainConfig):
     epochs: Annotated[int, Field(ge=0)] | None = Field(2, description="passes over the training images")
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak learning rate")
     distill: Fraction = Field(0.5, description="weight of distillation from the unquantized net (KL)")
-    scales: Literal["frozen", "learned"] = Field("learned", description="train the quantizers' scales too, or not")
+    scales: Literal["frozen", "learned"] = Field("learned", description="whether QAT trains the scales too")
 
 
 class PruneConfig(Section):
@@ -204,70 +204,70 @@ class PruneConfig(Section):
     params: str | None = Field(None, description="budget: '50%' of the parameters, or an absolute number")
     ratio: str | None = Field(None, description="budget: share of channels kept in every group, '50%'")
     table: Path | None = Field(None, description="latency table; default: latency_table.json in the run's folder")
-    allow_foreign_table: bool = Field(False, description="take a table of another device, version or thread count")
-    confirm: bool = Field(True, description="measure the plans near a latency budget; take the best that meets it")
+    allow_foreign_table: bool = Field(False, description="accept a table of another device, version or thread count")
+    confirm: bool = Field(True, description="measure the plans near a latency budget and take the best that meets it")
     importance: Annotated[str, _known(CRITERIA)] = Field(
-        "obs", description="which channels go: obs (Optimal Brain Surgeon), or by a score: taylor, norm, random"
+        "obs", description="how channels are chosen: obs (Optimal Brain Surgeon), or by a score: taylor, norm, random"
     )
-    repair: bool = Field(True, description="solve the weights that stay anew, and choose widths by the loss after it")
-    images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning looks at")
-    rounds: Positive = Field(1, description="steps from the unpruned network to the budget, each scored anew")
+    repair: bool = Field(True, description="solve the remaining weights again; widths are chosen by the loss after it")
+    images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning uses")
+    rounds: Positive = Field(1, description="pruning steps from the unpruned network to the budget, each scored again")
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
-    depth: bool = Field(True, description="whole residual blocks may go too (needs prune.repair)")
+    depth: bool = Field(True, description="also remove whole residual blocks (needs prune.repair)")
     multiple: Positive | None = Field(
-        None, description="kept widths are multiples of this; default: 8, with a latency table 1: it knows the kernels"
+        None, description="kept widths are multiples of this; default: 8, or 1 with a latency table"
     )
-    min_width: Positive = Field(8, description="no group gets narrower than this")
-    max_ratio: Fraction = Field(1.0, description="at most this share of a group's channels goes")
+    min_width: Positive = Field(8, description="smallest width of a group, in channels")
+    max_ratio: Fraction = Field(1.0, description="largest share of a group's channels that may be removed")
     keep: tuple[str, ...] = Field(
-        (), description="layers whose channels stay, and blocks that are not removed; names or 'layer1.*'"
+        (), description="layers whose channels all stay, and blocks that are not removed; names or 'layer1.*'"
     )
 
     @model_validator(mode="after")
     def _budgets(self) -> PruneConfig:
         given = [budget.kind for budget in self.budgets()]
         if "ratio" in given and len(given) > 1:
-            raise ValueError(f"a ratio leaves nothing to choose: give it alone, not with {', '.join(given[:-1])}")
+            raise ValueError(f"prune.ratio fixes every width: give it alone, not with {', '.join(given[:-1])}")
         if "ratio" in given and self.rounds > 1:
-            raise ValueError("rounds step towards a latency, MACs or parameters: with a ratio, set rounds=1")
+            raise ValueError("several rounds need a budget of latency, MACs or parameters: with a ratio, set rounds=1")
         if not self.repair and self.importance == "obs":
-            raise ValueError("importance 'obs' is about what repair can make up for: set another one, or repair=true")
+            raise ValueError("importance 'obs' needs prune.repair=true: set that, or choose another importance")
         if not self.repair and self.latency is not None:
-            raise ValueError("a latency budget needs losses in one unit, which only prune.repair=true measures")
+            raise ValueError("a latency budget needs prune.repair=true, which measures comparable losses")
         return self
 
     def budgets(self) -> tuple[Budget, ...]:
-        """Those that were given, all to be met; the first is the one to spend. Half of the MACs where none was."""
+        """The budgets that were given; all must be met, and the first is spent. Default: half of the MACs."""
         texts = {kind: getattr(self, kind) for kind in BUDGETS}
         given = tuple(_parse_budget(kind, text) for kind, text in texts.items() if text is not None)
         return given or (Budget("macs", 0.5, None),)
 
 
 class QuantizeConfig(Section):
-    mode: Literal["ptq", "qat"] = Field("ptq", description="calibrate only, or train on from the calibrated state")
-    calibration_images: Positive = Field(300, description="class-balanced images that set the ranges")
+    mode: Literal["ptq", "qat"] = Field("ptq", description="ptq: calibrate only; qat: also train with quantization")
+    calibration_images: Positive = Field(300, description="number of calibration images, balanced over the classes")
     batch_size: Positive = Field(16, description="calibration batch")
     method: Annotated[str, _known(RANGES)] = Field(
-        "mse", description="how the range of a tensor follows from its values: minmax, percentile, entropy or mse"
+        "mse", description="how a tensor's range follows from its values: minmax, percentile, entropy or mse"
     )
     correction: Literal["gptq", "bias", "none"] = Field(
-        "gptq", description="rounding errors: cancelled in each layer's output, taken out of its bias, or left"
+        "gptq", description="rounding errors: cancel in a layer's output (gptq), remove from its bias (bias), or none"
     )
-    equalization: bool = Field(False, description="even out channels across layers, if that lessens the error")
+    equalization: bool = Field(False, description="equalize channel ranges across layers, if that lowers the error")
     max_drop: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="leave the costliest layers in float until the top-1 drop (points) is within this"
+        None, description="leave the costliest layers in float until the top-1 drop (points) is at most this"
     )
-    sensitivity_images: Positive = Field(32, description="images on which each layer's share in the error is measured")
+    sensitivity_images: Positive = Field(32, description="images on which the error of each layer is measured")
 
     @model_validator(mode="after")
     def _fits(self) -> QuantizeConfig:
         if self.max_drop is not None and self.mode == "qat":
-            raise ValueError("max_drop goes with mode = 'ptq': training recovers the accuracy by itself")
+            raise ValueError("max_drop needs mode = 'ptq': QAT recovers the accuracy by training")
         return self
 
 
 class Config(Section):
-    """The whole configuration: one section a stage."""
+    """The whole configuration: one section per stage."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
@@ -293,7 +293,7 @@ class Config(Section):
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Read ``path`` (TOML; none means all defaults) and lay ``section.key=value`` overrides over it.
+    """Read ``path`` (TOML; None means all defaults) and apply ``section.key=value`` overrides.
 
     Raises:
         ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
@@ -311,7 +311,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise
         except PipelineError as error:
             raise ConfigError(error.message, remedy=error.remedy) from None
-        except (ValueError, RecursionError) as error:  # also of numbers that are too long, and of deep nesting
+        except (ValueError, RecursionError) as error:  # raised for too long numbers and for deep nesting too
             raise ConfigError(f"{path} is not valid TOML: {brief(error)}", remedy=_GIVE) from None
     _drop_budgets(table, overrides)
     _drop_target(table, overrides)
@@ -325,7 +325,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 
 
 def _load_plugins(table: Mapping[str, Any]) -> None:
-    """Import the modules that ``run.plugins`` names, before the names that they add are looked for."""
+    """Import the modules that ``run.plugins`` names, before the names that they add are looked up."""
     section = table.get("run")
     plugins = section.get("plugins") if isinstance(section, dict) else None
     if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
@@ -333,7 +333,7 @@ def _load_plugins(table: Mapping[str, Any]) -> None:
 
 
 def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:
-    """An overriding budget takes the place of the file's, whatever its kind."""
+    """Drop the file's budgets if an override gives a budget of any kind."""
     section = table.get("prune")
     if isinstance(section, dict) and any(o.split("=")[0].strip().removeprefix("prune.") in BUDGETS for o in overrides):
         for kind in BUDGETS:
@@ -341,7 +341,7 @@ def _drop_budgets(table: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _drop_target(table: dict[str, Any], overrides: Sequence[str]) -> None:
-    """An overriding target or engine takes the place of the file's target, engine and device."""
+    """Drop the file's target, engine and device if an override gives a target or an engine."""
     section = table.get("target")
     if isinstance(section, dict) and {o.split("=")[0].strip() for o in overrides} & {"target.name", "target.engine"}:
         for key in ("name", "engine", "device"):
@@ -387,7 +387,7 @@ def _explain(error: ValidationError, where: str) -> str:
 
 
 def _fields(path: Sequence[str]) -> Mapping[str, FieldInfo]:
-    """The keys of a section, which is named by its path; none where there is no such section."""
+    """The keys of a section, given the section's path; none if there is no such section."""
     fields: Mapping[str, FieldInfo] = Config.model_fields
     for name in path:
         fields = getattr(fields[name].annotation, "model_fields", {}) if name in fields else {}
@@ -396,7 +396,7 @@ def _fields(path: Sequence[str]) -> Mapping[str, FieldInfo]:
 
 _GIVE = "give a TOML file such as `python -m compress config` prints"
 _MOST_BYTES = 1 << 20
-_MOST_DOTS = 1000  # in a line: the reader's time grows with the square of a key's parts
+_MOST_DOTS = 1000  # per line: the parser's time grows with the square of the parts of a key
 _SUFFIX = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
@@ -436,7 +436,7 @@ def describe_config(config: Config) -> str:
 
 
 def _describe(name: str, section: Section) -> Iterator[str]:
-    """A section, then those within it."""
+    """A section, then the sections within it."""
     lines = [f"[{name}]"]
     inner = []
     for key, field in type(section).model_fields.items():

@@ -1,4 +1,4 @@
-"""The one way to a terminal: what is printed is text, whatever the names in it hold."""
+"""Terminal output: everything is printed as plain text, whatever names it contains."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from calibration.names import printable
 
 
 class Console(rich.console.Console):
-    """rich's console without markup, emoji codes and highlighting; control characters but line feeds are escaped."""
+    """rich's console without markup, emoji codes and highlighting; control characters except line feeds are escaped."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Every string that is printed, also as part of a table, becomes a Text here."""
+        """Turn every printed string into a Text, also a string within a table."""
         return super().render_str(printable(text), **options)
 
 
 def accept_any_text() -> None:
-    """Have standard output and error escape what their encoding lacks, rather than raise UnicodeEncodeError."""
+    """Escape what the encoding of standard output and error lacks, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

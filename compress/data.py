@@ -1,4 +1,4 @@
-"""From the configuration to the images of a run and what is done to them."""
+"""Open the images of a run, and find their preprocessing, from the configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.config import DataConfig
 from compress.errors import ConfigError, DataError
 from compress.progress import Progress
 
-# The CIFAR nets in circulation are trained with ImageNet's mean and std as often as with CIFAR's own.
+# CIFAR networks are published with ImageNet's mean and std as often as with CIFAR's own.
 _DEFAULTS = {
     "digits": Preprocess(size=SIZE, mean=MEAN, std=STD),
     "cifar10": Preprocess(size=32),
@@ -26,7 +26,7 @@ def open_data(data: DataConfig, seed: int) -> Data:
     """The images that ``[data]`` names.
 
     Args:
-        seed: of the run; it chooses the images that are held back.
+        seed: the run's seed; it chooses the images that are held out.
 
     Raises:
         DataError: see ``load_data``.
@@ -43,7 +43,7 @@ def open_data(data: DataConfig, seed: int) -> Data:
 
 
 class RunImages:
-    """The images of a run for one stage: opened when they are first needed, and once."""
+    """The images of a run for one stage, opened once, when they are first needed."""
 
     def __init__(self, data: DataConfig, seed: int) -> None:
         self._config, self._seed = data, seed
@@ -55,40 +55,40 @@ class RunImages:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What an output depends on: ``[data]``, less how images are read, and what its folders hold."""
+        """What a stage's output depends on: ``[data]`` without how images are read, and its folders' contents."""
         return data_settings(self._config)
 
     def sample(self, wanted: int, progress: Progress) -> Split:
         """Up to ``wanted`` calibration images: seeded, class-balanced, none of them in the evaluation split.
 
         Raises:
-            DataError: there are none.
+            DataError: there are no images to calibrate on.
         """
         data = self.data
         if data.calibration is None:
             raise DataError("there are no images to calibrate on", remedy="set data.calibration or data.train")
         count = min(wanted, len(data.calibration))
         if count < wanted:
-            progress.note(f"  using all {count} calibration images, fewer than the {wanted} asked for")
+            progress.note(f"  using all {count} calibration images; {wanted} were asked for")
         chosen = calibration_sample(data.calibration, count, seed=self._seed, exclude=data.eval)
         return data.calibration.subset(chosen, "calibration")
 
 
 def data_settings(data: DataConfig) -> dict[str, Any]:
-    """What an output depends on: the section, less how images are read, and what its folders hold."""
+    """What a stage's output depends on: ``[data]`` without how images are read, and its folders' contents."""
     settings = data.model_dump(mode="json", exclude={"workers", "download"})
     folders = {getattr(data, key) for key in ("train", "eval", "calibration")} - {None}
     return {**settings, "listings": {str(folder): listing(folder) for folder in sorted(folders)}}
 
 
 def preprocess_of(data: DataConfig) -> Preprocess:
-    """The kind's own preprocessing, with what ``[data]`` overrides.
+    """The preprocessing of ``data.kind``, with the values that ``[data]`` overrides.
 
-    A given ``input_size`` scales the resize with it, in the kind's own ratio (256 to 224 for image folders). A grey
-    network without a mean and std of its own gets the average over the default's channels.
+    If ``input_size`` is given, resize scales with it in the default ratio (256 to 224 for image folders). A grey
+    network without a mean and std of its own gets the average of the default over the three channels.
 
     Raises:
-        ConfigError: mean and std that are impossible or not one value a channel, or a resize below the input size.
+        ConfigError: mean and std are impossible or have not one value per channel, or resize is below the input size.
 
     >>> from compress.config import load_config
     >>> preprocess_of(load_config(None, ["data.kind=imagefolder", "data.input_size=112"]).data).resize

@@ -1,7 +1,7 @@
 """Training in several processes: ``torchrun --nproc_per_node=N -m compress baseline ...``.
 
-Every process runs the same code on its share of each batch, gradients are averaged, and process 0 alone writes. One
-process is a world of size 1, in which nothing here does anything; the loop is written once.
+Every process runs the same code on its share of each batch, gradients are averaged, and only process 0 writes files. A
+single process is a world of size 1, for which these functions do nothing; so the training loop is written once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from compress.errors import BackendAbsent
 from compress.ranks import processes
 from compress.run import Run
 
-_PATIENCE = timedelta(days=1)  # a process that dies ends the others at once: torchrun sees to that
+_PATIENCE = timedelta(days=1)  # long, because torchrun ends all processes when one dies
 
 
 def pick_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that a config asks for; ``auto`` is a GPU where there is one. Under torchrun, this process's own GPU.
+    """The device that a config asks for; ``auto`` is a GPU if there is one. Under torchrun: this process's own GPU.
 
     Raises:
-        BackendAbsent: ``cuda`` is asked for and absent.
+        BackendAbsent: the config asks for ``cuda`` and there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BackendAbsent("device 'cuda' was asked for, but PyTorch sees no GPU", remedy="set the device to 'auto'")
@@ -45,9 +45,9 @@ class World:
     """The processes that train together.
 
     Attributes:
-        device: of this one.
-        rank: of this one, from 0.
-        size: how many.
+        device: of this process.
+        rank: of this process, from 0.
+        size: number of processes.
     """
 
     device: torch.device
@@ -56,7 +56,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes and talks."""
+        """Whether this process writes files and prints messages."""
         return self.rank == 0
 
     def wrap(self, net: nn.Module) -> nn.Module:
@@ -66,7 +66,7 @@ class World:
         return DistributedDataParallel(net, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def sum(self, value: float) -> float:
-        """The sum of the processes' values."""
+        """The sum of ``value`` over all processes."""
         if self.size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
@@ -74,13 +74,13 @@ class World:
         return tensor.item()
 
     def align(self, net: nn.Module) -> None:
-        """Give every process the buffers of process 0: each has gathered BN statistics of its own images."""
+        """Give every process the buffers of process 0: each has collected BN statistics on its own images."""
         if self.size > 1:
             for buffer in net.buffers():
                 dist.broadcast(buffer, 0)
 
     def tell(self, value: Any) -> Any:
-        """The value that process 0 gave."""
+        """Return the value that process 0 passed, in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -89,9 +89,9 @@ class World:
 
 
 def join(device: torch.device) -> World:
-    """Join the processes that torchrun started (NCCL between GPUs, gloo otherwise); alone, a world of one.
+    """Join the processes that torchrun started (NCCL between GPUs, otherwise gloo); without torchrun, a world of one.
 
-    The first call connects them until the process ends: torchrun's store cannot connect the same ones a second time.
+    The first call connects the processes until they end: torchrun's store cannot connect them a second time.
     """
     if processes() == 1:
         return World(device)
@@ -113,7 +113,7 @@ def run_stage(
     settings: Mapping[str, Any],
     parents: Sequence[Path] = (),
 ) -> Path:
-    """``run.stage`` for a job that all processes share: 0 decides whether it is due and keeps the output."""
+    """``run.stage`` for a job that all processes share: process 0 decides whether it must run, and keeps the output."""
     here = join(device)
     if not here.leads:
         scratch = here.tell(None)

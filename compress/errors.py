@@ -1,4 +1,4 @@
-"""Errors of the stages, each with the exit code that the command line ends with.
+"""The errors of the stages, each with the exit code of the command line.
 
 Codes: 0 pass, 1 error, 2 usage, 3 regression, 4 measurement invalid, 5 backend absent.
 """
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class ConfigError(PipelineError):
-    """A configuration or command line that does not make sense."""
+    """A configuration or command line that is wrong or contradictory."""
 
     exit_code = 2
 
@@ -38,7 +38,7 @@ class BudgetError(PipelineError):
 
 
 class EngineError(PipelineError):
-    """An engine that could not be built, was not what was asked for, or failed to run."""
+    """An engine that could not be built, is not what was requested, or failed to run."""
 
 
 class BackendAbsent(EngineError):  # noqa: N818 - the exit code's name

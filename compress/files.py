@@ -1,4 +1,4 @@
-"""Files are hashed, and written whole or not at all; they survive a power cut once the writer has returned."""
+"""Hash files, and write them atomically; a written file survives a power cut."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def file_sha256(path: Path) -> str:
 
 
 def tree_sha256(path: Path) -> str:
-    """SHA-256 over a file, or over the names and contents of the files in a stage's folder (manifest apart)."""
+    """SHA-256 of a file, or over the names and contents of the files in a stage's folder (except its manifest)."""
     if path.is_file():
         return file_sha256(path)
     digest = hashlib.sha256()
@@ -40,7 +40,7 @@ def tree_sha256(path: Path) -> str:
 
 
 def beside(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody can foresee: the process ids of two containers can be the same.
+    """An unpredictable hidden name beside ``path``: process ids of two containers can be the same.
 
     >>> beside(Path("a/x.json")) != beside(Path("a/x.json")), beside(Path("a/x.json")).name[:8]
     (True, '.x.json.')
@@ -49,9 +49,9 @@ def beside(path: Path) -> Path:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write ``data`` beside ``path`` and rename it into place: a reader sees the old file or the whole new one.
+    """Write ``data`` beside ``path`` and rename it: a reader sees either the old file or the complete new one.
 
-    A link that somebody has put in the place of the temporary file is not followed: the file must be new.
+    If somebody has put a link where the temporary file goes, it is not followed: the file must be new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, content = beside(path), data.encode() if isinstance(data, str) else data
@@ -62,7 +62,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:  # a full disk does not say which file it was
+    except OSError as error:  # the error of a full disk does not name the file
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
     except BaseException:
@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def to_json(value: Any, *, sort_keys: bool = False) -> str:
-    r"""``value`` as indented JSON that every parser reads; of a file's name that is not UTF-8, the bytes are escaped.
+    r"""``value`` as indented JSON that every parser reads; the bytes of a file name that is not UTF-8 are escaped.
 
     >>> print(to_json(["a\udce9"]))
     [
@@ -90,7 +90,7 @@ def to_json(value: Any, *, sort_keys: bool = False) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk, where the system can."""
+    """Flush the names in a folder to the disk, if the system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Delete a file that ``write_atomic`` has written, and that is not wanted after all."""
+    """Delete a file that ``write_atomic`` has written and that is no longer wanted."""
     path.unlink()
     if (written := _written.get()) is not None:
         written.pop(path, None)
@@ -108,7 +108,7 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def writing() -> Iterator[dict[Path, str]]:
-    """Collect what ``write_atomic`` writes in the block: the SHA-256 of what each file was meant to hold."""
+    """Collect what ``write_atomic`` writes in the block: the SHA-256 of the intended content of each file."""
     written: dict[Path, str] = {}
     token = _written.set(written)
     try:

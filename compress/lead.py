@@ -1,4 +1,4 @@
-"""Stages that one of torchrun's processes makes for all, while the others wait."""
+"""Stages that one of torchrun's processes runs, while the others wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lead_stage(
     settings: Mapping[str, Any],
     parents: Sequence[Path] = (),
 ) -> Path:
-    """``run.stage`` for a job that is done once: by process 0, while the others wait for its output."""
+    """``run.stage`` for a job that only process 0 runs, while the others wait for its output."""
     if processes() == 1:
         return run.stage(name, work, settings=settings, parents=parents)
     import torch  # takes seconds, and one process does not need it

@@ -1,4 +1,4 @@
-"""A lock between processes, also those of several containers or hosts that share a disk."""
+"""A lock between processes, also between processes of several containers or hosts that share a disk."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 @contextmanager
 def locked(path: Path, note: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the lock file ``path`` in the block; where another process holds it, say so by ``note`` and wait.
+    """Hold the lock file ``path`` in the block; if another process holds it, report that with ``note`` and wait.
 
-    It is a POSIX record lock: it ends with the process, however that ends, and NFS makes it known to the other hosts.
+    It is a POSIX record lock: it ends when the process ends for any reason, and works between hosts over NFS.
     The file is deleted when the block ends, and its folder when it is empty.
 
     Yields:
-        whether the lock is held; False where the disk knows no locks, which ``note`` says.
+        whether the lock is held; False if the disk does not support locks, which is reported with ``note``.
     """
     file, held = _open(path, note)
     try:
@@ -39,7 +39,7 @@ def _open(path: Path, note: Callable[[str], None]) -> tuple[IO[str], bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("a+", encoding="utf-8", errors="replace")
-        except FileNotFoundError:  # the folder went just now, with its last lock
+        except FileNotFoundError:  # the folder was deleted just now, with its last lock
             continue
         try:
             held = _lock(file, path, note)
@@ -53,7 +53,7 @@ def _open(path: Path, note: Callable[[str], None]) -> tuple[IO[str], bool]:
         except BaseException:
             file.close()
             raise
-        file.close()  # deleted by the one that held it
+        file.close()  # its last holder deleted it
 
 
 def _lock(file: IO[str], path: Path, note: Callable[[str], None]) -> bool:
@@ -63,13 +63,13 @@ def _lock(file: IO[str], path: Path, note: Callable[[str], None]) -> bool:
         except (BlockingIOError, PermissionError):
             file.seek(0)
             holder = file.read(200).strip() or "another process"
-            note(f"{path.name}: {holder} is at work on it; waiting until it has ended")
+            note(f"{path.name}: {holder} is at work on it; waiting until it ends")
             fcntl.lockf(file, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         note(
-            f"{path.parent.parent} is on a disk that knows no locks ({error.strerror}): let no two processes work there"
+            f"{path.parent.parent} is on a disk without file locks ({error.strerror}): run one process at a time there"
         )
         return False
     return True

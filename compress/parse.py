@@ -1,8 +1,8 @@
-"""The one way in which a JSON file is read: into a form that says what it must hold.
+"""Read JSON files into typed forms; all JSON files are read with this module.
 
-Whatever is wrong with the file becomes one error that names the file, the field and the remedy. Nothing is built before
-the size of the file, the depth of its nesting and the length of its numbers are known to be sane. Fields that the form
-does not know, as a newer version may have written, are reported as a warning and left out.
+Any fault in the file becomes one error that names the file, the field and the remedy. The size of the file, the depth
+of its nesting and the length of its numbers are checked before anything is built. Fields that the form does not know,
+as a newer version may write, are reported as a warning and ignored.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def read(
     """Read a JSON file as a ``form``: a dataclass, a pydantic model, or a type such as ``dict[str, float]``.
 
     Args:
-        remedy: how to mend a file that is not as it should be, such as the command that makes it.
-        error: what is raised where the content is wrong.
-        part: the form names only some of the file's fields; the others are nobody's concern here.
+        remedy: how to fix a wrong file, such as the command that makes it.
+        error: the error to raise if the content is wrong.
+        part: the form names only some of the file's fields; the others are ignored without a warning.
 
     Raises:
         PipelineError: the file is absent, or cannot be read.
-        PipelineError: (or ``error``) it is too large, no JSON, or of another form.
+        PipelineError: (or ``error``) it is too large, not JSON, or of another form.
     """
     return parse(read_bytes(path, remedy=remedy, error=error), form, path, remedy=remedy, error=error, part=part)
 
@@ -63,7 +63,7 @@ def parse(
     error: type[PipelineError] = PipelineError,
     part: bool = False,
 ) -> T:
-    """As ``read``, of JSON that is part of another file.
+    """Like ``read``, for JSON that is part of another file.
 
     >>> parse('{"a": 1, "b": 2}', dict[str, int], "x.json", remedy="")
     {'a': 1, 'b': 2}
@@ -82,13 +82,13 @@ def parse(
     unknown = sorted(set(_unknown(from_json(text), adapter.dump_python(value, mode="json"))))
     if unknown:
         more = ", ..." if len(unknown) > 3 else ""
-        told = f"{where} has fields that this version does not know, and leaves out: {', '.join(unknown[:3])}{more}"
+        told = f"{where} has fields that this version does not know and ignores: {', '.join(unknown[:3])}{more}"
         warnings.warn(told, UnknownFields, stacklevel=2)
     return value
 
 
 def read_bytes(path: Path, *, remedy: str, most: int = MOST_BYTES, error: type[PipelineError] = PipelineError) -> bytes:
-    """The bytes of a regular file of at most ``most`` bytes.
+    """Read a regular file of at most ``most`` bytes.
 
     Raises:
         PipelineError: it is absent, or cannot be read.
@@ -104,12 +104,12 @@ def read_bytes(path: Path, *, remedy: str, most: int = MOST_BYTES, error: type[P
     if content is None:
         raise error(f"{path} is not a regular file", remedy=remedy)
     if len(content) > most:
-        raise error(f"{path} is larger than {most >> 20} MiB, too large for what it should be", remedy=remedy)
+        raise error(f"{path} is larger than {most >> 20} MiB, which is too large for such a file", remedy=remedy)
     return content
 
 
 def brief(text: object, most: int = 300) -> str:
-    """What somebody else's code says of a file, in one line of at most so many characters.
+    """Shorten an error message or value from elsewhere to one line of at most ``most`` characters.
 
     >>> brief("bad header\\n  at 3"), brief("x" * 1000, most=5)
     ('bad header at 3', 'xxxxx...')
@@ -119,9 +119,9 @@ def brief(text: object, most: int = 300) -> str:
 
 
 def explain(problem: ValidationError) -> str:
-    """What is wrong with a file, by the first fault that a validation has found: what it is, where, and what is there.
+    """Describe the first fault that a validation found in a file: what is wrong, where, and the value.
 
-    The message of the project's own checks, which raise ValueError, stands as it is.
+    The messages of this project's own checks, which raise ValueError, are used unchanged.
     """
     faults = problem.errors(include_url=False)
     first = next((fault for fault in faults if fault["loc"][-1:] in _VERSIONS), faults[0])

@@ -1,4 +1,4 @@
-"""Progress as a user sees it: a bar on a terminal, plain lines elsewhere, nothing for a library caller."""
+"""Progress as a user sees it: a bar on a terminal, plain lines in a log, nothing for a library caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Where a long job tells how far it is."""
+    """Reports how far a long job is."""
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield ``items``, showing ``what`` and how many of ``total`` are done."""
@@ -29,7 +29,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Says nothing: the default of every room."""
+    """Prints nothing: the default of library functions."""
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         yield from items
@@ -39,7 +39,7 @@ class Silent:
 
 
 class Terminal:
-    """Bars on a terminal; elsewhere a line whenever a job has run ten seconds since the last one."""
+    """Shows bars on a terminal; elsewhere prints a line if ten seconds have passed since the last one."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(file=sys.stderr)

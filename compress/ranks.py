@@ -1,4 +1,4 @@
-"""What a process needs to know of the others that torchrun has started with it; alone, it leads itself."""
+"""What a process needs to know of the other processes that torchrun started; a single process is its own leader."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ def processes() -> int:
 
 
 def leads() -> bool:
-    """Whether this is the process that talks."""
+    """Whether this is the process that prints messages."""
     return os.environ.get("RANK", "0") == "0" or processes() == 1
 
 
 def first_to_speak() -> bool:
-    """Whether no other process has said yet what went wrong: the same mistake often ends them all at once."""
+    """Whether no other process has reported an error yet: the same mistake often ends all processes at once."""
     if processes() == 1:
         return True
     from torch import distributed  # takes seconds, and one process does not need it
@@ -35,5 +35,5 @@ _LOST = re.compile(r"closed by peer|reset by peer|remote worker|broken pipe|NCCL
 
 
 def lost_another(error: BaseException) -> bool:
-    """Whether an error is what a process meets when another one of torchrun's has died."""
+    """Whether an error is one that a process gets when another one of torchrun's processes has died."""
     return processes() > 1 and isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None

@@ -1,7 +1,7 @@
-"""What can be added from outside, by name: importance criteria, range methods, engines, training steps.
+"""The registries that users can add to, by name: importance criteria, range methods, engines, training steps.
 
-Targets (``targets.add``), lint rules (``export.rules.registry.rule``) and operations (``graph.ops.OPERATIONS``) are
-open in the same way; docs/extending.md shows each.
+Targets (``targets.add``), lint rules (``export.rules.registry.rule``) and operations (``graph.ops.OPERATIONS``) can be
+added in the same way; docs/extending.md shows each.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class Backend(NamedTuple):
-    """Where a runtime's code is, and what its files are called.
+    """The module that implements a runtime, and the suffixes of its files.
 
     Attributes:
         suffix: of the engine file.
-        module: the backend's module; ``engines.base.BackendModule`` says what it provides.
-        weights: suffix of the file beside it that holds the weights; empty where one file holds all.
+        module: the backend's module; ``engines.base.BackendModule`` says what it must provide.
+        weights: suffix of a second file that holds the weights; empty if one file holds all.
     """
 
     suffix: str

@@ -1,4 +1,4 @@
-"""Names that a configuration may use, each with what it stands for; users add their own."""
+"""A registry maps names that a configuration may use to values; users can add their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLUGINS = "RESNET_COMPRESS_PLUGINS"
 
 
 class Registry(Mapping[str, T]):
-    """Names and what they stand for. Of the built-in ones a module is imported when it is asked for.
+    """A mapping from names to values. The module of a built-in value is imported when the value is first looked up.
 
     >>> colours: Registry[str] = Registry("colour", {"upper": "string:ascii_uppercase"})
     >>> colours.add("red")("#f00")
@@ -32,7 +32,7 @@ class Registry(Mapping[str, T]):
       fix: did you mean 'red'?
 
     Args:
-        what: a name stands for, in the singular.
+        what: what a name stands for, in the singular; used in error messages.
         built_in: ``module:attribute`` by name.
     """
 
@@ -42,7 +42,7 @@ class Registry(Mapping[str, T]):
         self._places = dict(built_in)
 
     def add(self, name: str) -> Callable[[T], T]:
-        """Register what the decorator is put on, or called with, under a name; a name that is there is replaced."""
+        """A decorator that registers a value under a name; a value that has the name already is replaced."""
 
         def register(value: T) -> T:
             self._known[name] = value
@@ -64,7 +64,7 @@ class Registry(Mapping[str, T]):
         return name in self._known
 
     def __getitem__(self, name: str) -> T:
-        """Raises ConfigError: there is no such name."""
+        """Look up a name; raises ConfigError if it is not known."""
         self.known(name)
         place = self._places.get(name)
         if place is not None:
@@ -73,10 +73,10 @@ class Registry(Mapping[str, T]):
         return cast(T, self._known[name])
 
     def known(self, name: str) -> str:
-        """The name itself, for a configuration that is to be checked.
+        """Return the name itself if it is known; used to validate a configuration.
 
         Raises:
-            ConfigError: it is not known; says the nearest that is.
+            ConfigError: the name is not known; the message suggests the nearest one.
         """
         if name not in self:
             close = difflib.get_close_matches(str(name), self._known, n=1, cutoff=0.5)
@@ -86,12 +86,12 @@ class Registry(Mapping[str, T]):
 
 
 def load_plugins(modules: Iterable[str] = ()) -> None:
-    """Import modules that add to registries: those given, and those in the environment.
+    """Import modules that add to registries: those given, and those in the environment variable.
 
-    What is given goes into the environment, so that the processes that this one starts know them too.
+    The given modules are added to the environment variable, so that child processes import them too.
 
     Raises:
-        ConfigError: one cannot be imported.
+        ConfigError: a module cannot be imported.
     """
     named = [name for name in os.environ.get(PLUGINS, "").split(",") if name]
     wanted = list(dict.fromkeys([*named, *modules]))
@@ -103,14 +103,14 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
 
 
 def import_own(name: str, what: str) -> Any:
-    """Import a module of the user's. The current directory comes first for it, whatever is installed.
+    """Import a user's module. The current directory is searched first.
 
     Raises:
         ConfigError: it cannot be imported.
     """
     try:
         return startup.import_own(name)
-    except Exception as error:  # what a user's module raises when it is imported may be anything
+    except Exception as error:  # a user's module may raise any exception when it is imported
         raise ConfigError(
             f"{what} '{name}' cannot be imported: {type(error).__name__}: {error}",
             remedy="give the name of a module that Python finds from the current directory",

@@ -1,10 +1,10 @@
-"""The run directory: every stage reads files and writes files in ``runs/<name>/<stage>/``.
+"""The run folder: every stage reads and writes files in ``runs/<name>/<stage>/``.
 
-A stage's output is made in a hidden folder beside its place and renamed into it when it is whole, so a kill at any
-moment leaves either the old output or the new one. ``stage.json`` holds the key that the output answers to (a hash of
-the stage's settings, its parents' contents and the library versions) and the SHA-256 of every file; asking again with
-the same key does nothing, and a file that is no longer what was written is not read. A lock keeps two processes, also
-of two containers or hosts, from making the same stage at once.
+A stage's output is made in a hidden folder and renamed when it is complete, so after a kill at any moment there is
+either the old output or the new one. ``stage.json`` holds the output's key (a hash of the stage's settings, its
+parents' contents and the library versions) and the SHA-256 of every file. A stage with the same key is not run again,
+and a file that has changed since it was written is not read. A lock keeps two processes, also of two containers or
+hosts, from running the same stage at once.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from compress.lock import locked
 from compress.parse import Finite, read
 from compress.progress import SILENT, Progress
 
-STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")  # in their order
+STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", "build")  # in order
 _VERSIONED = ("torch", "torchvision", "nncf", "onnx", "onnxruntime", "numpy")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """``stage.json``: what a stage has written down of itself.
+    """``stage.json``: the record that a stage writes.
 
     Attributes:
         stage: its name.
-        key: what the output answers to.
+        key: hash that the output is valid for; see the module's docstring.
         settings: everything in the configuration that the output depends on.
         parents: SHA-256 (``tree_sha256``) by path of what it was made from.
         versions: of this package and the libraries.
@@ -71,10 +71,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path) -> Manifest:
-    """The manifest of a stage's folder, once every file is known to hold what the stage has written.
+    """Read the manifest of a stage's folder, after checking every file against it.
 
     Raises:
-        PipelineError: a file is gone, or its SHA-256 is another; or the manifest is absent or damaged.
+        PipelineError: a file is missing or its SHA-256 differs, or the manifest is absent or damaged.
     """
     manifest = read_manifest(folder)
     for name, digest in manifest.outputs.items():
@@ -93,8 +93,8 @@ class Run:
     """One run's folder.
 
     Args:
-        directory: ``runs/<name>``; made when the first stage writes.
-        force: run every stage anew, whatever is there.
+        directory: ``runs/<name>``; created when the first stage writes.
+        force: run every stage again, even if its output is up to date.
     """
 
     def __init__(self, directory: Path, *, force: bool = False, progress: Progress = SILENT) -> None:

@@ -1,4 +1,4 @@
-"""How a command ends when it is told to: by Ctrl-C, or by SIGTERM, which is what containers and CI send.
+"""How a command ends on Ctrl-C, or on SIGTERM, which containers and CI send.
 
 The first signal raises KeyboardInterrupt, so that blocks that clean up run; a second one ends the process at once. So
 does the first one while modules are still being imported. The exit code is 128 + the signal: 130, 143.
@@ -25,7 +25,7 @@ _told = False
 
 
 def leave_at_once() -> None:
-    """Let signals end the process without a traceback from here on: while it imports modules, which takes seconds."""
+    """End the process on a signal without a traceback, while it imports modules, which takes seconds."""
     _handle_by(_leave)
 
 

@@ -1,4 +1,4 @@
-"""How a program of ours begins: its own modules are found first, and a signal ends it without a traceback.
+"""How a program of this package starts: its own modules are found first, and a signal ends it without a traceback.
 
 A user works in a folder of their own, which may hold folders named ``benchmarks`` or ``compress``. ``python -m`` looks
 there before anywhere else; a program of ours looks there last. Only what is the user's own, such as the factory of a

@@ -1,4 +1,4 @@
-"""What ``benchmarks.arm`` runs inside the emulated Python, which has numpy and onnxruntime and no more."""
+"""The script that ``benchmarks.arm`` runs in the emulated Python, which has only numpy and onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on processors that are not here, emulated by QEMU: what it fuses there and what it computes."""
+"""Run ONNX Runtime on a processor that QEMU emulates, and check which nodes it fuses and what it computes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _PROBE_IMAGE = np.full((1, 16, 8, 8), 255, np.float32)
 
 @dataclass(frozen=True)
 class Processor:
-    """What QEMU emulates.
+    """A processor that QEMU emulates.
 
     Attributes:
-        machine: its architecture, as ``platform.machine()`` says it.
-        cpuinfo: its ``/proc/cpuinfo``, where ONNX Runtime reads that and does not survive this machine's; else empty.
+        machine: its architecture, as ``platform.machine()`` names it.
+        cpuinfo: its ``/proc/cpuinfo``, if ONNX Runtime would crash on this machine's file; else empty.
     """
 
     machine: str
@@ -49,7 +49,7 @@ class Processor:
 
 
 def _arm(part: int, features: str) -> Processor:
-    """A core of Arm's, by its part number and the features that Linux lists.
+    """An Arm core, by its part number and the features that Linux lists.
 
     >>> PROCESSORS["cortex-a72"].cpuinfo.splitlines()[-2]
     'CPU part\\t: 0xd08'
@@ -70,14 +70,14 @@ PROCESSORS: Mapping[str, Processor] = {
 
 @dataclass(frozen=True)
 class Emulated:
-    """What ONNX Runtime did on one processor.
+    """The result of ONNX Runtime on one processor.
 
     Attributes:
-        operators: of its optimized graph.
-        floats: the names of each convolution that it runs in float; see ``float_convolutions``.
-        pair_sums: what the processor adds two products in.
-        parity: its outputs against this machine's, unoptimized.
-        own: its outputs against this machine's own engine; None for a processor of another architecture.
+        operators: number of nodes of the optimized graph, by operator.
+        floats: the names of each convolution that runs in float; see ``float_convolutions``.
+        pair_sums: integer type in which the processor adds two products.
+        parity: its outputs compared with this machine's without optimizations.
+        own: its outputs compared with this machine's engine; None for a processor of another architecture.
     """
 
     cpu: str
@@ -94,11 +94,11 @@ def emulate(engine: Path, cpu: str, images: Array, root: Path | None = None) -> 
     Args:
         cpu: a name in ``PROCESSORS``.
         images: (N, C, H, W), run one by one.
-        root: a file tree with ``usr/bin/python3``, and onnxruntime installed in ``opt/site``; where it is of another
-            architecture than the processor, or None, this machine's own Python runs.
+        root: a file tree with ``usr/bin/python3``, and onnxruntime installed in ``opt/site``; if it is None or of
+            another architecture than the processor, this machine's own Python runs.
 
     Raises:
-        BackendAbsent: QEMU or a Python of that architecture is not there.
+        BackendAbsent: QEMU or a Python of that architecture is not installed.
         EngineError: the emulated run failed.
     """
     qemu, tree = _qemu(PROCESSORS[cpu].machine), _tree(cpu, root)
@@ -113,7 +113,7 @@ def emulate(engine: Path, cpu: str, images: Array, root: Path | None = None) -> 
         share = float(np.median(probed) / np.median(_unoptimized(work / "probe.onnx", _PROBE_IMAGE)))
     sums = read_probe(share)
     if sums is None:
-        raise EngineError(f"on {cpu} ONNX Runtime computes {share:.0%} of a convolution whose integers are known")
+        raise EngineError(f"on {cpu} ONNX Runtime computes a test convolution wrong: {share:.0%} of the known sum")
     own = None
     if PROCESSORS[cpu].machine == platform.machine():
         own = compare([arm_guest.run(engine, ort.SessionOptions(), images)], [outputs])
@@ -130,21 +130,20 @@ def _qemu(machine: str) -> str:
 
 
 def _tree(cpu: str, root: Path | None) -> Path | None:
-    """The file tree that holds the Python for a processor; None where that is this machine's own."""
+    """The file tree with the Python for a processor; None: this machine's own Python."""
     machine, here = PROCESSORS[cpu].machine, platform.machine()
     if root is not None and _machine_of(root) == machine:
         return root.resolve()
     if machine != here:
         raise BackendAbsent(
             f"{cpu} is of architecture {machine}, this machine is {here}",
-            remedy="give --root, a file tree with a Python of that architecture: docs/targets.md says under ort-arm "
-            "how to make it",
+            remedy="give --root, a file tree with a Python of that architecture: docs/howto/arm.md says how to make it",
         )
     return None
 
 
 def _machine_of(root: Path) -> str:
-    """The architecture of a file tree, by the header of its Python."""
+    """The architecture of a file tree, read from the ELF header of its Python."""
     python = root / "usr/bin/python3"
     machine = None
     if python.is_file() and (root / "opt/site/onnxruntime").is_dir():
@@ -153,13 +152,13 @@ def _machine_of(root: Path) -> str:
     if machine is None:
         raise BackendAbsent(
             f"{root} holds no Python for {' or '.join(_ELF_MACHINES.values())} with onnxruntime",
-            remedy="make it as docs/targets.md says under ort-arm",
+            remedy="make it as docs/howto/arm.md says",
         )
     return machine
 
 
 def _sysroot(at: Path, tree: Path | None, cpu: str) -> Path:
-    """Where QEMU looks for a file before it looks on this machine: the tree, with the processor's ``/proc/cpuinfo``."""
+    """Make the folder in which QEMU looks for files first: the tree, with the processor's ``/proc/cpuinfo``."""
     (at / "proc").mkdir(parents=True)
     if cpuinfo := PROCESSORS[cpu].cpuinfo:
         (at / "proc/cpuinfo").write_text(cpuinfo, encoding="ascii")
@@ -184,8 +183,8 @@ def _run(emulator: Sequence[str | Path], tree: Path | None, arguments: Sequence[
     except subprocess.TimeoutExpired:
         raise EngineError(f"the emulated run took over {_TIMEOUT_S} s", remedy="give fewer --images") from None
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise EngineError(f"the emulated run on {cpu} ended with {done.returncode}: {last}")
+        last = (done.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise EngineError(f"the emulated run on {cpu} failed with exit code {done.returncode}: {last}")
 
 
 def _unoptimized(model: Path, images: Array) -> Array:
@@ -206,11 +205,11 @@ def check(
     """Emulate a file on several processors.
 
     Args:
-        metadata: the file's, which says what is meant to run in float.
+        metadata: the file's metadata, which names the layers that stay in float.
         cpus, images, root: see ``emulate``.
 
     Raises:
-        EngineError: a convolution runs in float that should not, or the outputs are not this machine's.
+        EngineError: a convolution runs in float that should not, or the outputs differ from this machine's.
         BackendAbsent: see ``emulate``.
     """
     danger = pairs_in_danger(Graph(onnx.load(engine)))
@@ -238,12 +237,12 @@ def _report(result: Emulated, danger: Mapping[str, int]) -> Iterator[str]:
 
 
 def _overflow(danger: Mapping[str, int]) -> str:
-    """How much can overflow, in words; empty where nothing can."""
+    """The number of weights that can overflow, in words; empty if none can."""
     return f"{sum(danger.values())} pairs of weights in {len(danger)} layers can overflow" if danger else ""
 
 
 def _check_outputs(result: Emulated, danger: Mapping[str, int]) -> None:
-    """Raise EngineError where the outputs are not this machine's, or where overflow shows in them."""
+    """Raise EngineError if the outputs differ from this machine's, or if they show an overflow."""
     overflows = bool(danger) and result.pair_sums == "int16"
     if not result.parity.error <= INT8_ERROR:
         wrong = result.parity
@@ -265,7 +264,7 @@ def _why(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str:
 
 
 def default_cpus(root: Path | None, target: str) -> list[str]:
-    """The known processors that the file is made for, of this machine's architecture and of the file tree's."""
+    """The processors that the file is made for and that this machine's Python or the file tree's can run on."""
     machines = {platform.machine()} | ({_machine_of(root)} if root else set())
     if target and (made_for := set(profile(target).machines)):
         machines &= made_for
@@ -273,7 +272,6 @@ def default_cpus(root: Path | None, target: str) -> list[str]:
     if not found:
         raise ConfigError(
             "no processor that the file is made for can be emulated with this machine's Python",
-            remedy="give --root, a file tree with a Python of its architecture: docs/targets.md says under ort-arm how "
-            "to make it",
+            remedy="give --root, a file tree with a Python of its architecture: docs/howto/arm.md says how to make it",
         )
     return found

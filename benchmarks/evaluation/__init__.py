@@ -1,3 +1,3 @@
-"""How right engines are: images, predictions, and what these come to."""
+"""Measure the accuracy of engines: images, predictions, and paired comparisons."""
 
 DATA_HELP = "digits, cifar10:FOLDER, or a folder of images (class folders, or images with a labels.csv)"

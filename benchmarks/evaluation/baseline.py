@@ -1,6 +1,6 @@
-"""What a pipeline gave once, as a file in the repository: each quantity with its tolerance, and why that one.
+"""The committed baseline of ``benchmarks.regression``: earlier results, each with a tolerance and the reason for it.
 
-The file is edited by hand but for its values, which ``python -m benchmarks.regression --update`` writes.
+``python -m benchmarks.regression --update`` writes the values; people edit the tolerances and reasons.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Part(BaseModel):
 
 
 class Quantity(Part):
-    """One figure, and how far from it a later one may be.
+    """One value of the baseline, with its tolerance.
 
     Attributes:
-        value: when the baseline was made.
-        bound: ``least``: no lower; ``most``: no higher; ``both``.
-        tolerance: how much lower, or higher, in the unit of ``value``.
-        why: where the tolerance comes from.
+        value: the value when the baseline was made.
+        bound: ``least``: a later value must not be lower; ``most``: not higher; ``both``: neither.
+        tolerance: how much lower or higher it may be, in the unit of ``value``.
+        why: the reason for the tolerance.
     """
 
     value: Finite
@@ -41,25 +41,25 @@ class Quantity(Part):
     why: Annotated[str, Field(min_length=1)]
 
     def allows(self, found: Bounds) -> bool:
-        """Whether the interval of ``found`` rules out a value beyond the tolerance; a plain figure is its own interval.
+        """Whether the whole interval of ``found`` is within the tolerance; the interval of a plain figure is a point.
 
         >>> quantity = Quantity(value=0.99, bound="least", tolerance=0.02, why="450 images")
         >>> quantity.allows(Bounds(value=0.98, lo=0.972, hi=0.99)), quantity.allows(Bounds(value=0.98, lo=0.96, hi=1))
         (True, False)
         """
-        slack = self.tolerance + 1e-9  # of sums that are equal but for rounding
+        slack = self.tolerance + 1e-9  # for rounding errors
         low_enough = self.bound == "least" or found.hi <= self.value + slack
         return low_enough and (self.bound == "most" or found.lo >= self.value - slack)
 
     @property
     def limits(self) -> str:
-        """What is allowed, in words."""
+        """The allowed values, in words."""
         low, high = f"{self.value - self.tolerance:.4g}", f"{self.value + self.tolerance:.4g}"
         return {"least": f"at least {low}", "most": f"at most {high}", "both": f"{low} to {high}"}[self.bound]
 
 
 class Source(Part):
-    """What the pipeline runs with; paths are from the working directory.
+    """The configuration of the pipeline; paths are relative to the working directory.
 
     Attributes:
         config: TOML file; None: the defaults.
@@ -70,7 +70,7 @@ class Source(Part):
     overrides: tuple[str, ...] = ()
 
     def changed(self, config: Path | None, overrides: Sequence[str]) -> Source:
-        """With another file, where one is given, and more overrides.
+        """The same source with another file, if one is given, and with more overrides.
 
         >>> Source(config="a.toml", overrides=("run.seed=1",)).changed(None, ["data.workers=2"]).overrides
         ('run.seed=1', 'data.workers=2')
@@ -104,14 +104,14 @@ class Baseline(Part):
     def read(cls, path: Path) -> Baseline:
         """
         Raises:
-            ConfigError: no such file, or not a baseline of this schema version.
+            ConfigError: there is no such file, or it is not a baseline of this schema version.
         """
         if not path.is_file():
             raise ConfigError(
                 f"there is no baseline at {path}",
                 remedy=f"make one: python -m benchmarks.regression --baseline {path} --config FILE --update",
             )
-        return read(path, cls, remedy="mend the field, or make the file again with --update", error=ConfigError)
+        return read(path, cls, remedy="correct the field, or make the file again with --update", error=ConfigError)
 
     def write(self, path: Path) -> None:
         """Write as JSON, whole or not at all; ``read`` gives it back."""
@@ -120,10 +120,10 @@ class Baseline(Part):
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity of a baseline, held against what was found now.
+    """One quantity of a baseline, compared with its present value.
 
     Attributes:
-        found: None where it was not found at all, which fails.
+        found: the present value; None if there is none, which fails.
     """
 
     name: str
@@ -149,7 +149,7 @@ HEADER = ["quantity", "baseline", "now", "allowed", "verdict"]
 
 
 def judge(quantities: Mapping[str, Quantity], found: Mapping[str, Bounds]) -> list[Check]:
-    """Every quantity of a baseline against what was found; what else was found is nobody's concern."""
+    """Compare every quantity of a baseline with the present value; ignore values that the baseline does not list."""
     return [Check(name, quantity, found.get(name)) for name, quantity in quantities.items()]
 
 

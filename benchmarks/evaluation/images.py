@@ -1,4 +1,4 @@
-"""The images that an engine is measured on, prepared as its own file says."""
+"""The images that an engine is evaluated on, preprocessed as its file says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.errors import DataError, EngineError
 
 
 def evaluation_split(data: str | None, config: Config | None = None) -> Split:
-    """The evaluation images of ``--data``, or of a configuration's ``[data]`` where ``--data`` is not given.
+    """The evaluation images of ``--data``, or of a configuration's ``[data]`` if ``--data`` is not given.
 
     Args:
         data: ``digits``, ``cifar10:FOLDER``, or an image folder.
@@ -58,10 +58,10 @@ def _there(split: Split | None) -> Split:
 
 
 def preprocess_of(engine: Engine, path: Path) -> Preprocess:
-    """What the engine's file says its input goes through.
+    """The preprocessing that the engine's file states.
 
     Raises:
-        EngineError: it does not say, because it was not exported by this package.
+        EngineError: the file states none, because it was not exported by this package.
     """
     if engine.metadata is None:
         raise EngineError(
@@ -72,7 +72,7 @@ def preprocess_of(engine: Engine, path: Path) -> Preprocess:
 
 
 def first_images(split: Split, preprocess: Preprocess, count: int = 64) -> Array:
-    """The first images of a seeded shuffle, prepared: (count, C, H, W) float32."""
+    """The first images of a seeded shuffle, preprocessed: (count, C, H, W) float32."""
     chosen = np.random.default_rng(0).permutation(len(split))[:count]
     loader = batches(split.subset(chosen, split.name), eval_transform(preprocess), count)
     return next(iter(loader))[0].numpy()

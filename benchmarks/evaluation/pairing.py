@@ -1,4 +1,4 @@
-"""What predictions say of an engine: its accuracy, alone and against another engine's, image by image."""
+"""Compute an engine's accuracy from its predictions, and compare it with another engine's, image by image."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from benchmarks.timing.machine import host, tool
 
 @dataclass(frozen=True)
 class Gates:
-    """How much worse than another engine one may be; None: by any amount.
+    """How much worse than another engine an engine may be; None: no limit.
 
     Attributes:
-        max_drop: of top-1, in percentage points.
-        min_ratio: least top-1, as a share of the other's.
+        max_drop: largest drop of top-1, in percentage points.
+        min_ratio: smallest top-1, as a share of the other's.
     """
 
     max_drop: float | None = None
     min_ratio: float | None = None
 
     def failures(self, paired: PairedAccuracy) -> list[str]:
-        """What the intervals do not rule out, in words; empty where every gate is passed.
+        """Messages of the gates that fail; empty if all pass.
 
-        The bound of a two-sided 95% interval is judged: of engines that are exactly at the limit, about one in forty
-        passes.
+        A gate compares the limit with the lower bound of a two-sided 95% interval: an engine that is exactly at the
+        limit passes in about one of forty runs.
         """
         found = []
         if self.max_drop is not None and (drop := -100 * paired.difference.lo) > self.max_drop:
-            found.append(f"a drop of {drop:.2f} points is within the interval, {self.max_drop:g} are allowed")
+            found.append(f"the 95% interval includes a drop of {drop:.2f} points, {self.max_drop:g} are allowed")
         if self.min_ratio is not None and (paired.ratio is None or paired.ratio.lo < self.min_ratio):
             if paired.ratio is None:
-                least = "the other has none right, there is no ratio"
+                least = "there is no ratio, because the other engine classified no image correctly"
             else:
-                least = f"a ratio of {paired.ratio.lo:.4f} is within the interval"
-            found.append(f"{least}, {self.min_ratio:g} is asked for")
+                least = f"the 95% interval includes a ratio of {paired.ratio.lo:.4f}"
+            found.append(f"{least}, at least {self.min_ratio:g} is required")
         return found
 
 
 def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
-    """Hold two engines' predictions against each other, image by image."""
+    """Compare two engines' predictions, image by image."""
     mine, theirs = this.right, other.right
     both, neither = int((mine & theirs).sum()), int((~mine & ~theirs).sum())
     only_this, only_other = int((mine & ~theirs).sum()), int((~mine & theirs).sum())
@@ -67,7 +67,7 @@ def compare(this: Predictions, other: Predictions) -> PairedAccuracy:
 
 
 def per_class(found: Predictions) -> list[ClassAccuracy]:
-    """Images and right answers of every class that has images, in the order of the logits."""
+    """Images and correct predictions of every class that has images, in the order of the logits."""
     present, images = np.unique(found.labels, return_counts=True)
     correct = np.bincount(found.labels[found.right], minlength=len(found.names))
     return [
@@ -77,7 +77,7 @@ def per_class(found: Predictions) -> list[ClassAccuracy]:
 
 
 def result_of(this: Predictions, other: Predictions | None = None, *, argv: Sequence[str] = ()) -> AccuracyResult:
-    """The record of one engine's accuracy, paired with another's where that is given."""
+    """The result of one engine, paired with another's predictions if they are given."""
     both = [this] if other is None else [this, other]
     reasons = [f"the outputs of {one.artifact.path} hold NaN or infinity" for one in both if not one.finite]
     return AccuracyResult(

@@ -1,4 +1,4 @@
-"""The networks of several latency budgets: made by the stages, measured together, written as a table and a figure."""
+"""Make the networks of several latency budgets, measure them in one run, and write a table and a figure."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Point:
     """One budget.
 
     Attributes:
-        budget: as it was written, ``50%`` or ``4.0 ms``.
-        name: of its folder.
-        config: the run's, with this budget in place of its own, and the folder.
+        budget: as the user wrote it, ``50%`` or ``4.0 ms``.
+        name: name of its folder.
+        config: the run's configuration, with this budget and this folder.
     """
 
     budget: str
@@ -67,12 +67,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Made:
-    """A network that takes part in the measurement.
+    """A network that is measured.
 
     Attributes:
         name: in the table.
         predicted: ms by the latency table; None for a float network.
-        place: where that table was measured; None for a float network.
+        place: the machine that the table was measured on; None for a float network.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Made:
 
 
 def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
-    """The budgets as configurations, widest first; each replaces every budget of ``config``.
+    """The configurations of the budgets, largest budget first; each replaces all budgets of ``config``.
 
     Raises:
         ConfigError: one is not a latency budget, or two are the same.
@@ -107,19 +107,19 @@ def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
 
 
 def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -> list[Made]:
-    """Run the stages at every point and for the dense network; what is up to date is left as it is.
+    """Run the stages for every budget and for the dense network, unless they are up to date.
 
-    All points are pruned before the first is fine-tuned, the narrowest first: what cannot be reached is told at once.
+    All budgets are pruned before the first is fine-tuned, the smallest first: a budget that is too small fails early.
 
     Raises:
-        PipelineError: what a stage raises; see ``prune``, ``finetune``, ``quantize`` and ``export``.
+        PipelineError: the error of a stage; see ``prune``, ``finetune``, ``quantize`` and ``export``.
     """
     parent = Run(config.run.dir, progress=progress)
     parent.need("baseline")
     place = LatencyTable.read(config.prune.table or parent.directory / TABLE).place  # says how to measure one
     if config.finetune.epochs and open_data(config.data, config.run.seed).train is None:
         raise DataError(
-            "fine-tuning needs labelled images, and data.train is not set",
+            "fine-tuning needs labelled images, but data.train is not set",
             remedy="set data.train, or --set finetune.epochs=0",
         )
     runs = [_within(parent, point.name, progress) for point in points]
@@ -141,7 +141,7 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
 
 
 def _within(parent: Run, name: str, progress: Progress) -> Run:
-    """A run in a folder of the parent's, which it shares baseline, losses and calibrations with by links."""
+    """A run in a folder of the parent's, with links to the parent's baseline, losses and calibrations."""
     run = Run(parent.directory / PARETO / name, progress=progress)
     run.directory.mkdir(parents=True, exist_ok=True)
     for stage in _SHARED:
@@ -152,26 +152,26 @@ def _within(parent: Run, name: str, progress: Progress) -> Run:
 
 
 def _predicted(plan: WidthPlan) -> tuple[float, float]:
-    """ms before and after."""
+    """Predicted latency in ms, before and after pruning."""
     assert plan.latency is not None  # every point has a latency budget
     return plan.latency
 
 
 def _finish(config: Config, run: Run, source: str) -> Path:
-    """Quantize, export, and build where the target's engine is here; else the exported file stands in for it."""
+    """Quantize, export and build; return the exported file if the target's engine is not installed."""
     quantize(config, run, source=source)
     exported = export(config, run, source=source) / f"{config.name}_int8.onnx"
     try:
         return build(config, run) / f"{config.name}_int8{BACKENDS[config.target.engine].suffix}"
     except BackendAbsent as absent:
-        run.progress.note(f"measured as exported: {absent.message}")
+        run.progress.note(f"the exported file is measured instead of the target's engine: {absent.message}")
         return exported
 
 
 def evaluate(
     made: Sequence[Made], split: Split, settings: Settings, progress: Progress = SILENT
 ) -> list[MeasuredNetwork]:
-    """Accuracy, paired with the first network's image by image, and latency in one interleaved run.
+    """Measure the accuracies, paired with the first network's, and the latencies in one interleaved run.
 
     Raises:
         EngineError: see ``predict`` and ``measure``.
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def cells(made: Made, row: MeasuredNetwork) -> list[str]:
-    """A network as a row; its prediction is held against a measurement only where the latency table was made."""
+    """The cells of a network's row; the error of the prediction is shown only on the machine of the latency table."""
     off = ""
     measured = row.latency.stats["latency_ms"].median
     accuracy, compared = row.accuracy, row.latency.comparison

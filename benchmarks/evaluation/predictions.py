@@ -1,7 +1,7 @@
-"""What an engine says of every image: from the engine itself, or from a file that an earlier run has kept.
+"""An engine's prediction for every image: from the engine itself, or from a file that an earlier run has saved.
 
-A kept file (``.npz``, arrays only, never pickle) holds the SHA-256 of every image, so that it can be paired with a
-later run's predictions, and cannot be with those of other images.
+A saved file (``.npz``, arrays only, never pickle) holds the SHA-256 of every image, so that it can only be paired with
+predictions of the same images.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The answers of one engine.
+    """The predictions of one engine.
 
     Attributes:
         artifact: the engine file.
-        backend, modes: what ran.
+        backend, modes: the runtime, and how the engine was opened.
         names: of the classes, one a logit.
-        labels: (N,) the right classes.
+        labels: (N,) the true classes.
         ranked: (N, 5) the five best classes, best first; fewer columns where there are fewer classes.
         finite: no logit was NaN or infinite.
         warnings: what a reader of the accuracy should know.
@@ -61,13 +61,13 @@ class Predictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """(N,) whether the best class is the right one."""
+        """(N,) whether the best class is the true one."""
         return np.equal(self.ranked[:, 0], self.labels)
 
 
 @dataclass(frozen=True, eq=False)
 class Scored(Predictions):
-    """Answers that have just been given: with the scores behind them.
+    """Predictions together with their logits.
 
     Attributes:
         logits: (N, classes) float32.
@@ -89,8 +89,8 @@ def predict(
     """Run every image of ``split`` through an engine.
 
     Raises:
-        EngineError: the file does not open, does not say how its images are prepared, or takes another input shape
-            than it says.
+        EngineError: the file does not open, does not state its preprocessing, or takes another input shape than it
+            states.
         DataError: the engine's classes are not the data's, or an image cannot be read.
     """
     with open_engine(path, threads=threads, device=device, trust=trust) as engine:
@@ -126,10 +126,10 @@ def predict(
 
 
 def save_predictions(found: Predictions, split: Split, path: Path) -> None:
-    """Keep predictions, whole or not at all, for ``load_predictions``.
+    """Save predictions for ``load_predictions``; the file is written atomically.
 
     Args:
-        split: the images that they are of.
+        split: the images that were predicted.
         path: ends in ``.npz``.
     """
     record = {
@@ -153,12 +153,13 @@ def save_predictions(found: Predictions, split: Split, path: Path) -> None:
 
 
 def load_predictions(path: Path, split: Split) -> Predictions:
-    """Read what ``save_predictions`` wrote of the same images.
+    """Read what ``save_predictions`` wrote, and check that it is of the images of ``split``.
 
     Raises:
-        DataError: no such file, not one of predictions, of another schema version, or of other images or labels.
+        DataError: there is no such file, or it does not hold predictions, or it is of another schema version, other
+            images or other labels.
     """
-    remedy = "make it anew with `python -m benchmarks.accuracy --engine FILE --data DIR --save-predictions FILE.npz`"
+    remedy = "make it again with `python -m benchmarks.accuracy --engine FILE --data DIR --save-predictions FILE.npz`"
     held = _arrays(path, remedy)
     if (version := int(held["schema_version"])) != _SCHEMA:
         raise DataError(f"{path} has schema version {version}, this version reads {_SCHEMA}", remedy=remedy)
@@ -180,13 +181,13 @@ def load_predictions(path: Path, split: Split) -> Predictions:
     _check_same(path, found, held["images"], split, remedy)
     for name, values in (("labels", found.labels), ("ranked", found.ranked)):
         if values.size and not 0 <= values.min() <= values.max() < len(found.names):
-            raise DataError(f"{path} is damaged: '{name}' has numbers that are no classes", remedy=remedy)
+            raise DataError(f"{path} is damaged: '{name}' has numbers that are not classes", remedy=remedy)
     return found
 
 
 @dataclass(frozen=True)
 class _Record:
-    """What a kept file says in JSON."""
+    """The JSON part of a saved file."""
 
     artifact: Artifact
     backend: BackendInfo
@@ -201,10 +202,10 @@ _MOST_UNPACKED = 1 << 30
 
 
 def _arrays(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a kept file. None is made before its shape is known to fit what the file holds.
+    """The arrays of a saved file. Each shape is checked against the file's size before memory is allocated.
 
     Raises:
-        DataError: it is no such file.
+        DataError: it is not such a file.
     """
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is not a regular file", remedy=remedy)
@@ -243,12 +244,12 @@ def image_digests(split: Split) -> NDArray[np.uint8]:
 def _check_same(path: Path, found: Predictions, images: NDArray[np.uint8], split: Split, remedy: str) -> None:
     if images.shape != (len(split), 32) or len(found.labels) != len(split) or len(found.ranked) != len(split):
         raise DataError(
-            f"{path} is of {len(found.labels)} images, the {split.name} images are {len(split)}: no pairs",
+            f"{path} is of {len(found.labels)} images, but there are {len(split)} {split.name} images to pair it with",
             remedy=f"give the images that it was made on, or {remedy}",
         )
     if others := int((images != image_digests(split)).any(axis=1).sum()):
         raise DataError(
-            f"{path} is of other images: {others} of {len(split)} differ, or stand in another order",
+            f"{path} is of other images: {others} of {len(split)} differ, or are in another order",
             remedy=f"give the images that it was made on, or {remedy}",
         )
     if others := int((found.labels != split.labels).sum()):
@@ -256,7 +257,7 @@ def _check_same(path: Path, found: Predictions, images: NDArray[np.uint8], split
 
 
 def _check_names(named: tuple[str, ...], split: Split, path: Path) -> tuple[str, ...]:
-    """Hold the engine's class names against the data's: warnings where they are two ways of naming.
+    """Compare the engine's class names with the data's; return a warning if no name is in both.
 
     Raises:
         DataError: they share names, but not the same name at every position.

@@ -1,4 +1,4 @@
-"""A run of the whole pipeline, held against the figures and predictions of an earlier one."""
+"""Compare a run of the whole pipeline with the figures and predictions of an earlier one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from compress.train.stage import baseline, finetune
 DENSE, INT8 = "dense FP32 top-1", "pruned INT8 top-1"
 _KEPT = {DENSE: "dense_fp32.npz", INT8: "int8.npz"}  # predictions, beside the baseline file
 
-# What a new baseline judges. The tolerances suit the embedded digits; edit them, and why, in the file.
+# The quantities of a new baseline. The tolerances suit the embedded digits; edit them and their reasons in the file.
 _RETRAINED = (
     "450 images: the paired interval reaches 0.9 points down where no answer has changed; a network that is trained "
     "anew on another processor changes some, and a net loss of 7 images fails"
@@ -70,7 +70,7 @@ RULES: Mapping[str, Quantity] = {
 
 @dataclass(frozen=True)
 class Answers:
-    """What the networks of a run say of the evaluation images.
+    """The predictions of a run's networks for the evaluation images.
 
     Attributes:
         dense: the network before compression.
@@ -84,34 +84,34 @@ class Answers:
 
     @property
     def judged(self) -> dict[str, Predictions]:
-        """Those that are paired with the baseline's own, by the name of the quantity."""
+        """The predictions that are paired with the baseline's, by the name of the quantity."""
         return {DENSE: self.dense, INT8: self.int8}
 
 
 def run_stages(config: Config, run: Run) -> None:
-    """Run every stage, from the dense network to the engine; what is up to date is left as it is.
+    """Run every stage, from the dense network to the engine, unless it is up to date.
 
     Raises:
-        PipelineError: what a stage raises.
+        PipelineError: the error of a stage.
     """
     for stage in (baseline, prune, finetune, quantize, export, build):
         stage(config, run)
 
 
 def answers(config: Config, run: Run, split: Split, progress: Progress = SILENT) -> Answers:
-    """Run the images through the exported networks, and through the engine that was built."""
+    """Predict the images with the exported networks and with the engine that was built."""
     folder, engine = run.need("export"), _engine(config, run)
     paths = (folder / f"{config.name}_dense_fp32.onnx", folder / f"{config.name}_fp32.onnx", engine)
     return Answers(*(predict(path, split, threads=config.target.threads, progress=progress) for path in paths))
 
 
 def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bounds]:
-    """The accuracies of a run, each with the interval that a gate is to judge.
+    """The accuracies of a run, each with the interval that is compared with the tolerance.
 
     Args:
-        before: predictions of the baseline by quantity, on the same images. A top-1's interval is then the baseline's
-            top-1 plus the paired interval of the change: with a retrained network that answers nearly as the old one
-            did, it is half as wide as that of the top-1 alone.
+        before: predictions of the baseline by quantity, on the same images. The interval of a top-1 is the baseline's
+            top-1 plus the paired interval of the change: if the retrained network predicts nearly as the old one did,
+            it is half as wide as the interval of the top-1 alone.
     """
     found = {name: _changed(one, before.get(name, one)) for name, one in now.judged.items()}
     found["INT8 minus dense top-1"] = compare(now.int8, now.dense).difference
@@ -121,7 +121,7 @@ def accuracies(now: Answers, before: Mapping[str, Predictions]) -> dict[str, Bou
 
 
 def costs(config: Config, run: Run) -> dict[str, Bounds]:
-    """What compression left of the network's cost, and how the engine runs it: figures that no machine changes."""
+    """The network's cost after compression and the engine's operator counts: figures that no machine changes."""
     folder, engine = run.need("export"), _engine(config, run)
     plan = WidthPlan.read(run.need("prune") / PLAN)
     dense = folder / f"{config.name}_dense_fp32.onnx"
@@ -143,23 +143,23 @@ def costs(config: Config, run: Run) -> dict[str, Bounds]:
 
 
 def kept(path: Path, split: Split) -> dict[str, Predictions]:
-    """The predictions beside the baseline file ``path``, by quantity.
+    """Read the predictions beside the baseline file ``path``, by quantity.
 
     Raises:
-        DataError: one is missing, damaged, or of other images.
+        DataError: a file is missing, damaged, or of other images.
     """
     return {name: load_predictions(path.parent / file, split) for name, file in _KEPT.items()}
 
 
 def check(path: Path, config: Config, run: Run, progress: Progress = SILENT) -> list[Check]:
-    """Compress with ``config`` in ``run`` and hold the outcome against the baseline file ``path``.
+    """Compress with ``config`` in ``run`` and compare the results with the baseline file ``path``.
 
     Raises:
-        PipelineError: what a stage raises, a damaged baseline, or outputs that are NaN or infinite.
+        PipelineError: a stage fails, the baseline is damaged, or outputs are NaN or infinite.
     """
     known = Baseline.read(path)
     split = evaluation_split(None, config)
-    before = kept(path, split)  # refused before hours of training
+    before = kept(path, split)  # fails before hours of training
     run_stages(config, run)
     now = answers(config, run, split, progress)
     _check_finite(now)
@@ -167,15 +167,15 @@ def check(path: Path, config: Config, run: Run, progress: Progress = SILENT) -> 
 
 
 def update(path: Path, config: Config, run: Run, source: Source, progress: Progress = SILENT) -> list[list[str]]:
-    """Compress, and write the outcome as the baseline file ``path`` with its predictions.
+    """Compress, and write the results and predictions as the baseline file ``path``.
 
-    A new file judges what ``RULES`` lists; an existing one keeps its list, tolerances and reasons.
+    A new file has the quantities of ``RULES``; an existing one keeps its quantities, tolerances and reasons.
 
     Args:
-        source: where ``config`` is from, to be named in the file.
+        source: the source of ``config``, to be stored in the file.
 
     Returns:
-        rows of what has changed: quantity, before, now, change.
+        rows of the changes: quantity, before, now, change.
     """
     old = Baseline.read(path).quantities if path.exists() else {}
     run_stages(config, run)
@@ -207,11 +207,11 @@ def _difference(name: str, old: Quantity | None, new: Quantity | None) -> list[s
 def _check_finite(now: Answers) -> None:
     for one in (now.dense, now.pruned, now.int8):
         if reasons := result_of(one).verdict.reasons:
-            raise NonFiniteError(reasons[0], remedy="look at the last stage that trained")
+            raise NonFiniteError(reasons[0], remedy="check the loss of the last stage that trained: its history.json")
 
 
 class NonFiniteError(PipelineError):
-    """A network of the run does not give numbers."""
+    """The outputs of a network are NaN or infinite."""
 
     exit_code = INVALID
 

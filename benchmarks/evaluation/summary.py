@@ -1,4 +1,4 @@
-"""The networks of a run, before and after: their files, measured together, written as one table."""
+"""Measure the networks of a run, before and after compression, and write one table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from compress.run import Run, read_manifest
 
 
 def networks(run: Run) -> dict[str, Path]:
-    """The files of a run that are compared, by their name in the table; the dense one first.
+    """The files of a run to compare, by their name in the table; the dense network first.
 
     Raises:
         PipelineError: stage ``export`` has not run.
@@ -53,7 +53,7 @@ def networks(run: Run) -> dict[str, Path]:
 
 
 def _int8_engines(kind: str, exported: Path, build: Path) -> dict[str, Path]:
-    """What was built of an exported INT8 file and runs here; else the file itself."""
+    """The engines that were built from an exported INT8 file and run here; if there are none, the file itself."""
     built = {
         f"{kind} INT8" if engine == "onnxruntime" else f"{kind} INT8 ({engine})": path
         for engine, known in BACKENDS.items()
@@ -63,7 +63,7 @@ def _int8_engines(kind: str, exported: Path, build: Path) -> dict[str, Path]:
 
 
 def _dense_int8(run: Run, name: str) -> dict[str, Path]:
-    """The INT8 network that latency budgets are shares of, where ``benchmarks.pareto`` has made it of this baseline."""
+    """The dense INT8 network, which budgets are shares of, if ``benchmarks.pareto`` has made it from this baseline."""
     dense = Run(run.directory / PARETO / "dense")
     export = dense.folder("export")
     if not (export / MANIFEST).exists():
@@ -132,7 +132,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 def _built_from(exported: Path, engine: Path) -> bool:
-    """Whether ``engine`` is there and of this very export, not of an earlier one."""
+    """Whether ``engine`` exists and was built from this export, not from an earlier one."""
     record = read_sidecar(engine) if engine.exists() else None
     return record is not None and record.parent_sha256 == file_sha256(exported)
 
@@ -146,7 +146,7 @@ def _runs_here(engine: str) -> bool:
 
 
 def split_of(run: Run, data: str | None, config: Config) -> Split | None:
-    """The evaluation images; None where there are none, and for a backbone, which has no classes to be right about."""
+    """The evaluation images; None if there are none, or if the network is a backbone, which has no classes."""
     dense = networks(run)["dense FP32"]
     if not metadata_of(dense).classes or (data is None and open_data(config.data, config.run.seed).eval is None):
         return None

@@ -1,4 +1,4 @@
-"""From a node of the graph that a runtime made back to the node of the exported file."""
+"""Find the node of the exported file from which a runtime made a node of its graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RENAMED = re.compile(r"(_nchwc|_token_\d+|/[^/]*)$")  # such as "node_conv2d/Wi
 
 @dataclass(frozen=True)
 class Origins:
-    """The exported graph, to find there what a runtime's node computes."""
+    """The exported graph, in which ``find`` looks up a runtime's node."""
 
     names: Mapping[str, onnx.NodeProto]
     producers: Mapping[str, onnx.NodeProto]
@@ -29,10 +29,10 @@ class Origins:
         return cls(names, {output: node for node in graph.node for output in node.output if output})
 
     def find(self, name: str, op: str) -> onnx.NodeProto | None:
-        """The node of the file; None where the runtime added its node.
+        """The node of the file; None if the runtime added its node.
 
-        Runtimes name a node after one of the file or after its output, with an ending for what they did to it. A
-        convolution that took in what follows may have the name of that; it is traced back to the convolution.
+        Runtimes name a node after a node of the file or its output, with a suffix for what they changed. A convolution
+        that was fused with the following nodes may have the name of one of them; it is traced back to the convolution.
         """
         node = self._named(name)
         kind = next((kind for kind in _WEIGHTED if kind in op), None)
@@ -51,7 +51,7 @@ class Origins:
 
 
 def exported_file(path: Path) -> Path | None:
-    """The exported file that an engine is or was built from, where that very file is still there."""
+    """The exported file that an engine is or was built from; None if that file is gone or has changed."""
     if path.suffix == ".onnx":
         return path
     sidecar = read_sidecar(path)

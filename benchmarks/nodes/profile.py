@@ -1,12 +1,11 @@
-"""Where the time of one inference goes: per node of the graph that the runtime made, and per layer of the model.
+"""Profile an inference: the time of each node of the runtime's graph, and of each layer of the model.
 
 ``python -m benchmarks.latency --engine FILE --export-profile OUT.json`` writes it. Timing every node slows a run, so
-this is a run of its own, after the measurement; the two are told beside each other.
+the profile is a run of its own after the measurement; both times are reported.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,20 +17,20 @@ from benchmarks.nodes.timing import Timed, time_nodes
 from benchmarks.results.base import Bounds, Common
 from benchmarks.results.latency import LatencyResult
 from benchmarks.results.nodes import LayerRecord, NodeProfile, NodeRecord
-from benchmarks.results.tables import emit, show
+from benchmarks.results.tables import emit, require_writable, show
 from benchmarks.timing.worker import Settings
 from compress.console import Console
 from compress.errors import ConfigError, EngineError
 from compress.export.qdq import module_of
 
 _TOP = 15
-_TIMER_COST = 1.1  # sum over the nodes, over the latency without profiling, from which it is told
+_TIMER_COST = 1.1  # warn if the sum over the nodes is larger than the latency without profiling by this factor
 _DISTURBED = 0.8
 _SUFFIXES = (".onnx", ".xml")
 
 
 def mapped(nodes: Sequence[Timed], origins: Origins) -> list[NodeRecord]:
-    """Nodes with their share, and what they are in the file and in the model."""
+    """Nodes with their share of the time, and the node of the file and layer of the model that they come from."""
     total = sum(node.us for node in nodes)
     records = []
     for node in nodes:
@@ -50,7 +49,7 @@ def mapped(nodes: Sequence[Timed], origins: Origins) -> list[NodeRecord]:
 
 
 def by_layer(nodes: Sequence[NodeRecord]) -> list[LayerRecord]:
-    """Nodes added up by layer, longest first; empty where none has a layer."""
+    """The nodes summed by layer, longest first; empty if no node has a layer."""
     groups: dict[str | None, list[NodeRecord]] = {}
     for node in nodes:
         groups.setdefault(node.layer, []).append(node)
@@ -69,11 +68,11 @@ def by_layer(nodes: Sequence[NodeRecord]) -> list[LayerRecord]:
 
 
 def check(engines: Sequence[Path], settings: Settings, target: str) -> None:
-    """Before minutes are spent on measuring: can these engines be profiled, and the profile be written?
+    """Check before the measurement that the engine can be profiled and the profile can be written.
 
     Raises:
         ConfigError: there are several engines or streams, or ``target`` cannot be written.
-        EngineError: the nodes of such an engine cannot be timed here.
+        EngineError: the nodes of such an engine cannot be timed.
     """
     if len(engines) != 1:
         raise ConfigError(f"--export-profile is for one engine, not {len(engines)}", remedy="profile them one by one")
@@ -82,30 +81,25 @@ def check(engines: Sequence[Path], settings: Settings, target: str) -> None:
     suffix = engines[0].suffix
     if suffix == ".plan":
         raise EngineError(
-            "the layers of a TensorRT plan are not timed here",
-            remedy="`trtexec --loadEngine=FILE --dumpProfile --separateProfileRun` does it",
+            "--export-profile cannot time the layers of a TensorRT plan",
+            remedy="use `trtexec --loadEngine=FILE --dumpProfile --separateProfileRun`",
         )
     if suffix not in _SUFFIXES:
         raise EngineError(f"the nodes of a '{suffix}' engine cannot be timed", remedy=f"known: {', '.join(_SUFFIXES)}")
     if settings.device == "cuda":
         raise EngineError(
-            "on a GPU ONNX Runtime's profile tells when a node was launched, not how long it ran",
+            "on a GPU, ONNX Runtime's profile has the time at which a node was launched, not how long it ran",
             remedy="profile on the CPU, or with Nsight Systems",
         )
-    if target == "-":
-        return
-    path = Path(target)
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError(f"the profile cannot be written to {path}", remedy="give the name of a file that can be")
+    require_writable(target)
 
 
 def profile_nodes(path: Path, settings: Settings, measured: LatencyResult) -> NodeProfile:
     """Run an engine again, in this process, with every node timed.
 
     Args:
-        path: an engine that ``check`` lets pass.
-        settings: those that ``measured`` was measured with.
+        path: an engine that passed ``check``.
+        settings: the settings of ``measured``.
 
     Raises:
         EngineError: the engine cannot be opened or run.
@@ -161,7 +155,7 @@ def layer_rows(layers: Sequence[LayerRecord]) -> list[list[str]]:
 
 
 def summary(profile: NodeProfile) -> str:
-    """What the sum over nodes is to be held against, in words."""
+    """Compare the sum over the nodes with the latency without profiling, in words."""
     latency = profile.latency_ms.value
     return (
         f"the nodes of a run take {profile.nodes_ms:.3f} ms together, {profile.nodes_ms / latency:.0%} of the "
@@ -180,13 +174,13 @@ def _cells(parts: Sequence[NodeRecord | LayerRecord]) -> list[str]:
 
 def _unmapped(path: Path, exported: Path | None, layers: Sequence[LayerRecord]) -> Iterator[str]:
     if exported is None:
-        yield f"the layers are not told: the exported ONNX file of {path.name} is neither beside it nor in ../export"
+        yield f"the layers are not known: the exported ONNX file of {path.name} is neither beside it nor in ../export"
     elif not layers:
-        yield f"the layers are not told: the nodes of {exported.name} have no names, or do not say what made them"
+        yield f"the layers are not known: the nodes of {exported.name} have no names, or do not name their layer"
 
 
 def _doubts(nodes: Sequence[NodeRecord], nodes_ms: float, latency: Bounds) -> Iterator[str]:
-    """Where the parts are not to be taken for the whole."""
+    """Warnings about profiles whose node times are distorted."""
     if nodes_ms > _TIMER_COST * latency.hi:
         cost = (nodes_ms - latency.value) * 1e3 / len(nodes)
         yield f"timing them seems to cost {cost:.1f} us a node: the share of short nodes is too high"

@@ -22,7 +22,7 @@ _KERNEL_TIME = "_kernel_time"
 
 
 class Timed(NamedTuple):
-    """How long a node took, in microseconds: in one run, or typically."""
+    """The time of a node in microseconds: of one run, or the median or mean of several."""
 
     name: str
     op: str
@@ -31,13 +31,13 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Profiled:
-    """What a runtime says of its nodes.
+    """The node times that a runtime reports.
 
     Attributes:
-        nodes: in its order.
-        statistic: what each node's time is, over the runs.
-        nodes_ms: sum over the nodes of a run, the same statistic of that sum.
-        run_ms: what each run took, from outside.
+        nodes: in the runtime's order.
+        statistic: the statistic of each node's time over the runs.
+        nodes_ms: the same statistic of the sum over the nodes of a run.
+        run_ms: the time of each run, measured from outside.
     """
 
     nodes: Sequence[Timed]
@@ -58,16 +58,16 @@ def time_nodes(path: Path, settings: Settings) -> Profiled:
 
 
 def medians(runs: Sequence[Sequence[Timed]]) -> list[Timed]:
-    """Of each node the median over runs.
+    """The median of each node over the runs.
 
     Raises:
-        EngineError: the runs are not of the same nodes.
+        EngineError: the runs have different nodes.
 
     >>> medians([[Timed("conv", "Conv", 9)], [Timed("conv", "Conv", 4)], [Timed("conv", "Conv", 5)]])
     [Timed(name='conv', op='Conv', us=5)]
     """
     if not runs or any([node[:2] for node in run] != [node[:2] for node in runs[0]] for run in runs):
-        raise EngineError("the runtime's profile is not of the same nodes in every run")
+        raise EngineError("the runtime's profile has different nodes in different runs")
     return [same[0]._replace(us=statistics.median(node.us for node in same)) for same in zip(*runs, strict=True)]
 
 
@@ -123,7 +123,7 @@ def _openvino(path: Path, settings: Settings) -> Profiled:
 def mean_since(before: Sequence[Timed], runs_before: int, after: Sequence[Timed], runs: int) -> list[Timed]:
     """Undo OpenVINO's averaging: its times are means over all runs since the network was compiled.
 
-    They are whole microseconds, so the result is as coarse. Nodes that took none are left out: they are fused into
+    The times are whole microseconds, so the result is coarse. Nodes with a time of 0 are left out: they are fused into
     others, constant, or shorter than a microsecond.
 
     >>> mean_since([Timed("conv", "Convolution", 90)], 20, [Timed("conv", "Convolution", 40)], 120)
@@ -141,7 +141,7 @@ def _options(settings: Settings) -> OpenOptions:
 
 
 def _run(engine: Engine, settings: Settings, after_each: Callable[[], None]) -> list[float]:
-    """Warm up, then run; milliseconds of each run."""
+    """Warm up, then run; return the milliseconds of each run."""
     pool = input_pool(engine.inputs, settings)
     run_ms = []
     for feeds in itertools.islice(itertools.cycle(pool), _WARMUP + _RUNS):

@@ -2,8 +2,11 @@
 
 import sys
 
-from benchmarks.rivals.peers.__main__ import main
+from benchmarks.old_names import require_rivals
 
 if __name__ == "__main__":
+    require_rivals()
+    from benchmarks.rivals.peers.__main__ import main
+
     print("benchmarks.peers is now called benchmarks.rivals.peers", file=sys.stderr)  # noqa: T201
     sys.exit(main())

@@ -2,8 +2,11 @@
 
 import sys
 
-from benchmarks.rivals.pruning_stage import main
+from benchmarks.old_names import require_rivals
 
 if __name__ == "__main__":
+    require_rivals()
+    from benchmarks.rivals.pruning_stage import main
+
     print("benchmarks.pruning_stage is now called benchmarks.rivals.pruning_stage", file=sys.stderr)  # noqa: T201
     sys.exit(main())

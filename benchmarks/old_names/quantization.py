@@ -2,8 +2,11 @@
 
 import sys
 
-from benchmarks.rivals.quantization import main
+from benchmarks.old_names import require_rivals
 
 if __name__ == "__main__":
+    require_rivals()
+    from benchmarks.rivals.quantization import main
+
     print("benchmarks.quantization is now called benchmarks.rivals.quantization", file=sys.stderr)  # noqa: T201
     sys.exit(main())

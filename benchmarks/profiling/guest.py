@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times the ONNX files that manifest.json lists, on the machine where it runs.
 
-It stands alone: Python 3.8 or later with numpy and the engine's package (onnxruntime, openvino or tensorrt) is all it
-needs. A file is timed together with several others in short rounds that take turns, so that whatever else the machine
-does falls on all of them alike; one reference file is among them every time, and tells how the machine's speed drifts.
-Each result is appended to results.jsonl at once: asked again, it goes on where it stopped.
+The script needs only Python 3.8 or later, numpy and the engine's package (onnxruntime, openvino or tensorrt). Several
+files are timed together and take turns in short rounds, so that other work on the machine slows all of them alike. One
+reference file is timed in every round and shows how the machine's speed drifts. Each result is appended to
+results.jsonl at once: if the script is stopped, run it again and it continues.
 
     python3 measure.py
 """
@@ -27,7 +27,7 @@ import numpy as np
 
 SAMPLE_S = 0.001  # a sample lasts at least this long, so that the clock's own cost does not count
 SAMPLES = 3  # of one file in a round, at least
-TOGETHER = 8  # files that take turns, besides the reference
+TOGETHER = 8  # files that take turns at a time, besides the reference
 
 
 class OnnxRuntime:
@@ -38,8 +38,8 @@ class OnnxRuntime:
 
         self.ort, self.threads = onnxruntime, threads
         self.version, self.device = onnxruntime.__version__, processor()
-        # One thread does all its work in the caller's: its processor time is the latency on a machine that does
-        # nothing else, also where this one does.
+        # With one thread the calling thread does all the work: its processor time is the latency on an idle machine,
+        # even if this machine is busy.
         self.clock = time.thread_time if threads == 1 else time.perf_counter
 
     def open(self, path: Path, evict: int) -> Callable[[int], float]:
@@ -63,7 +63,7 @@ class OpenVino:
     """One request on the CPU, with the settings of the engine that ships."""
 
     def __init__(self, threads: int) -> None:
-        os.environ.setdefault("CI", "true")  # or importing it sends a message to its makers
+        os.environ.setdefault("CI", "true")  # otherwise the import sends telemetry
         import openvino
 
         self.ov, self.core = openvino, openvino.Core()
@@ -97,7 +97,7 @@ class TensorRT:
         self.trt, self.cuda = trt, Cuda()
         self.version, self.device = trt.__version__, self.cuda.name()
         self.logger = trt.Logger(trt.Logger.ERROR)
-        self.timings = b""  # of kernels: what one build has tried, the next need not
+        self.timings = b""  # TensorRT's timing cache, which makes the next build faster
 
     def open(self, path: Path, evict: int) -> Callable[[int], float]:
         trt = self.trt
@@ -113,14 +113,14 @@ class TensorRT:
             if not context.execute_async_v3(stream.value):
                 sys.exit(f"TensorRT cannot run {path}")
 
-        enqueue()  # the first run sets TensorRT up, which cannot be captured
+        enqueue()  # the first run initializes TensorRT, which cannot be captured
         self.cuda.call("cudaStreamSynchronize", stream)
         launch = self.cuda.captured(stream, enqueue)
-        alive = (runtime, engine, context)  # as long as the graph that uses them
+        alive = (runtime, engine, context)  # keep them alive as long as the CUDA graph
         return lambda count: self.cuda.elapsed(stream, launch, count) if alive else 0.0
 
     def build(self, path: Path) -> bytes:
-        """The plan of an ONNX file."""
+        """Build the plan of an ONNX file."""
         trt = self.trt
         builder = trt.Builder(self.logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -140,7 +140,7 @@ class TensorRT:
 
 
 class Cuda:
-    """The few functions of the CUDA runtime that are needed, by ctypes."""
+    """The functions of the CUDA runtime that this script needs, called with ctypes."""
 
     def __init__(self) -> None:
         self.lib: Any = None
@@ -160,7 +160,7 @@ class Cuda:
             sys.exit(f"{name} failed: {self.lib.cudaGetErrorString(status).decode()}")
 
     def name(self) -> str:
-        """The GPU's name: the first field of cudaDeviceProp, which has grown since but not moved."""
+        """The GPU's name: the first field of cudaDeviceProp, in every CUDA version."""
         properties = ctypes.create_string_buffer(1 << 14)
         self.call("cudaGetDeviceProperties", properties, 0)
         return properties.value.decode()
@@ -207,7 +207,7 @@ ENGINES: dict[str, Any] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "te
 
 
 def processor() -> str:
-    """The processor's name; the board's where /proc/cpuinfo names none, as on ARM."""
+    """The processor's name; the board's name if /proc/cpuinfo has none, as on ARM."""
     for path, mark in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
         try:
             lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -220,9 +220,10 @@ def processor() -> str:
 
 
 def pair_sums(backend: Any, path: Path) -> str:
-    """What the engine adds two products of its INT8 convolutions in: int16, which overflows without VNNI, or int32.
+    """The type in which the engine adds two products of an INT8 convolution: int16 (can overflow) or int32.
 
-    In the probe all weights are 127 and all activations 255; int16 halves its sums. Empty on a GPU.
+    In the probe all weights are 127 and all activations 255; in int16 the sums are about half of the exact ones. Empty
+    on a GPU.
     """
     if not (hasattr(backend, "run") and path.exists()):
         return ""
@@ -231,7 +232,7 @@ def pair_sums(backend: Any, path: Path) -> str:
 
 
 def timed(call: Callable[[], Any], clock: Callable[[], float], evict: int) -> Callable[[int], float]:
-    """A function that calls ``call`` a number of times, with ``evict`` bytes read before each, and times the calls."""
+    """A function that times ``call`` a number of times, and reads ``evict`` bytes before each call."""
     others = np.ones(evict // 8, dtype=np.int64)
 
     def run(count: int) -> float:
@@ -251,8 +252,8 @@ def noise(shape: list[int]) -> Any:
 
 
 def sample(run: Callable[[int], float], seconds: float) -> list[float]:
-    """Milliseconds a call: the least and the median sample of a round."""
-    run(1)  # the caches are another file's after its round
+    """Milliseconds per call: the minimum and the median of a round's samples."""
+    run(1)  # another file has used the caches since
     inner = max(1, int(SAMPLE_S / max(run(1), 1e-9) + 1))
     values: list[float] = []
     end = time.perf_counter() + seconds
@@ -264,10 +265,10 @@ def sample(run: Callable[[int], float], seconds: float) -> list[float]:
 def measure(
     backend: Any, folder: Path, names: list[str], manifest: dict[str, Any], seed: int
 ) -> dict[str, list[list[float]]]:
-    """Time some files against each other and the reference; rounds of [least, median] by name.
+    """Time some files and the reference in turns; rounds of [minimum, median] by name.
 
-    In the network, the weights of one layer are pushed out of the processor's caches by those of the others. So before
-    each run of a piece as many bytes are read as the network has; a whole network does that by itself.
+    In the network, the weights of the other layers push those of a layer out of the processor's caches. So before each
+    run of a piece, as many bytes are read as the network has weights; a whole network does that by itself.
     """
     runs = {}
     for name in [manifest["files"][0], *names]:
@@ -283,7 +284,7 @@ def measure(
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows that were written whole; a kill may have cut the last one."""
+    """The complete rows; if the script was killed, the last row may be cut and is skipped."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:
@@ -308,14 +309,14 @@ def main() -> None:
     }
     rows = read_results(results)
     if any(row["place"] != place for row in rows):
-        sys.exit(f"{results} was begun on another device or version: delete it to measure anew")
+        sys.exit(f"{results} has results of another device or engine version: delete it to measure again")
     done = {row["name"] for row in rows}
     reference, *names = manifest["files"]
     waiting = [name for name in names if name not in done]
-    random.Random(0).shuffle(waiting)  # slow drift must not fall on one kind of file
+    random.Random(0).shuffle(waiting)  # so that slow drift does not affect one sort of file only
     before = len(names) - len(waiting)
     with results.open("a", encoding="utf-8") as out:
-        out.write("\n" if rows else "")  # after a line that was cut
+        out.write("\n" if rows else "")  # end a line that may have been cut
         for start in range(0, len(waiting), TOGETHER):
             batch = waiting[start : start + TOGETHER]
             rounds = measure(backend, folder, batch, manifest, start * 1000)

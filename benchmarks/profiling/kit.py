@@ -1,4 +1,4 @@
-"""A folder of ONNX files and one script that times them: run here as a subprocess, or carried to the device."""
+"""A kit: a folder of ONNX files and a script that times them, here in a subprocess or on another device."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ On the device, with Python 3.8 or later, numpy and {package}:
 
     python3 measure.py
 
-It takes some minutes, prints how far it is, and goes on where it stopped if it is asked again. Leave the machine
-alone meanwhile, and fix its clocks if it can (Jetson: nvpmodel, jetson_clocks). Then bring results.jsonl back to
-where the kit was made, into the kit's folder there, and run
+It takes some minutes and prints its progress; if it is stopped, run it again and it continues. Run nothing else on the
+device meanwhile, and fix its clocks if possible (Jetson: nvpmodel, jetson_clocks). Then copy results.jsonl into the
+kit's folder on the machine where the kit was made, and run there
 
     python -m benchmarks.latency_table --config FILE --import-kit FOLDER
 """
@@ -61,12 +61,12 @@ def write_files(folder: Path, pieces: Iterable[Piece], build: Callable[[Piece], 
 
 
 def write_manifest(folder: Path, manifest: GuestManifest) -> None:
-    """Write ``manifest.json``, which the guest reads; ``read_manifest`` reads a kit's."""
+    """Write ``manifest.json``, which the script on the device reads; ``read_manifest`` reads a kit's."""
     write_json(folder / DESCRIBED, asdict(manifest))
 
 
 def emit(folder: Path, manifest: KitManifest) -> None:
-    """Write the script, the manifest and what explains both; the ONNX files are there already."""
+    """Write the script, the manifest and the README; the ONNX files must exist already."""
     shutil.copyfile(guest.__file__, folder / SCRIPT)
     write_atomic(folder / PROBE, probe())
     engine = manifest.engine
@@ -83,13 +83,13 @@ def emit(folder: Path, manifest: KitManifest) -> None:
 
 @dataclass(frozen=True)
 class GuestManifest:
-    """What the guest reads.
+    """The part of ``manifest.json`` that the script on the device reads.
 
     Attributes:
-        engine, threads: in what it times the files.
-        rounds, round_s: how long; see ``Effort``.
+        engine, threads: the engine and its intra-op threads.
+        rounds, round_s: how long each file is timed; see ``Effort``.
         files: names of the ONNX files, without the suffix, the reference first.
-        evict: bytes that are read before each run of a file, so that its weights are not in the cache.
+        evict: bytes to read before each run of a file, so that its weights are not in the cache.
     """
 
     engine: str
@@ -113,10 +113,10 @@ class GuestManifest:
 
 @dataclass(frozen=True)
 class KitManifest(GuestManifest):
-    """``manifest.json`` of a kit: what the guest reads, and what the import needs to know of the network.
+    """``manifest.json`` of a kit: what the script on the device reads, and what the import needs.
 
     Attributes:
-        pieces: what is in each file, the reference's apart.
+        pieces: the contents of each file, without the reference's.
         network: ``fingerprint`` of the network.
         target, batch: of the configuration that the kit was made with.
         groups, unit: units of each coupling group, and channels a unit.
@@ -162,7 +162,7 @@ class KitManifest(GuestManifest):
         self._check_segments()
 
     def _check_segments(self) -> None:
-        """Make sure that there are pieces for all that a table is made of."""
+        """Check that there are pieces for every row of the table."""
         order, segments = self._order(), {member.name for member in self.segments}
         for member in self.segments:
             kind = next((kind for kind in self.kinds if kind.name == member.kind), None)
@@ -184,11 +184,11 @@ class KitManifest(GuestManifest):
                 raise ValueError(f"there is no piece of '{kind.name}' with {missing[0]} units")
 
     def _order(self) -> dict[str, tuple[str, ...]]:
-        """By kind, the groups that its axes stand for in the segment that was measured."""
+        """By segment type, the groups of its axes in the segment that was measured."""
         return {member.kind: member.groups for member in self.segments if member.name == member.kind}
 
     def in_order(self) -> KitManifest:
-        """The same, each segment's units in the order of its kind's axes: JSON does not keep any order."""
+        """The same manifest with each segment's units in the order of its type's axes: JSON may lose the order."""
         order = self._order()
         pieces = (
             replace(piece, units={group: piece.units[group] for group in order[piece.subject]})
@@ -201,7 +201,7 @@ class KitManifest(GuestManifest):
 
 @dataclass(frozen=True)
 class Ran:
-    """Where the guest ran; see ``compress.prune.latency.table.Machine``."""
+    """The machine on which the script ran; see ``compress.prune.latency.table.Machine``."""
 
     version: str
     device: str
@@ -214,7 +214,7 @@ Rounds = Annotated[tuple[tuple[Ms, Ms], ...], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Timed:
-    """A row of the guest's: the least and the median time of each round, in ms, of a file and of the reference."""
+    """A row of ``results.jsonl``: minimum and median of each round, in ms, of a file and of the reference."""
 
     name: str
     rounds: Rounds
@@ -226,19 +226,19 @@ def read_manifest(folder: Path) -> KitManifest:
     """The manifest of a kit.
 
     Raises:
-        ConfigError: the folder is no kit of this version.
+        ConfigError: the folder is not a kit of this version.
     """
     path, remedy = folder / DESCRIBED, "give the folder that --emit-kit made"
     if not path.is_file():
-        raise ConfigError(f"{folder} is no profiling kit: it has no {DESCRIBED}", remedy=remedy)
+        raise ConfigError(f"{folder} is not a latency table kit: it has no {DESCRIBED}", remedy=remedy)
     return read(path, KitManifest, remedy=remedy, error=ConfigError).in_order()
 
 
 def results(folder: Path) -> list[Timed]:
-    """The guest's rows that are there so far; a kill may have cut a line, which is left out.
+    """The rows of ``results.jsonl`` so far; a line that was cut by a kill is left out.
 
     Raises:
-        ConfigError: a line is JSON, but no such row.
+        ConfigError: a line is JSON, but not a row of results.
     """
     path = folder / RESULTS
     if not path.exists():
@@ -255,12 +255,12 @@ def results(folder: Path) -> list[Timed]:
 
 
 def run_guest(folder: Path) -> Iterator[int]:
-    """Run the script on a folder in a process of its own; yields how many files are done.
+    """Run the script on a folder in a subprocess; yield the number of files that are done.
 
     Raises:
-        EngineError: it ended with an error, which the message says.
+        EngineError: the script failed; the message has its error.
     """
-    command = [sys.executable, "-P", guest.__file__, str(folder)]  # -P: no module beside it is in the way
+    command = [sys.executable, "-P", guest.__file__, str(folder)]  # -P: do not import modules from the script's folder
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=tied(os.getpid())
     ) as process:

@@ -1,4 +1,4 @@
-"""From a network to its latency table: measured here, or on a device with a kit."""
+"""Make the latency table of a network: measured on this machine, or on a device with a kit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from compress.run import Run
 
 TABLE = "latency_table.json"
 FITTED, HELD_OUT = 12, 12  # whole networks
-_CHUNK = 64  # files that lie on the disk at once
+_CHUNK = 64  # files on the disk at a time
 
 
 def profile(
@@ -36,10 +36,11 @@ def profile(
 ) -> LatencyTable:
     """Measure on this machine.
 
-    First the ladders, which tell the steps in width that the kernels take; then widths on these steps, and networks.
+    First the ladders are measured, which show the width steps of the kernels; then widths that are multiples of these
+    steps, and whole networks.
 
     Args:
-        folder: where timings are kept, row by row; asked again with the same folder, what is there is not measured.
+        folder: folder of the timings, one row per piece; a piece that has a row there is not measured again.
 
     Raises:
         EngineError: the engine cannot run a piece.
@@ -90,14 +91,14 @@ def _measured(
 
 
 def reference_piece(survey: Survey) -> Piece:
-    """What is timed beside everything else: the dense segment in the middle of the network, on its own."""
+    """The reference, which is timed in every round: the dense segment in the middle of the network."""
     names = list(survey.kinds)
     name = names[len(names) // 2]
     return Piece("reference", "segment", name, {})
 
 
 def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort, progress: Progress) -> None:
-    """Write a kit. It cannot wait for the ladders' answers: its widths are multiples of a sixteenth of each group's.
+    """Write a kit. The steps are not known yet, so its widths are multiples of a sixteenth of each group's.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -111,14 +112,14 @@ def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort,
     kit.write_files(folder, progress.track([reference, *pieces], "writing", len(pieces) + 1), survey.build)
     kit.emit(folder, kit.KitManifest.of_kit(survey, target, [reference, *pieces], effort))
     size = sum(file.stat().st_size for file in folder.iterdir())
-    progress.note(f"{len(pieces)} files, {size / 1e6:.0f} MB: {folder}; {kit.README} says what to do with them")
+    progress.note(f"{len(pieces)} files, {size / 1e6:.0f} MB: {folder}; {kit.README} says how to run them")
 
 
 def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:
-    """The table of what a kit has measured on the device.
+    """Make the table from the results of a kit.
 
     Raises:
-        ConfigError: no kit, one for another target, or one that has not measured everything.
+        ConfigError: the folder is not a kit, is for another target, or has no results for some files.
     """
     manifest = kit.read_manifest(folder)
     for name, asked in (("target", target.name), ("engine", target.engine), ("batch", target.batch)):
@@ -148,7 +149,7 @@ def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:
 
 
 def summarize(table: LatencyTable, path: Path, console: Console) -> None:
-    """What was found, on the terminal."""
+    """Print the table and the error of its model."""
     place = table.place
     model = LatencyModel(table)
     body = [_kind_row(table, kind) for kind in table.kinds]
@@ -170,7 +171,7 @@ def _kind_row(table: LatencyTable, kind: SegmentKind) -> list[str]:
 
 
 def imported(path: Path) -> bool:
-    """Whether there is a table of another machine's; one that cannot be read is in nobody's way."""
+    """Whether the file is a table that was imported from a kit; a damaged file counts as none."""
     try:
         return path.is_file() and LatencyTable.read(path).imported
     except ConfigError:
@@ -178,13 +179,13 @@ def imported(path: Path) -> bool:
 
 
 def key(survey: Survey, place: Machine, effort: Effort) -> str:
-    """The folder of timings that go together: one for each network, place and effort."""
+    """The name of the folder of timings: one for each network, machine and effort."""
     parts = json.dumps([survey.network, asdict(place), asdict(effort)], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def survey_of(config: Config, directory: Path, progress: Progress) -> Survey:
-    """The pieces of a run's network.
+    """Choose the pieces of a run's network.
 
     Raises:
         PipelineError: stage ``baseline`` has not run.
@@ -197,7 +198,7 @@ def survey_of(config: Config, directory: Path, progress: Progress) -> Survey:
 
 
 def this_machine(target: TargetConfig) -> Machine:
-    """This machine.
+    """This machine with the target's engine, as a latency table records it.
 
     Raises:
         BackendAbsent: the target's engine does not run here.
@@ -211,5 +212,7 @@ def this_machine(target: TargetConfig) -> Machine:
     place = here(target)
     assert place is not None
     if target.engine == "onnxruntime" and target.device != "cpu":
-        raise ConfigError("ONNX Runtime is profiled on the CPU only", remedy="--set target.device=cpu")
+        raise ConfigError(
+            "a latency table for ONNX Runtime is measured on the CPU only", remedy="--set target.device=cpu"
+        )
     return place

@@ -1,4 +1,4 @@
-"""How fast the networks of plans would be, without pruning any weights."""
+"""Measure the latency of plans without pruning any weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ratios(survey: Survey, plans: Sequence[WidthPlan], target: TargetConfig, eff
     """Latency of each plan's network over the unpruned one's, with 95% intervals.
 
     Raises:
-        EngineError: the engine cannot run one.
+        EngineError: the engine cannot run a plan's network.
     """
     pieces = [piece_of(f"plan{index}", plan) for index, plan in enumerate(plans)]
     with tempfile.TemporaryDirectory() as name:
@@ -43,7 +43,7 @@ def ratios(survey: Survey, plans: Sequence[WidthPlan], target: TargetConfig, eff
 
 
 def piece_of(name: str, plan: WidthPlan) -> Piece:
-    """A plan's network: as many of the first units of each group, as it keeps."""
+    """A network with the widths of a plan; it keeps the first units of each group, whichever the plan keeps."""
     return Piece(name, "network", "", {name: len(kept) for name, kept in plan.kept.items()}, removed=plan.removed)
 
 

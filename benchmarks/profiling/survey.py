@@ -1,4 +1,4 @@
-"""What a latency profile measures: which pieces of the network, at which widths."""
+"""Choose what a latency table measures: which pieces of the network, at which widths."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from compress.probes.resize import resized, without
 from compress.probes.template import Template, make_template
 from compress.prune.latency.table import Member, SegmentKind, fingerprint, layers_of
 
-COPIES = 3  # of a segment in one engine, where it can follow itself
+COPIES = 3  # copies of a segment in one file, if its output fits its input
 _BASE, _RUNGS = 32, 32  # a ladder climbs from this many units to as many more, in powers of two
 _LEAST = 1 / 8  # of a group's units
 _POINTS = {0: 1, 1: 8, 2: 20, 3: 30, 4: 40}  # of a kind, by the number of its groups
-_GRID = 16  # parts of a group's units that a design's widths are multiples of, unless the steps are coarser
+_GRID = 16  # widths are multiples of 1/16 of a group's units, or of the step if that is coarser
 
 Shape = tuple[Size, ...]
 
@@ -43,7 +43,7 @@ class Piece:
         subject: the kind, or the graph node whose tensor the ends are around.
         units: units kept by group; a group that is not named keeps all.
         shapes: of the tensors at which thin ends are attached.
-        removed, held_out: of a network.
+        removed, held_out: of a whole network: its removed blocks, and whether it checks the model, not fits it.
     """
 
     name: str
@@ -57,11 +57,11 @@ class Piece:
 
 
 class Survey:
-    """A network taken apart for measuring.
+    """A network and the pieces of it to measure.
 
     Attributes:
-        kinds: with steps of 1; ``representatives`` has the segment that is measured, by kind.
-        members: every segment, with its kind.
+        kinds: the segment types, with steps of 1; ``representatives`` has the measured segment of each.
+        members: every segment, with its type.
         groups, unit: units of each coupling group, and channels a unit.
         weights: bytes of the dense network's constants.
 
@@ -100,7 +100,7 @@ class Survey:
         }
 
     def at(self, units: Mapping[str, int]) -> Template:
-        """The template with the first units of each group."""
+        """The network with the first units of each group."""
         kept = {name: range(count) for name, count in units.items() if count < self.groups[name]}
         return resized(self.template, self.coupling, kept)
 
@@ -116,14 +116,14 @@ class Survey:
                 return without(template, [self.segments[name] for name in piece.removed])
 
     def ladders(self) -> list[Piece]:
-        """For each group of each kind, widths that show its steps; the other groups have half of their units."""
+        """Widths that show the steps of each group of each segment type; the other groups have half of their units."""
         found = []
         for name, kind in self.kinds.items():
             found += [self._segment(name, units) for units in rungs(kind)]
         return list({piece.name: piece for piece in found}.values())
 
     def ends(self) -> list[Piece]:
-        """The ends around every tensor at which a segment begins or ends, at four widths of it."""
+        """The ends around every tensor at which a segment begins or ends, at four widths of the tensor."""
         found: dict[tuple[Shape, ...], Piece] = {}
         for segment in self.representatives.values():
             for part in (1 / 4, 1 / 2, 3 / 4, 1):
@@ -134,7 +134,7 @@ class Survey:
         return list(found.values())
 
     def design(self, kinds: Sequence[SegmentKind]) -> list[Piece]:
-        """Widths on the kinds' steps: all corners, or half of them, and points that fill the space between."""
+        """Widths that are multiples of the steps: all corners (or half of them) and points that fill the space."""
         found = []
         for kind in kinds:
             grids = [_grid(full, step) for full, step in zip(kind.units, kind.step, strict=True)]
@@ -155,7 +155,7 @@ class Survey:
         return found
 
     def networks(self, kinds: Sequence[SegmentKind], fitted: int, held_out: int) -> list[Piece]:
-        """The dense network, and networks of random widths, some without some of the blocks that can go."""
+        """The dense network, and networks of random widths; some lack some of the removable blocks."""
         steps: dict[str, int] = {}
         by_name = {kind.name: kind for kind in kinds}
         for member in self.members:
@@ -181,7 +181,7 @@ class Survey:
         return Piece(name, "segment", kind, kept, copies, shapes)
 
     def _ends_of(self, template: Template, segment: Segment) -> Iterator[tuple[str, Shape]]:
-        """Name and shape of the tensors where a segment's thin ends are; the network's own ends are its own."""
+        """Name and shape of the tensors to which thin ends are attached; the network's input and output have none."""
         tensors = template.tensors
         if tensors[segment.source] not in template.inputs:
             yield segment.source, template.shapes[tensors[segment.source]]
@@ -190,7 +190,7 @@ class Survey:
 
 
 def rungs(kind: SegmentKind) -> Iterator[tuple[int, ...]]:
-    """The units of a kind at which its steps are asked: one axis after the other climbs, the others stay at a half."""
+    """The units at which a segment type's steps are measured: one axis varies, the others keep half of their units."""
     halves = [max(1, units // 2) for units in kind.units]
     for axis, full in enumerate(kind.units):
         for units in ladder(full)[1:]:
@@ -198,7 +198,7 @@ def rungs(kind: SegmentKind) -> Iterator[tuple[int, ...]]:
 
 
 def ladder(full: int) -> list[int]:
-    """Widths whose times tell where steps are: from a base up in powers of two, the base first.
+    """Widths whose times show the steps: a base, then the base plus powers of two.
 
     >>> ladder(64)
     [32, 33, 34, 36, 40, 48, 64]
@@ -221,13 +221,13 @@ def _nearest(grid: Sequence[int], wanted: float) -> int:
 
 
 def _grid(full: int, step: int, least: float = _LEAST) -> list[int]:
-    """Multiples of a step, not much finer than a sixteenth of all units; and all."""
+    """Multiples of a step, about a sixteenth of all units apart, and the full width."""
     apart = step * max(1, round(full / _GRID / step))
     inside = [units for units in range(apart, full, apart) if units >= least * full]
     return [*inside, full]
 
 
 def check_measurable(survey: Survey) -> None:
-    """Raise ModelError where there is nothing to choose."""
+    """Raise ModelError if the network has no channels that can be removed."""
     if not survey.groups:
-        raise ModelError("the network has no channels that can be removed, so there is nothing to profile")
+        raise ModelError("the network has no channels that can be removed, so there is nothing to measure")

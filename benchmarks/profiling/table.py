@@ -1,4 +1,4 @@
-"""From timings of pieces to a latency table."""
+"""Make a latency table from the timings of pieces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import Array, LatencyTable, Machine, Member, Row, SegmentKind, WholeRow
 
 _LOW = 0.1  # quantile of a piece's rounds
-_NO_GAIN = 0.01  # a narrower width that saves no more than this share is dominated
+_NO_GAIN = 0.01  # a narrower width must save more than this share to count
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Timing:
 def timings(rows: Sequence[Timed]) -> dict[str, Timing]:
     """By piece, from the guest's rows.
 
-    Least samples, because what else a machine does only ever adds. Each row is scaled by how fast the reference ran in
-    the same rounds, held against the middle of all rows.
+    Minima are used, because other work on the machine can only add time. Each row is divided by the reference's time in
+    the same rounds, relative to the median of all rows.
     """
     beside = {row.name: _low(row.reference) for row in rows}
     usual = float(np.median(list(beside.values()))) if beside else 1.0
@@ -55,14 +55,14 @@ def _low(rounds: Sequence[Sequence[float]]) -> float:
 def with_steps(
     kinds: Sequence[SegmentKind], pieces: Iterable[Piece], times: Mapping[str, Timing], unit: Mapping[str, int]
 ) -> list[SegmentKind]:
-    """The kinds, with the steps that the ladders among ``pieces`` show.
+    """The segment types, with the steps that the ladders among ``pieces`` show.
 
-    Steps of g are enough where nothing narrower on the ladder saves more than 1% of what b + g units cost: T(b + r) >=
-    0.99 T(b + g) for all r < g. One such comparison is noise; the kernels are the same in all layers, so the median
+    A step of g is enough if no narrower width on the ladder saves more than 1% of the time of b + g units: T(b + r) >=
+    0.99 T(b + g) for all r < g. A single comparison is noisy. The kernels are the same in all layers, so the median
     over all groups whose units have the same number of channels decides. The coarsest such g is the step.
 
     Args:
-        unit: channels a unit, by group.
+        unit: channels per unit, by group.
     """
     at: dict[tuple[str, tuple[int, ...]], float] = {}
     sizes: dict[str, list[int]] = {kind.name: [] for kind in kinds}
@@ -107,9 +107,9 @@ def make_table(
     *,
     imported: bool,
 ) -> LatencyTable:
-    """The table, with the error of its own model in ``summary``.
+    """The table, with the error of its model in ``summary``.
 
-    A segment's time is its piece's, less half of the ends at either side, over the number of copies.
+    A segment's time is that of its piece, minus half of the time of the ends at each side, divided by the copies.
     """
     thin = _Ends([(piece.shapes[0], times[piece.name].ms) for piece in pieces if piece.role == "ends"])
     by_name = {kind.name: kind for kind in kinds}
@@ -139,7 +139,7 @@ def make_table(
 
 
 class _Ends:
-    """What the thin ends around a tensor cost: for each height and width a line over the channels."""
+    """The time of the thin ends around a tensor: for each height and width, a linear function of the channels."""
 
     def __init__(self, measured: Iterable[tuple[Shape, float]]) -> None:
         points: dict[Shape, list[tuple[int, float]]] = {}

@@ -1,4 +1,4 @@
-"""Accuracies as tables."""
+"""Print accuracies as tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress.console import Console
 
 
 def report(result: AccuracyResult, console: Console, *, classes: bool) -> None:
-    """Print the accuracies, the pairing and, if asked for, every class."""
+    """Print the accuracies, the paired comparison and, with ``classes``, the accuracy of every class."""
     row = [Path(result.artifact.path).name, _percent(result.top1), _percent(result.top5), ""]
     rows = [row]
     if (paired := result.paired) is not None:

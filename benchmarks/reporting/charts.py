@@ -1,4 +1,4 @@
-"""A report's figures besides those of ``figures``, and any figure as SVG in the colours of the page."""
+"""Draw the report's own figures, and turn any figure into SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _ID = re.compile(r'((?:\bid="|href="#|url\(#))')
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with what it says in words.
+    """A drawing with its caption.
 
     Attributes:
-        narrow: drawn for a phone, where the wide one cannot be read; None where one serves both.
+        narrow: a second drawing for the width of a phone; None if one drawing serves both.
     """
 
     caption: str
@@ -43,7 +43,7 @@ def inline(figure: Figure, name: str, *, width: float | None = WIDTH) -> Markup:
 
     Args:
         name: unique on the page; it keeps the identifiers of two drawings apart.
-        width: inches to lay the figure out in; None for its own. The page says what its title would.
+        width: width in inches; None keeps the figure's own. The title is dropped, because the page has one.
     """
     if width is not None:
         figure.set_size_inches(width, figure.get_size_inches()[1])
@@ -62,7 +62,7 @@ def inline(figure: Figure, name: str, *, width: float | None = WIDTH) -> Markup:
 
 
 def latencies(results: Mapping[str, LatencyResult]) -> Figure:
-    """A histogram of the samples of each network, with the median and its interval; what lies beyond is counted."""
+    """A histogram of each network's samples, with the median and its interval; the tail is only counted."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 1.2 * len(results) + 0.3), layout="constrained")
         panels = figure.subplots(len(results), 1, squeeze=False)[:, 0]
@@ -132,7 +132,7 @@ def sqnr(layers: Sequence[LayerRatios], whole: float | None) -> Figure:
 
 @dataclass(frozen=True)
 class LatencyPairs:
-    """Latencies in ms, predicted and measured, one pair a network."""
+    """Latencies in ms, predicted and measured, one pair per network."""
 
     label: str
     predicted: Sequence[float]
@@ -144,7 +144,7 @@ def predictions(series: Sequence[LatencyPairs], exported: tuple[float, Bounds] |
 
     Args:
         series: at most two.
-        exported: predicted and measured ms of the network that the run has come to.
+        exported: predicted and measured ms of the run's exported network.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")

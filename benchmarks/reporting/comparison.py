@@ -1,4 +1,4 @@
-"""A comparison of two runs as a table with notes, on a terminal and in Markdown."""
+"""Write a comparison of two runs as a table with notes, on a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def header(comparison: RunComparison) -> list[str]:
 
 
 def rows(comparison: RunComparison) -> list[list[str]]:
-    """A comparison as the cells of a table, one row a pair of engines."""
+    """A comparison as the cells of a table, one row per pair of engines."""
     return [
         [
             _title(one),
@@ -33,7 +33,7 @@ def rows(comparison: RunComparison) -> list[list[str]]:
 
 
 def notes(comparison: RunComparison) -> list[str]:
-    """What a reader of the table has to know besides, one line each."""
+    """The notes below the table, one line each."""
     found = [f"geometric mean of the ratios: {comparison.geomean:.3f}"]
     if any(one.pace for one in comparison.engines):
         found.append(
@@ -42,7 +42,7 @@ def notes(comparison: RunComparison) -> list[str]:
     for one in comparison.engines:
         name = _title(one)
         if one.pace is None:
-            found.append(f"{name}: whether the machine was equally fast is not known: no reference network ran in both")
+            found.append(f"{name}: the machine's pace is not known: no reference network ran in both runs")
         found += [f"INVALID: {name}: {reason}" for reason in one.invalid]
         found += [judgement(name, gate) for gate in one.gates if gate.decision != "PASS" and not one.invalid]
         found += [f"different: {name}: {what}: {a} against {b}" for what, (a, b) in one.different.items()]
@@ -69,7 +69,7 @@ def _title(one: EngineComparison) -> str:
 
 
 def judgement(name: str, gate: Gate) -> str:
-    """What a gate says of the engine of that name, in one line."""
+    """The decision of a gate about the engine of that name, in one line."""
     ratio, allowed = interval(gate.ratio, 3), 1 + gate.limit
     told = f"{gate.decision}: {name}: {gate.metric} ratio {ratio}"
     if gate.decision != "UNDECIDED":

@@ -1,4 +1,4 @@
-"""What a run's JSON files say, as figures: the predicted front, the losses, the removals, the measured front."""
+"""Draw a run's JSON files as figures: the predicted front, the losses, the removals, the measured front."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
-    "svg.hashsalt": "resnet-compress",  # the same picture is the same bytes
+    "svg.hashsalt": "resnet-compress",  # makes the bytes of a picture reproducible
 }
 BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#707070"
 _MIXED = ("data", "axes fraction")  # coordinates
@@ -46,7 +46,7 @@ _LOSS = "loss: divergence of the outputs"
 
 
 def caption(text: str) -> str:
-    r"""A name from a file, for a figure: without control characters, and its dollars are no mathematics.
+    r"""Make a name from a file safe for a figure: escape control characters, and dollars, which would start a formula.
 
     >>> print(caption("a $x_$"))
     a \$x_\$
@@ -67,7 +67,7 @@ def front(record: FrontFile, plan: WidthPlan, *, alone: bool) -> Figure:
 
     Args:
         record: of ``front.json``.
-        alone: its budget was the only one; under others the plan may lose more than the front says.
+        alone: whether its budget was the only one; with other budgets the plan may lose more than the front shows.
     """
     what, symbol, unit = _COST[record.kind]
     cost, loss = np.array(record.cost) / unit, np.array(record.loss)
@@ -102,12 +102,12 @@ def _ends(kind: str, plan: WidthPlan) -> tuple[float, float]:
 
 
 def losses(measured: Measured, plan: WidthPlan, *, columns: int = _COLUMNS) -> Figure:
-    """The loss of each group by the share of its channels that stay, one panel a group, with the plan's choice.
+    """The loss of each group by the share of channels kept, one panel per group, with the plan's choice.
 
-    All channels cost nothing, which a logarithmic axis does not show.
+    The full width is not drawn: its loss is 0, which a logarithmic axis cannot show.
 
     Args:
-        columns: of panels, at most.
+        columns: columns of panels, at most.
     """
     plans = {group.name: group for group in plan.groups}  # in order of execution
     curves = {name: measured.curves[name] for name in sorted(measured.curves, key=[*plans, *measured.curves].index)}
@@ -149,7 +149,7 @@ def _short(name: str) -> str:
 
 
 def removals(measured: Measured, plan: WidthPlan) -> Figure:
-    """The loss of taking out each block, with those that the plan takes out in red."""
+    """The loss of removing each block; blocks that the plan removes are red."""
     names = list(measured.removals)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 0.28 * len(names) + 1.1), layout="constrained")
@@ -192,7 +192,7 @@ def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
 def _bounds(row: MeasuredNetwork) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """ms and percent, each as (value, low, high)."""
     if row.accuracy is None:
-        raise PipelineError(f"'{row.name}' has no accuracy to draw", remedy="measure it on labelled images")
+        raise PipelineError(f"'{row.name}' has no accuracy to draw", remedy="measure it on labelled images: --data")
     ms, share = row.latency.stats["latency_ms"].median, row.accuracy.top1.value
     return (ms.value, ms.lo, ms.hi), (100 * share.value, 100 * share.lo, 100 * share.hi)
 
@@ -216,7 +216,7 @@ def _wrapped(title: str) -> str:
 
 
 def draw(directory: Path) -> dict[str, Figure]:
-    """By file name, every figure that the files in a run's folder allow.
+    """Draw every figure for which a run's folder has the files; by file name.
 
     Raises:
         PipelineError: there is nothing to draw.
@@ -240,7 +240,7 @@ def draw(directory: Path) -> dict[str, Figure]:
 
 
 def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
-    """``front`` of a run's files; None where pruning had no budget that gives one."""
+    """The ``front`` figure of a run; None if pruning had no budget, and so wrote no front."""
     path = directory / "prune" / FRONT
     if not path.exists():
         return None
@@ -250,7 +250,7 @@ def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
 
 
 def losses_of(directory: Path) -> Measured | None:
-    """The losses that a run's network was pruned by, the last round's; None where they are not there."""
+    """The losses that pruning used in its last round; None if there are none."""
     parents = read_manifest(directory / "prune").parents
     names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
     folders = [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]

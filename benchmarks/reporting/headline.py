@@ -1,4 +1,4 @@
-"""What stands on top of a report: whether it may be believed, and the sentence that matters."""
+"""The top of a report: the warnings, and a sentence with the main result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.results.tables import points
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that matters, with what it is to be read with."""
+    """A main number of the report, with a note on how to read it."""
 
     name: str
     value: str
@@ -20,7 +20,7 @@ class Figure:
 
 
 def headline(record: RunRecord) -> str:
-    """How many times faster, at what change of accuracy, how large: the sentence that matters."""
+    """The main result in a sentence: speed-up, change of accuracy, and file size."""
     dense, result = record.networks[0], record.result
     size = f"its file takes {megabytes(result)} MB instead of {megabytes(dense)} MB"
     return f"The {result.name} network {_faster(result, dense)}{_change(result)}; {size}."
@@ -46,17 +46,17 @@ def _change(result: MeasuredNetwork) -> str:
     change = accuracy.paired.difference
     low, high = 100 * change.lo, 100 * change.hi
     found = f"{100 * change.value:+.2f} points (95% interval {low:+.2f} to {high:+.2f}; {accuracy.images} images)"
-    told = ", which these images do not tell from no change" if low <= 0 <= high else ""
-    return f", at a change of top-1 accuracy of {found}{told}"
+    unclear = ", which may be no change at all: the interval contains 0" if low <= 0 <= high else ""
+    return f", at a change of top-1 accuracy of {found}{unclear}"
 
 
 def megabytes(network: MeasuredNetwork) -> str:
-    """Size of its file."""
+    """The size of the network's file in MB."""
     return f"{network.latency.artifact.bytes / 1e6:.2f}"
 
 
 def figures(record: RunRecord) -> list[Figure]:
-    """The numbers of the headline, for who only glances."""
+    """The numbers of the headline, shown as large figures."""
     dense, result = record.networks[0], record.result
     compared, accuracy = result.latency.comparison, result.accuracy
     found = []
@@ -73,7 +73,7 @@ def figures(record: RunRecord) -> list[Figure]:
 
 
 def warnings(record: RunRecord) -> list[str]:
-    """What has changed since the measurement, and what the measurement itself warns of."""
+    """Warnings about files that have changed since the measurement, then the measurement's own warnings."""
     said = [f"{network.name}: {text}" for network in record.networks for text in _said(network)]
     return list(dict.fromkeys([*record.stale, *said]))
 

@@ -1,4 +1,4 @@
-"""Latencies as a table, as CSV and as Markdown."""
+"""Write latencies as a table, as CSV and as Markdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEADER = [
 
 
 def rows(results: Sequence[LatencyResult]) -> list[list[str]]:
-    """Results as the cells of a table, one row an engine."""
+    """Results as the cells of a table, one row per engine."""
     return [_row(result) for result in results]
 
 
@@ -51,7 +51,7 @@ def _row(result: LatencyResult) -> list[str]:
 
 
 def to_csv(results: Sequence[LatencyResult]) -> str:
-    """Results with a line an engine; a number that was not measured is an empty cell."""
+    """Results as CSV, one line per engine; a value that was not measured is an empty cell."""
     lines = [_record(result) for result in results]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -95,7 +95,7 @@ def _record(result: LatencyResult) -> dict[str, object]:
 
 
 def remarks(results: Sequence[LatencyResult]) -> list[str]:
-    """What makes a measurement invalid or doubtful, and what the gates of the run say, one line each."""
+    """The reasons of INVALID measurements, the warnings, and the decisions of the run's gates, one line each."""
     doubts = [
         f"{kind}: {Path(result.artifact.path).name}: {text}"
         for result in results
@@ -123,7 +123,7 @@ def to_markdown(results: Sequence[LatencyResult]) -> str:
 
 
 def title(result: LatencyResult) -> str:
-    """What was measured on what, in one line."""
+    """The conditions of the measurement, in one line."""
     shape = "x".join(str(dim) for dim in result.scenario.shape)
     streams = f"{result.scenario.streams} streams of " if result.scenario.streams > 1 else ""
     return f"latency, {shape}, {streams}{result.modes['threads']} thread(s), {result.host.cpu}, 95% intervals"

@@ -1,4 +1,4 @@
-"""What pruning has come to: its prediction held against the measurement, what it took out, how near the peak it is."""
+"""The results of pruning: predicted against measured latency, the removed channels, and the share of the peak."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Section:
 
 
 def plan_of(run: Run) -> WidthPlan | None:
-    """The plan by which the exported network was pruned; None where it was not, or where ``prune`` has run since."""
+    """The plan of the exported network; None if it was not pruned, or if ``prune`` has run since the export."""
     folder = run.folder("prune")
     if not (folder / PLAN).exists():
         return None
@@ -64,7 +64,7 @@ def error(predicted: float, measured: float) -> float:
 
 
 def budget_ms(run: Run, plan: WidthPlan) -> float | None:
-    """The latency that pruning was asked for, in ms by the latency table; None where another cost was the budget."""
+    """The latency budget of pruning, in ms by the latency table; None if the budget was of another cost."""
     asked = read_manifest(run.folder("prune")).settings.get("prune", {}).get("latency")
     if asked is None or plan.latency is None:
         return None
@@ -76,11 +76,11 @@ def budget_ms(run: Run, plan: WidthPlan) -> float | None:
 
 
 def predictions(plan: WidthPlan, budget: float | None, dense: Bounds | None, pruned: Bounds | None) -> Section | None:
-    """INT8 latency before and after: what was asked for, planned and measured; None for a plan without a latency table.
+    """INT8 latency before and after: budget, planned and measured; None for a plan without a latency table.
 
     Args:
-        budget: ms; None: there was none.
-        dense, pruned: measured ms of the two networks; None where one was not measured where the table was.
+        budget: ms; None: no latency budget.
+        dense, pruned: measured ms of the two networks; None if one was not measured on the table's machine.
     """
     if plan.latency is None:
         return None
@@ -107,7 +107,7 @@ def _of(ms: float, full: float) -> str:
 
 
 def widths(plan: WidthPlan) -> Section | None:
-    """The groups that are narrower, and the blocks that are gone; None where nothing is."""
+    """The groups that pruning narrowed and the blocks that it removed; None if there are none."""
     rows = [
         [group.name, group.kind, str(group.before), str(group.after), f"{group.after / group.before:.0%}"]
         for group in plan.groups
@@ -120,7 +120,7 @@ def widths(plan: WidthPlan) -> Section | None:
 
 
 def table_of(run: Run) -> LatencyTable | None:
-    """The table that ``prune`` has read, known by its digest, wherever the run's folder was moved to."""
+    """The table that ``prune`` has read. It is found by its digest, so the run's folder may have been moved."""
     if not (run.folder("prune") / MANIFEST).exists():
         return None
     parents = read_manifest(run.folder("prune")).parents
@@ -130,21 +130,21 @@ def table_of(run: Run) -> LatencyTable | None:
 
 
 def measured_where(network: MeasuredNetwork, place: Machine) -> bool:
-    """Whether a network was measured where a table was: same engine, target, device, threads and batch."""
+    """Whether a network was measured like a table: same engine, target, device, threads and batch."""
     latency, host = network.latency, network.latency.host
     on_gpu = latency.device == "cuda" or place.engine == "tensorrt"
     same_device = any(gpu.startswith(place.device) for gpu in host.gpus) if on_gpu else host.cpu == place.device
     here = (latency.backend.name, latency.modes.get("threads"), latency.scenario.batch)
-    same_target = network.target in ("", place.target)  # older files do not tell it
+    same_target = network.target in ("", place.target)  # older files do not state it
     return here == (place.engine, place.threads, place.batch) and same_device and same_target
 
 
 def as_predicted(
     networks: Sequence[MeasuredNetwork], table: LatencyTable | None
 ) -> tuple[MeasuredNetwork | None, MeasuredNetwork | None]:
-    """The dense and the pruned INT8 network that were measured where the latency table was; None: none was.
+    """The dense and the pruned INT8 network that were measured like the latency table; None: there is none.
 
-    Of several the last one counts, which has no layers in float, as the table's networks have none.
+    Of several networks the last is taken: it has no layers in float, like the networks of the table.
     """
     if table is None or table.imported:
         return None, None
@@ -154,12 +154,12 @@ def as_predicted(
 
 
 def median(network: MeasuredNetwork | None) -> Bounds | None:
-    """Its median latency in ms."""
+    """The median latency of a network in ms."""
     return None if network is None else network.latency.stats["latency_ms"].median
 
 
 def sections(run: Run, networks: Sequence[MeasuredNetwork]) -> list[Section]:
-    """What stands below the table: latency asked for, planned and measured; channels; share of the peak."""
+    """The tables below the main table: latency budget, planned and measured; channels; share of the peak."""
     found: list[Section | None] = []
     if (plan := plan_of(run)) is not None:
         dense, pruned = map(median, as_predicted(networks, table_of(run)))
@@ -169,7 +169,7 @@ def sections(run: Run, networks: Sequence[MeasuredNetwork]) -> list[Section]:
 
 
 def share_of_peak(work: Work | None) -> str:
-    """What a network reaches of the machine's peak; marked where that is impossible, and empty where it is not known.
+    """The share of the machine's peak that a network reaches, with a mark above 100%; empty if it is not known.
 
     >>> share_of_peak(Work(macs=1, precision="int8", gmacs_per_s=82.0, peak_gmacs_per_s=50.0))
     '164%: above the peak, no share'

@@ -1,7 +1,7 @@
-"""A run's record as one HTML page, and as a model card in Markdown.
+"""Write a run's record as one HTML page, and as a model card in Markdown.
 
-Every value that a template shows is text: control characters are escaped, then whatever the page's language would
-interpret. Only what is Markup is taken as it is: drawings and tables that were made here.
+Templates escape every value: first control characters, then the characters that HTML or Markdown would interpret. Only
+Markup is inserted as it is: drawings and tables that this package made.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ _MARKDOWN.filters["code"] = _code
 
 
 def html(record: RunRecord) -> str:
-    """One page that needs nothing besides itself.
+    """The report as one HTML page, which loads no other files.
 
     Raises:
-        PipelineError: a file that a part is drawn from is damaged.
+        PipelineError: a file that a part needs is damaged.
     """
     found, missing = sections.parts(record)
     last = [part for part in (provenance.measurement(record), provenance.origin(record)) if part is not None]
@@ -78,7 +78,7 @@ def html(record: RunRecord) -> str:
 
 
 def model_card(record: RunRecord) -> str:
-    """The result, what it was made from and how it may be used, for who gets the engine."""
+    """The model card for the users of the engine: the result, its origin and its intended use."""
     result = record.result
     channels, compared = sections.channels(record), sections.comparison(record.networks)
     return _MARKDOWN.get_template("model_card.md").render(
@@ -106,10 +106,10 @@ def _date(record: RunRecord) -> str:
 
 
 def write(directory: Path) -> None:
-    """Write ``report.html`` and ``model_card.md`` into a run's folder; neither where one cannot be made.
+    """Write ``report.html`` and ``model_card.md`` into a run's folder; if one cannot be made, write neither.
 
     Raises:
-        PipelineError: the folder is no run, was not measured, or has a damaged file.
+        PipelineError: the folder is not a run, was not measured, or has a damaged file.
     """
     record = read_record(directory)
     page, card = html(record), model_card(record)

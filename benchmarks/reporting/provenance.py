@@ -1,4 +1,4 @@
-"""How a run was measured, and where its files come from: what a reader needs to believe it or to do it again."""
+"""The report's parts on how a run was measured and where its files come from, needed to check or repeat it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHORT = 12  # digits of a digest that name a file among a run's
 
 
 def measurement(record: RunRecord) -> Part:
-    """Machine, versions, settings and state of the machine while it measured."""
+    """The machine, its state during the measurement, versions and settings."""
     first = record.networks[0].latency
     text = (
         f"Measured on {first.date[:10]} with resnet-compress {first.tool.version}: "
@@ -77,7 +77,7 @@ def _states(result: LatencyResult) -> list[list[str]]:
 
 
 def _commands(record: RunRecord) -> list[list[str]]:
-    """The measurement's own command where it was kept; else the steps, whose settings stand with the artifacts."""
+    """The commands of the stages, and of the measurement as it was recorded."""
     steps = [[stage, f"python -m compress {stage}"] for stage in record.manifests]
     argv = record.networks[0].latency.argv
     measured = shlex.join(argv) if argv else f"python -m benchmarks.summary --run {record.directory}"
@@ -106,7 +106,7 @@ def origin(record: RunRecord) -> Part | None:
         )
         for stage, manifest in record.manifests.items()
     )
-    text = "Each file is known by its SHA-256, and by those of what it was made from."
+    text = "Each file is identified by its SHA-256 and by the SHA-256 of the files that it was made from."
     tables = (Section("Measured files", ["network", "file", "SHA-256"], measured),)
     kept = Section("All files of the stages", ["file", "SHA-256", "made from"], rows)
     return Part("origin", "Where it comes from", text, tables=tables, details=(kept, *settings))

@@ -1,4 +1,4 @@
-"""What the files of a run say, read and checked as a whole before a line of the report is written."""
+"""Read and check all files of a run before the report is written."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from compress.run import STAGES, Manifest, Run, read_manifest
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its files tell it; None and empty where there is no file.
+    """The contents of a run's files; None or empty if there is no file.
 
     Attributes:
-        title: what was measured on what.
-        networks: of ``summary.json``; the first is what the others are compared with.
+        title: the network, images, engine and machine of the measurement, in one line.
+        networks: the networks of ``summary.json``; the others are compared with the first.
         front: the title of ``pareto.json``; its rows are ``points``.
-        plan: by which the measured networks were pruned.
-        budget: ms by the latency table that pruning was asked for.
+        plan: the plan of the measured networks.
+        budget: the latency budget of pruning, in ms by the latency table.
         tried: the plans near the budget that ``prune`` has measured, from ``confirmed.json``.
         table: the latency table that the plan was made with.
         sensitivity: SQNR by layer, from ``sensitivity.json``.
         manifests: ``stage.json`` by stage, in the order of the stages.
         model: ``arch``, ``classes`` and ``preprocess`` of the baseline.
-        stale: what has changed since it was measured.
+        stale: messages about files that have changed since the measurement.
     """
 
     directory: Path
@@ -56,7 +56,7 @@ class RunRecord:
 
     @property
     def result(self) -> MeasuredNetwork:
-        """What the run has come to: the fastest INT8 network that ships, a valid one where there is one."""
+        """The network that the report is about: the fastest INT8 network that ships, a VALID one if there is one."""
         shipped = [n for n in self.networks[1:] if n.int8 and not n.for_comparison]
         pruned = [n for n in shipped if not n.dense]
         return min(pruned or shipped or self.networks[-1:], key=lambda n: (not n.valid, n.latency_ms))
@@ -66,7 +66,7 @@ def read_record(directory: Path) -> RunRecord:
     """Read a run's folder.
 
     Raises:
-        PipelineError: it is no run, was not measured, or one of its files is damaged.
+        PipelineError: the folder is not a run, was not measured, or has a damaged file.
     """
     if not directory.is_dir():
         raise PipelineError(f"there is no folder {directory}", remedy="name a run's folder, such as runs/resnet18")
@@ -104,7 +104,7 @@ def read_record(directory: Path) -> RunRecord:
 
 
 def _model(path: Path) -> Mapping[str, Any]:
-    """What a model card says of ``model.json``; empty where there is no file."""
+    """The fields of ``model.json`` that the model card shows; empty if there is no file."""
     if not path.exists():
         return {}
     record = describe_model(path.parent)
@@ -121,7 +121,7 @@ def _manifests(directory: Path) -> dict[str, Manifest]:
 
 
 def _front(directory: Path) -> tuple[str | None, tuple[MeasuredNetwork, ...]]:
-    """The run's own measured front, or that of the run which it is a point of."""
+    """The measured front of the run, or of the parent run if this run is one of its points."""
     place = directory.resolve()
     folder = place.parent if place.parent.name == PARETO else directory / PARETO
     path = folder / "pareto.json"
@@ -153,4 +153,4 @@ def _stale(directory: Path, networks: Sequence[MeasuredNetwork], plan: WidthPlan
         if path.exists() and engine_sha256(path) != measured.sha256:
             yield f"{network.name}: {path.parent.name}/{path.name} has changed since it was measured"
     if plan is None and (directory / "prune" / PLAN).exists():
-        yield "prune has run since the export: its plan is not that of the measured networks, and is left out"
+        yield "prune has run since the export: its new plan is left out, because the measured networks have the old one"

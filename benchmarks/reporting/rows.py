@@ -1,4 +1,4 @@
-"""Measured networks as the rows of a table, and what there is to say about them."""
+"""Measured networks as the rows of a table, with the remarks below it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cells(network: MeasuredNetwork) -> list[str]:
 
 
 def invalid(networks: Sequence[MeasuredNetwork]) -> list[str]:
-    """Why a measurement must not be used; empty where all may."""
+    """The reasons of INVALID measurements; empty if all are VALID."""
     said = [
         f"{network.name}: {reason}"
         for network in networks
@@ -42,16 +42,16 @@ def invalid(networks: Sequence[MeasuredNetwork]) -> list[str]:
 
 
 def remarks(networks: Sequence[MeasuredNetwork]) -> list[str]:
-    """What to know beside a table, each once: first why its figures must not be used, then warnings."""
+    """The remarks below a table, without repetitions: first the reasons of INVALID measurements, then warnings."""
     warnings = [f"{network.name}: {text}" for network in networks for text in network.latency.warnings]
     return [*(f"INVALID, do not use these figures: {text}" for text in invalid(networks)), *dict.fromkeys(warnings)]
 
 
 def metadata_of(path: Path) -> Metadata:
-    """What an exported file or an engine says about itself.
+    """The metadata of an exported file or an engine.
 
     Raises:
-        EngineError: nothing, or it does not open.
+        EngineError: it has no metadata, or does not open.
     """
     with open_engine(path) as engine:
         if engine.metadata is None:

@@ -1,4 +1,4 @@
-"""What a report says of a run's results, part by part; what has no data is named with the command that makes it."""
+"""The parts of a report about a run's results; for a part without data, the command that makes the data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TAILS = ("p90", "p95", "p99")
 
 @dataclass(frozen=True)
 class Part:
-    """A chapter of the report.
+    """A part of the report.
 
     Attributes:
-        text: what the reader is looking at, in a sentence or two.
-        tables: shown; those in ``details`` are folded away.
+        text: a description of the part in a sentence or two.
+        tables: tables that are shown; those in ``details`` are folded.
     """
 
     anchor: str
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Missing:
-    """What a part would show, and the command after which it does."""
+    """A part that has no data, and the command that makes the data."""
 
     what: str
     command: str
@@ -57,7 +57,7 @@ def before_after(record: RunRecord) -> Part:
     if any(network.for_comparison for network in record.networks):
         text += (
             " Layers that cost too much accuracy in INT8 were left in float; "
-            "the network without any shows what that costs in latency, and brings in accuracy."
+            "the network without float layers shows what they cost in latency and gain in accuracy."
         )
     return Part("before-after", "Before and after", text, tables=(comparison(record.networks),))
 
@@ -83,7 +83,7 @@ def _cells(network: MeasuredNetwork) -> list[str]:
 
 
 def front(record: RunRecord) -> Part | None:
-    """Measured networks at several budgets; else the front that pruning has predicted."""
+    """The networks measured at several budgets; if there are none, the front that pruning has predicted."""
     if record.front is not None:
         drawn = inline(figures.pareto(record.front, record.points), "pareto")
         text = (
@@ -105,7 +105,7 @@ def front(record: RunRecord) -> Part | None:
 
 
 def channels(record: RunRecord) -> Part | None:
-    """What pruning took out."""
+    """The channels that pruning removed."""
     if record.plan is None or (table := widths(record.plan)) is None:
         return None
     plan = record.plan
@@ -123,7 +123,7 @@ def channels(record: RunRecord) -> Part | None:
 
 
 def losses(record: RunRecord) -> Part | None:
-    """The measured loss of each group by its width, and of each block's removal."""
+    """The measured loss of each group at every width, and of removing each block."""
     if record.plan is None:
         return None
     plan = record.plan
@@ -137,8 +137,8 @@ def losses(record: RunRecord) -> Part | None:
         caption = "Loss of removing a whole block; red: removed."
         drawn.append(Chart(caption, inline(figures.removals(measured, plan), "removals")))
     text = (
-        "How far the network's outputs move when one group alone is narrowed. "
-        "A flat curve means channels that can go; the plan takes them where they also cost time."
+        "How much the network's outputs change when one group alone is narrowed. "
+        "A flat curve means that channels can be removed; the plan removes them where they also cost time."
     )
     return Part("losses", "What each group's width costs", text, tuple(drawn))
 
@@ -181,7 +181,7 @@ def _gain(without: float | None, whole: float | None) -> str:
 
 
 def distributions(record: RunRecord) -> Part:
-    """How the latencies of each network are spread."""
+    """The distribution of each network's latencies."""
     results = {network.name: network.latency for network in record.networks}
     text = "Every sample counts, none was dropped. Each panel has its own axis."
     caption = "How many inferences (height) took how long; red: the median with its 95% interval."
@@ -213,7 +213,7 @@ def _costs(record: RunRecord) -> Section:
 
 
 def prediction(record: RunRecord) -> Part | None:
-    """What the latency model said against what was measured."""
+    """Predicted against measured latency."""
     if record.plan is None or record.plan.latency is None:
         return None
     dense, pruned = map(median, as_predicted(record.networks, record.table))
@@ -226,7 +226,7 @@ def prediction(record: RunRecord) -> Part | None:
     if series or pruned is not None:
         figure = charts.predictions(series, None if pruned is None else (record.plan.latency[1], pruned))
         drawn = (Chart("Measured against predicted; on the dotted line they are equal.", inline(figure, "predicted")),)
-    text = "Pruning chooses widths by a model of latency; here it is held against the clock."
+    text = "Pruning chooses widths with a model of the latency; here its predictions are compared with measurements."
     if record.table is not None:
         errors = LatencyModel(record.table).errors
         if len(errors):
@@ -238,7 +238,7 @@ def prediction(record: RunRecord) -> Part | None:
         off = relative_error(record.plan.latency[1], pruned.value)
         text += f" The exported network takes {pruned.value:.3f} ms; the prediction was {_off(off)} that."
     else:
-        text += " No INT8 network of this run was measured on the engine, device and threads that the model is of."
+        text += " No INT8 network of this run was measured with the model's engine, device and threads."
     return Part("predicted", "Predicted and measured latency", text, drawn, (table,) if table else ())
 
 
@@ -251,7 +251,7 @@ def _off(relative: float) -> str:
 
 
 def _held_out(table: LatencyTable) -> list[LatencyPairs]:
-    """Whole networks that the model was not fitted to; both as medians."""
+    """Predicted and measured medians of whole networks that the model was not fitted to."""
     model = LatencyModel(table)
     held = [network for network in table.networks if network.held_out]
     predicted = [model.network_ms(network.units, network.removed) for network in held]
@@ -274,14 +274,14 @@ _PARTS: tuple[tuple[Callable[[RunRecord], Part | None], Missing | None], ...] = 
 
 
 def parts(record: RunRecord) -> tuple[list[Part], list[Missing]]:
-    """The parts for which there are data, in order of reading, and what is missing for the others.
+    """The parts that have data, in the report's order, and the parts that are missing.
 
     Raises:
-        PipelineError: a file that a part is drawn from is damaged.
+        PipelineError: a file that a part needs is damaged.
     """
     found = [(build(record), absent) for build, absent in _PARTS]
     missing = [absent for part, absent in found if part is None and absent is not None]
-    if record.front is None and _FRONT not in missing:  # a predicted front stands in
+    if record.front is None and _FRONT not in missing:  # the predicted front is shown instead
         missing.insert(0, _FRONT)
     if record.result.accuracy is None and record.model.get("classes"):
         missing.insert(0, Missing("accuracy", f"python -m benchmarks.summary --run {record.directory} --data IMAGES"))

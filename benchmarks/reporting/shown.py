@@ -1,4 +1,4 @@
-"""A result file printed again, whichever it is."""
+"""Print the tables of any result file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.table import LatencyTable
 from compress.prune.stage import describe
 
-_REMEDY = "make it anew with the command that wrote it"
+_REMEDY = "make it again with the command that wrote it"
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A kind of file that can be printed.
+    """A sort of file that can be printed.
 
     Attributes:
-        name: of the kind, in words.
-        fields: that only such a file has, together.
-        show: what prints one.
+        name: its name, in words.
+        fields: fields that together occur only in such files.
+        show: the function that prints one.
     """
 
     name: str
@@ -48,19 +48,20 @@ def show_file(path: Path, console: Console) -> None:
 
     Raises:
         PipelineError: the file is absent or damaged.
-        ConfigError: it is of a kind that has no table.
+        ConfigError: it is not a file that can be printed.
     """
     content = read_bytes(path, remedy="give a JSON file that one of our commands has written")
     kind = _kind_of(content)
     if kind is None:
         raise ConfigError(
-            f"{path} is no file that can be shown", remedy=f"known: {', '.join(one.name for one in KINDS)}"
+            f"{path} cannot be shown: it is not a known result file",
+            remedy=f"known: {', '.join(one.name for one in KINDS)}",
         )
     kind.show(path, content, console)
 
 
 def _kind_of(content: bytes) -> Shown | None:
-    """By the fields of a file; of a list of results, by those of its first."""
+    """Recognize a file by its fields; a list of results by the fields of its first."""
     try:
         found = from_json(content)
     except ValueError:
@@ -78,7 +79,7 @@ def _fields(found: Any) -> set[str]:
 
 
 def _show_results(path: Path, content: bytes, console: Console) -> None:
-    """Latencies, and the comparison with an earlier run that may follow them."""
+    """Print latencies, and the comparison with an earlier run if there is one."""
     found = parse(content, list[LatencyResult | RunComparison], path, remedy=_REMEDY)
     measured = [one for one in found if isinstance(one, LatencyResult)]
     if measured:

@@ -1,4 +1,4 @@
-"""What identifies a measured file."""
+"""Identify a measured file by path, hash, size and parents."""
 
 from __future__ import annotations
 

@@ -1,19 +1,18 @@
-"""Whether an engine is slower than another one, of the same run or of an earlier run, by more than a limit allows.
+"""Decide whether an engine is slower than another one, of the same run or of an earlier run, by more than a limit.
 
 Engines of one run took turns, so they are compared process by process (``intervals.ratio_interval``,
-``intervals.paired_quantile_ratio``), and what slowed both cancels. Separate runs did not take turns, so nothing pairs
-their processes (``intervals.unpaired_ratio_interval``), and engines are compared only where all else that a latency
-depends on is the same.
+``intervals.paired_quantile_ratio``), and a disturbance that slowed both cancels. Separate runs did not take turns, so
+their processes cannot be paired (``intervals.unpaired_ratio_interval``), and engines are compared only if everything
+else that a latency depends on is the same.
 
-A limit is decided by the interval of the ratio, not by its point. A slow-down is a regression where the whole 95%
-interval lies beyond the limit: where the truth is the limit itself, noise within the runs fails a build in about one of
-forty tries, and below the limit less often. Where the interval straddles the limit nothing is established: it passes,
-and the result says so.
+The interval of the ratio decides about a limit, not the estimate. A slow-down is a regression if the whole 95% interval
+lies above the limit: if the true ratio is exactly at the limit, noise within the runs fails about one of forty builds,
+and fewer if it is below. If the interval contains the limit, the gate is UNDECIDED: it passes, and the result says so.
 
-No interval knows that the whole machine was slower in one of two separate runs. Both runs timed the same reference
-network in every round; where its times differ beyond doubt, the result warns, and a limit is decided only where the
-ratio as measured and the ratio divided by the machine's decide alike. docs/decisions/0015-compare-warns-about-pace.md
-has the reasons. What the machine was doing besides comes with the result as warnings.
+An interval cannot show that the whole machine was slower in one of two separate runs. Both runs timed the same
+reference network in every round. If the interval of its ratio excludes 1, the result warns, and a limit is decided only
+if the measured ratio and the ratio divided by the reference network's give the same decision.
+docs/decisions/0015-compare-warns-about-pace.md has the reasons. Other work on the machine is reported as warnings.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def limit(text: str) -> Limit:
     """A metric and the slow-down that is allowed.
 
     Raises:
-        ConfigError: the text is neither.
+        ConfigError: the text is not of the form METRIC:P%.
 
     >>> limit("median:5%")
     Limit(metric='median', share=0.05)
@@ -88,12 +87,12 @@ def compare_runs(
     """Compare the engines of a run with those of an earlier run.
 
     Args:
-        pairs: which engine of the baseline with which of the candidate, by file name or path; none: all that have the
-            same file name, or the only one of each.
-        allow_different: compare although the conditions differ; the result says which.
+        pairs: (engine of the baseline, engine of the candidate), by file name or path; none: all engines with the same
+            file name, or the only one of each run.
+        allow_different: compare even if the conditions differ; the result lists the differences.
 
     Raises:
-        ConfigError: nothing to pair, a name that is not there or not unique, different conditions, or too few samples
+        ConfigError: no pair of engines, a name that is missing or not unique, different conditions, or too few samples
             for the percentile of a limit.
     """
     couples = pair_engines(baseline, candidate, pairs)
@@ -122,20 +121,20 @@ def pair_engines(
         chosen = [(name, name) for name in common]
     if not chosen:
         raise ConfigError(
-            f"no engine is in both: {', '.join(map(_name, baseline))} against {', '.join(map(_name, candidate))}",
+            f"no engine is in both runs: {', '.join(map(_name, baseline))} against {', '.join(map(_name, candidate))}",
             remedy="choose two with --pair A B",
         )
     return [(_find(baseline, before, "baseline"), _find(candidate, now, "candidate")) for before, now in chosen]
 
 
 def conditions(result: LatencyResult) -> dict[str, str]:
-    """What a latency depends on besides the engine file: two results compare where all of it is the same."""
+    """The conditions that a latency depends on besides the engine file; compared results must agree in all of them."""
     host, scenario, backend = result.host, result.scenario, result.backend
     affinity = result.config.get("affinity")
     return {
         "processor": host.cpu,
         "logical processors": str(host.cores),
-        "governor": result.monitor.before.governor or "not told",
+        "governor": result.monitor.before.governor or "not reported",
         "affinity": ",".join(map(str, affinity)) if affinity else "none",
         "device": result.device,
         **({"GPUs": "; ".join(host.gpus)} if result.device == "cuda" or backend.name == "tensorrt" else {}),
@@ -150,14 +149,14 @@ def conditions(result: LatencyResult) -> dict[str, str]:
 
 
 def exit_code(comparison: RunComparison) -> int:
-    """0, 3 where a regression is established, 4 where a measurement is INVALID: that comes first, it proves nothing."""
+    """The exit code: 4 if a measurement is INVALID, else 3 if there is a regression, else 0."""
     if any(one.invalid for one in comparison.engines):
         return INVALID
     return gate_exit_code(gate for one in comparison.engines for gate in one.gates)
 
 
 def gate_in_run(results: Sequence[LatencyResult], limits: Sequence[Limit]) -> list[LatencyResult]:
-    """Hold each engine of a run against its first one; the gates are in ``LatencyResult.comparison``.
+    """Check the limits between each engine of a run and the first one; see ``LatencyResult.comparison``.
 
     Raises:
         ConfigError: too few samples for the percentile of a limit.
@@ -167,7 +166,7 @@ def gate_in_run(results: Sequence[LatencyResult], limits: Sequence[Limit]) -> li
 
 
 def gate_exit_code(gates: Iterable[Gate]) -> int:
-    """0, or 3 where a regression is established."""
+    """The exit code: 3 if there is a regression, else 0."""
     return REGRESSION if any(gate.decision == "REGRESSION" for gate in gates) else 0
 
 
@@ -195,7 +194,7 @@ def _refuse_differences(couples: Sequence[Couple]) -> None:
     if found:
         raise ConfigError(
             f"measured under different conditions: {'; '.join(found)}",
-            remedy="measure both alike, or compare them all the same with --allow-different",
+            remedy="measure both under the same conditions, or compare them anyway with --allow-different",
         )
 
 
@@ -216,13 +215,13 @@ def _machine(couples: Sequence[Couple]) -> list[str]:
 
 
 def _doubts(one: LatencyResult) -> list[str]:
-    """What a difference between two runs of the same engine may come from."""
+    """Warnings about causes, other than the engine, of a difference between two runs."""
     config = one.config
     threads = config.get("threads", 1) * one.scenario.streams
     found = concerns(one.monitor, threads, config.get("affinity"))
     found += shared(one.contention)
     if one.scenario.processes == 1:
-        found.append("one worker process: how processes of one engine differ is in no interval; measure with several")
+        found.append("only one worker process: the interval misses how processes differ; measure with several")
     elif one.scenario.processes < FEWEST:
         found.append(f"{one.scenario.processes} worker processes are too few for 95% intervals; measure with {FEWEST}")
     return found
@@ -246,14 +245,14 @@ def _compare_engines(baseline: LatencyResult, candidate: LatencyResult, limits: 
             f"{which}: {reason}"
             for which, one in (("baseline", baseline), ("candidate", candidate))
             if one.verdict.status == "INVALID"
-            for reason in one.verdict.reasons or ["no reason is given"]
+            for reason in one.verdict.reasons or ["no reason given"]
         ],
         gates=[_unpaired_gate(now, before, one, machine) for one in limits],
     )
 
 
 def _pace_ratio(baseline: LatencyResult, candidate: LatencyResult, different: Collection[str]) -> Bounds | None:
-    """How many times as long the reference network took; None where it, or what it ran on, was not the same."""
+    """How many times as long the reference network took; None if the network or the machine was not the same."""
     before, now = baseline.pace, candidate.pace
     if before is None or now is None or (before.sha256, before.version) != (now.sha256, now.version):
         return None
@@ -263,7 +262,7 @@ def _pace_ratio(baseline: LatencyResult, candidate: LatencyResult, different: Co
 
 
 def _paces(pace: Pace, of: LatencyResult) -> list[intervals.Floats]:
-    """What the reference network took in the turns of each of the blocks that intervals resample."""
+    """The reference network's times, in the blocks that intervals resample."""
     return intervals.blocks([np.array([ms]) for ms in pace.rounds_ms], of.scenario.processes)
 
 
@@ -272,10 +271,10 @@ def _differs(pace: Bounds) -> bool:
 
 
 def _pace_warnings(engines: Sequence[EngineComparison]) -> list[str]:
-    """Once for all engines of one run: they share its reference network."""
+    """Warnings about the machine's pace, once for all engines of a run: they share its reference network."""
     found = {
         f"the reference network took {one.pace.value:.3f} [{one.pace.lo:.3f}, {one.pace.hi:.3f}] times as long as in "
-        "the baseline: the machine was not equally fast, and the ratios may come from that": None
+        "the baseline: the machine was not equally fast, which may explain the ratios": None
         for one in engines
         if one.pace and _differs(one.pace)
     }
@@ -311,7 +310,7 @@ def _require_samples(rounds: intervals.Rounds, baseline: intervals.Rounds, limit
 
 
 def _decide(limit: Limit, ratio: Bounds, machine: float = 1.0) -> Gate:
-    """What the interval says of a limit, as measured and divided by the machine's ratio, where these two agree."""
+    """Decide about a limit; UNDECIDED if the ratio and the ratio divided by the machine's disagree."""
     allowed = 1 + limit.share
 
     def decision(low: float, high: float) -> Decision:

@@ -1,4 +1,4 @@
-"""Latencies, of one engine and of one run against an earlier one: ``benchmarks.latency``, ``benchmarks.compare``."""
+"""The result files of ``benchmarks.latency`` (one engine) and ``benchmarks.compare`` (two runs)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from compress.parse import parse, read_bytes
 
 
 class GpuState(Record):
-    """What a GPU was doing; null where it does not say."""
+    """State of a GPU; null: not reported."""
 
     temperature_c: float | None = Field(description="of the chip")
     clock_mhz: float | None = Field(description="of its multiprocessors")
-    slowed_ms: float | None = Field(description="for how long heat or power have slowed it since its driver was loaded")
-    processes: int | None = Field(description="that compute on it while nothing is measured")
+    slowed_ms: float | None = Field(
+        description="how long heat or power limits have slowed it since its driver was loaded"
+    )
+    processes: int | None = Field(description="number of processes that compute on it, while nothing is measured")
 
 
 class ThermalZone(Record):
@@ -35,25 +37,25 @@ class ThermalZone(Record):
 
 
 class Heat(Record):
-    """What Linux tells of heat; empty where it tells nothing, as in most virtual machines."""
+    """Heat as Linux reports it; empty if it reports none, as in most virtual machines."""
 
-    zones: list[ThermalZone] = Field(default_factory=list, description="all that the kernel has")
+    zones: list[ThermalZone] = Field(default_factory=list, description="all thermal zones of the kernel")
     cooling: dict[str, int] = Field(
         default_factory=dict,
-        description="by device that cools a processor by slowing it down: its state; 0 is not at all",
+        description="state of each cooling device that slows a processor down; 0: not slowed",
     )
     clock_limits_mhz: dict[str, float] = Field(
-        default_factory=dict, description="by cpufreq policy: the highest clock that is allowed at the moment"
+        default_factory=dict, description="by cpufreq policy: the highest clock that is allowed now"
     )
-    alarms: list[str] = Field(default_factory=list, description="of sensors, that are on: too hot, too little voltage")
+    alarms: list[str] = Field(default_factory=list, description="sensor alarms that are on: too hot, voltage too low")
 
 
 class MachineState(Record):
-    """What the machine was doing; null where it does not say."""
+    """State of the machine; null: not reported."""
 
     load_1min: float | None = Field(description="load average of one minute: threads that run or wait")
-    busy_percent: float | None = Field(description="share of all processors that was busy just before")
-    available_bytes: int = Field(description="memory that programs could still have")
+    busy_percent: float | None = Field(description="percentage of all processors that was busy just before")
+    available_bytes: int = Field(description="free memory that programs could use")
     governor: str | None = Field(description="the policy by which the system chooses clock frequencies")
     frequency_mhz: float | None = Field(description="of the processor, averaged over its cores")
     temperature_c: float | None = Field(description="of the processor")
@@ -64,12 +66,12 @@ class MachineState(Record):
 
 
 class Monitor(Record):
-    """The machine just before and just after the timing, and its heat meanwhile."""
+    """State of the machine just before and just after the timing, and its heat during it."""
 
     before: MachineState
     after: MachineState
     during: list[Heat] = Field(
-        default_factory=list, description="after the processes of each number, one after the other"
+        default_factory=list, description="heat after the first, second, ... process of every engine"
     )
 
     @property
@@ -81,7 +83,9 @@ class Monitor(Record):
 class Scenario(Record):
     """How the engine was driven."""
 
-    name: Literal["single-stream", "offline"] = Field(description="one inference at a time, or several streams of them")
+    name: Literal["single-stream", "offline"] = Field(
+        description="single-stream: one inference at a time; offline: several streams"
+    )
     batch: int = Field(description="images an inference")
     shape: list[int] = Field(description="of the first input, the batch included")
     inputs: str = Field(description="where the input pool came from")
@@ -91,11 +95,11 @@ class Scenario(Record):
     processes: PositiveInt = Field(description="worker processes of a stream, one after the other")
     rounds: int = Field(description="turns of this engine, as many in each process")
     processors: list[list[int]] = Field(
-        description="that the processes of each number were bound to; none: left to the system"
+        description="processors that the first, second, ... process was bound to; none: not bound"
     )
     interleaved_with: list[str] = Field(description="the other engines of the run, which took turns with this one")
     failed: dict[str, str] = Field(
-        default_factory=dict, description="engines that left the interleaving, and why: a crash, a hang, an error"
+        default_factory=dict, description="engines that failed during the run, and why: a crash, a hang, an error"
     )
 
 
@@ -113,14 +117,14 @@ class Summary(Record):
 
 
 class Gate(Record):
-    """A limit on how much slower an engine may be, and what the interval says of it."""
+    """A limit on how much slower an engine may be, and the decision about it."""
 
     metric: str = Field(description="median, or a percentile such as p90")
     limit: float = Field(description="share by which it may be slower: 0.05 is 5%")
     ratio: Bounds = Field(description="of that metric, the candidate's over the baseline's")
     decision: Literal["PASS", "UNDECIDED", "REGRESSION"] = Field(
-        description="REGRESSION: the whole interval is beyond the limit; PASS: none of it; UNDECIDED: it straddles it, "
-        "or the machine's pace in two separate runs differed by enough to decide otherwise"
+        description="REGRESSION: the whole interval is above the limit; PASS: all of it is below; UNDECIDED: it "
+        "contains the limit, or the machine's pace in two separate runs differed enough to change the decision"
     )
 
 
@@ -129,24 +133,24 @@ class Comparison(Record):
 
     baseline: str = Field(description="its path")
     ratio: Bounds = Field(
-        description="how many times as long as the baseline it takes: geometric mean over processes of the ratios of "
-        "turns that were taken one after the other; below 1 is faster"
+        description="latency over the baseline's: geometric mean over processes of the ratios of consecutive turns; "
+        "below 1 is faster"
     )
-    gates: list[Gate] = Field(default_factory=list, description="of --fail-on, where no earlier run is compared with")
+    gates: list[Gate] = Field(default_factory=list, description="limits of --fail-on, if no earlier run is given")
 
 
 class Contention(Record):
-    """What other programs took of the machine while this engine was being timed."""
+    """How much of the machine other programs used while this engine was timed."""
 
     waited: float | None = Field(
-        description="of the time in which its threads could have run, the share in which they had no processor; null "
-        "where the system does not count it"
+        description="share of the time in which its threads were ready to run but waited for a processor; null: not "
+        "reported by the system"
     )
-    others: float = Field(description="processors that everything else kept busy, on the average")
+    others: float = Field(description="average number of processors that other programs kept busy")
 
 
 class Pace(Record):
-    """How fast the processor was: a network that is the same in every run, timed in every round of the engine's."""
+    """How fast the processor was: the reference network, which is timed in every round of every run."""
 
     sha256: str = Field(description="of the network's file")
     version: str = Field(description="of the ONNX Runtime that ran it")
@@ -154,13 +158,13 @@ class Pace(Record):
 
 
 class Work(Record):
-    """Arithmetic of the network, as its file tells."""
+    """Arithmetic of the network, as its file states it."""
 
     macs: int = Field(description="multiply-accumulates of one image")
     precision: str = Field(description="fp32 or int8")
     gmacs_per_s: float = Field(description="10^9 multiply-accumulates a second, at the median latency")
     peak_gmacs_per_s: float | None = Field(
-        description="what large convolutions of the same precision reached in the same engine and run; null: not known"
+        description="that large convolutions of the same precision reached in the same engine and run; null: not known"
     )
 
 
@@ -170,7 +174,7 @@ class LatencyResult(Common):
     kind: Literal["latency"] = "latency"
     device: str = Field(description="cpu or cuda")
     scenario: Scenario
-    stats: dict[Literal["latency_ms"], Summary] = Field(min_length=1, description="milliseconds an inference")
+    stats: dict[Literal["latency_ms"], Summary] = Field(min_length=1, description="milliseconds per inference")
     load_ms: float = Field(description="opening the engine, in a fresh process; median of the processes")
     first_inference_ms: float = Field(description="median of the processes")
     peak_memory_bytes: int = Field(description="resident memory of the worker process at its highest, of all streams")
@@ -181,10 +185,8 @@ class LatencyResult(Common):
     )
     monitor: Monitor
     contention: Contention
-    pace: Pace | None = Field(
-        description="null on a GPU, with several streams, or where no reference network took part"
-    )
-    work: Work | None = Field(description="null for a file that does not tell it")
+    pace: Pace | None = Field(description="null on a GPU, with several streams, or without a reference network")
+    work: Work | None = Field(description="null if the file does not state it")
     comparison: Comparison | None = Field(description="null for the first engine of a run")
 
     @model_validator(mode="after")
@@ -197,7 +199,7 @@ class LatencyResult(Common):
 
     @property
     def blocks(self) -> list[NDArray[np.float64]]:
-        """Milliseconds an inference, by what is independent of one another: see ``intervals.blocks``."""
+        """Milliseconds per inference, in independent blocks: see ``intervals.blocks``."""
         return blocks([np.asarray(samples) / 1e6 for samples in self.samples_ns], self.scenario.processes)
 
 
@@ -211,7 +213,7 @@ class EngineComparison(Record):
     ratio: Bounds = Field(description="median latency of the candidate over the baseline's; below 1 is faster")
     pace: Bounds | None = Field(
         description="how many times as long the reference network took in the candidate's run; null: it did not run in "
-        "both, or on different machines"
+        "both, or the machines differ"
     )
     mann_whitney_p: float = Field(description="two-sided, on the medians of the processes as measured")
     different: dict[str, tuple[str, str]] = Field(description="conditions that were not the same: baseline, candidate")
@@ -220,7 +222,7 @@ class EngineComparison(Record):
 
 
 class RunComparison(Record):
-    """One run of the harness against an earlier one; their rounds are not interleaved."""
+    """A run of ``benchmarks.latency`` compared with an earlier one; their rounds are not interleaved."""
 
     schema_version: Literal[3] = 3
     kind: Literal["comparison"] = "comparison"
@@ -229,14 +231,14 @@ class RunComparison(Record):
     engines: list[EngineComparison] = Field(description="those that are in both runs")
     unpaired: list[str] = Field(description="engines that are in only one of the runs")
     geomean: float = Field(description="geometric mean of the ratios of medians")
-    warnings: list[str] = Field(description="what the machine was doing in either run that may explain a difference")
+    warnings: list[str] = Field(description="states of the machine, in either run, that may explain a difference")
 
 
 def load_latency(path: Path) -> list[LatencyResult]:
     """The latency results of a file that ``base.dump`` has written; at least one.
 
     Raises:
-        ConfigError: it is no such file, or of another schema version.
+        ConfigError: it is not such a file, or of another schema version.
     """
     remedy = "give a file that `python -m benchmarks.latency --json FILE` of this version has written"
     content = read_bytes(path, remedy=remedy)

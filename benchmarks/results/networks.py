@@ -1,4 +1,4 @@
-"""Measured networks of a run: ``summary.json`` of ``benchmarks.summary``, ``pareto.json`` of ``benchmarks.pareto``."""
+"""The result files ``summary.json`` of ``benchmarks.summary`` and ``pareto.json`` of ``benchmarks.pareto``."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from compress.engines.metadata import Metadata
 from compress.parse import Count, Finite, Positive, Share
 from compress.prune.allocation.plan import WidthPlan
 
-WHOLE = "no layer in float"  # the end of its name; see ``benchmarks.summary.networks``
+WHOLE = "no layer in float"  # the end of a network's name; see ``benchmarks.evaluation.summary``
 
 
 class MeasuredNetwork(Record):
-    """One network of a run: its name in the table, plain numbers, and the full results that they come from."""
+    """One network of a run: its name in the table, its main numbers, and the full results."""
 
-    name: str = Field(description="in the table, such as 'pruned INT8'")
-    arch: str = Field("", description="the architecture that it was made from; empty in files before version 2")
+    name: str = Field(description="name in the table, such as 'pruned INT8'")
+    arch: str = Field("", description="architecture; empty in files before version 2")
     precision: str = Field("", description="fp32 or int8; empty in files before version 2")
-    target: str = Field("", description="target profile of an INT8 file; empty for a float one, and before version 2")
+    target: str = Field("", description="target of an INT8 file; empty for a float file, and before version 2")
     params: Count = Field(description="parameters")
     macs: Count = Field(description="multiply-accumulates of one image")
     bytes: Count = Field(description="size of the file")
-    top1: Share | None = Field(description="share of the images; null for a backbone")
-    latency_ms: Positive = Field(description="median of an inference")
-    predicted_ms: Finite | None = Field(None, description="by the latency table; null for a float network")
-    accuracy: AccuracyResult | None = Field(description="null for a backbone, or where no labelled images are")
+    top1: Share | None = Field(description="top-1 accuracy, as a share of the images; null for a backbone")
+    latency_ms: Positive = Field(description="median latency")
+    predicted_ms: Finite | None = Field(
+        None, description="latency that the latency table predicts; null for a float network"
+    )
+    accuracy: AccuracyResult | None = Field(description="null for a backbone, or without labelled images")
     latency: LatencyResult
 
     @classmethod
@@ -41,7 +43,7 @@ class MeasuredNetwork(Record):
         latency: LatencyResult,
         predicted_ms: float | None = None,
     ) -> MeasuredNetwork:
-        """From what the file says of itself, and what was measured."""
+        """Make the record from the file's metadata and the measurements."""
         return cls(
             name=name,
             arch=metadata.arch,
@@ -67,7 +69,7 @@ class MeasuredNetwork(Record):
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """Whether each of its measurements may be used."""
+        """The verdict of each measurement."""
         return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
 
     @property
@@ -76,21 +78,21 @@ class MeasuredNetwork(Record):
 
     @property
     def label(self) -> str:
-        """Its name, with a mark where its figures may not be used."""
+        """The name, with a mark if a measurement is INVALID."""
         return self.name if self.valid else f"{self.name} (INVALID)"
 
     @property
     def for_comparison(self) -> bool:
-        """It ships in another form, with layers in float, and shows what these cost."""
+        """Whether this file does not ship: it has no layers in float, and shows what the float layers cost."""
         return self.name.endswith(WHOLE)
 
 
 class ParetoFile(Record):
     """``pareto.json``: the dense networks and the pruned ones at several budgets."""
 
-    title: str = Field(description="what was measured on what")
+    title: str = Field(description="the conditions of the measurement")
     rows: Annotated[tuple[MeasuredNetwork, ...], Field(min_length=1)] = Field(
-        description="the first is the dense one in float, with which the others are compared"
+        description="the networks; the others are compared with the first, the dense one in float"
     )
     schema_version: Literal[1] = 1
 
@@ -98,4 +100,4 @@ class ParetoFile(Record):
 class SummaryFile(ParetoFile):
     """``summary.json``: the networks of a run, before and after."""
 
-    plan: WidthPlan | None = Field(None, description="by which they were pruned; null where they were not")
+    plan: WidthPlan | None = Field(None, description="plan of the pruned networks; null if they were not pruned")

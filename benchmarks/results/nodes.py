@@ -1,4 +1,4 @@
-"""Time by node and by layer; ``benchmarks.latency --export-profile`` writes it."""
+"""The node profile, which ``benchmarks.latency --export-profile`` writes: time by node and by layer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from benchmarks.results.base import Bounds, Common, Record
 
 
 class NodeRecord(Record):
-    """A node of the graph that the runtime made."""
+    """A node of the runtime's graph."""
 
-    name: str = Field(description="the runtime's")
+    name: str = Field(description="the runtime's name of the node")
     op: str = Field(description="operator of the runtime")
-    node: str | None = Field(description="node of the exported file that it computes; null where the runtime added it")
+    node: str | None = Field(description="node of the exported file that it computes; null if the runtime added it")
     layer: str | None = Field(
-        description="layer of the model that made that node; empty: the model itself; null: not told"
+        description="layer of the model that made that node; empty: the model itself; null: not known"
     )
     us: float = Field(description="microseconds a run")
     share: float = Field(description="of the sum over all nodes")
@@ -32,13 +32,13 @@ class LayerRecord(Record):
 
 
 class NodeProfile(Common):
-    """A profile, and the measurement that it follows: all fields of ``Common`` are the measurement's."""
+    """A profile; the fields of ``Common`` are those of the latency measurement before it."""
 
     kind: Literal["node-profile"] = "node-profile"
     runs: int = Field(description="profiled runs, after the warm-up")
-    statistic: Literal["median", "mean"] = Field(description="what the time of a node is, over the runs")
+    statistic: Literal["median", "mean"] = Field(description="statistic over the runs of a node's time")
     latency_ms: Bounds = Field(description="median of the measurement, without profiling")
-    profiled_ms: float = Field(description="median of the profiled runs, from outside")
+    profiled_ms: float = Field(description="median of the profiled runs, each timed as a whole")
     nodes_ms: float = Field(description="sum over the nodes of a run, by the same statistic")
-    nodes: list[NodeRecord] = Field(description="in the order of the runtime")
-    layers: list[LayerRecord] = Field(description="longest first; none where the file names no layers")
+    nodes: list[NodeRecord] = Field(description="nodes in the runtime's order")
+    layers: list[LayerRecord] = Field(description="layers, longest first; empty if the file names none")

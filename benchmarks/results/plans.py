@@ -1,4 +1,4 @@
-"""The measured latency of width plans: what ``benchmarks.plan_latency --json`` answers."""
+"""The result file of ``benchmarks.plan_latency --json``: the measured latency of plans."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from compress.config import TargetConfig
 
 
 class PlanRatio(Record):
-    """One plan's network."""
+    """The latency of one plan."""
 
-    plan: str = Field(description="path of its file")
-    ratio: Bounds = Field(description="its latency over the unpruned network's, interleaved")
+    plan: str = Field(description="path of the plan file")
+    ratio: Bounds = Field(description="latency of its network over the unpruned network's, both timed in one run")
 
 
 class PlanLatencyFile(Record):
-    """The latencies of the plans that were asked about."""
+    """The latencies of several plans."""
 
-    target: TargetConfig = Field(description="where it was measured")
-    effort: Effort = Field(description="how long")
-    plans: tuple[PlanRatio, ...] = Field(description="in the order that was asked")
+    target: TargetConfig = Field(description="target, engine, device, threads and batch of the measurement")
+    effort: Effort = Field(description="how long each network was timed")
+    plans: tuple[PlanRatio, ...] = Field(description="in the order of --plan")
     schema_version: Literal[1] = 1

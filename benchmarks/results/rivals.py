@@ -1,4 +1,4 @@
-"""Our networks beside those of other tools: what the commands of ``benchmarks.rivals`` write."""
+"""The result files of ``benchmarks.rivals``: our networks compared with those of other tools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from compress.parse import Count, Finite, NonNegative, Share
 
 @dataclass(frozen=True)
 class Step:
-    """What one quantization took.
+    """Time and memory of one quantization.
 
     Attributes:
         file: name of the engine file that was written.
-        seconds: from the float network on disk to the quantized one.
-        export_seconds: from there to the file; about 0 where the quantizer writes it itself.
-        start_bytes: resident memory when the clock started: interpreter and libraries.
-        peak_bytes: resident memory at its highest until the clock stopped, libraries included.
+        seconds: time from the float network on disk to the quantized one.
+        export_seconds: time from there to the file; about 0 if the quantizer writes the file itself.
+        start_bytes: resident memory at the start: interpreter and libraries.
+        peak_bytes: peak resident memory until the quantized network was ready, libraries included.
     """
 
     file: str
@@ -33,11 +33,11 @@ class Step:
 
 
 class QuantizedNetwork(Record):
-    """One candidate: its file, every time that it was made, and how its answers compare with the FP32 network's."""
+    """One candidate: its file, the cost of each repeat, and its accuracy compared with the FP32 network's."""
 
-    name: str = Field(description="of the tool, or of our target")
+    name: str = Field(description="name of the tool, or of our target")
     file: str = Field(description="path of the engine file")
-    steps: tuple[Step, ...] = Field(description="one for each repeat; none for a file that was given as it is")
+    steps: tuple[Step, ...] = Field(description="one for each repeat; none for a file that existed already")
     sqnr_db: Finite | None = Field(
         description="signal-to-quantization-noise ratio of the logits, in dB; null where it is not finite"
     )
@@ -47,22 +47,22 @@ class QuantizedNetwork(Record):
 class QuantizationFile(Record):
     """``quantization.json``: one network, quantized by several tools."""
 
-    title: str = Field(description="what was evaluated on what")
+    title: str = Field(description="the conditions of the comparison")
     host: Host
-    warnings: list[str] = Field(description="what the machine was doing that may explain a time")
-    rows: tuple[QuantizedNetwork, ...] = Field(description="one a candidate")
+    warnings: list[str] = Field(description="states of the machine that may explain a time")
+    rows: tuple[QuantizedNetwork, ...] = Field(description="one per candidate")
     schema_version: Literal[1] = 1
 
 
 @dataclass(frozen=True)
 class Rough:
-    """What the first pass says of a setting at a budget.
+    """The result of the first pass for one setting at one budget.
 
     Attributes:
-        setting: of Torch-Pruning, such as ``local-l2-8``.
+        setting: setting of Torch-Pruning, such as ``local-l2-8``.
         budget: share of the MACs.
-        ratio, macs: what was asked of the pruner, and the share of the MACs that it left; none: out of its reach.
-        top1: 0 to 1, on some of the evaluation images, after BN was measured anew on some of the sample.
+        ratio, macs: the pruning ratio, and the share of the MACs that was left; null: the budget was not reached.
+        top1: 0 to 1, on some of the evaluation images, after the BN statistics were measured again.
     """
 
     setting: str
@@ -73,26 +73,26 @@ class Rough:
 
 
 class PrunedNetwork(Record):
-    """One network, pruned by us or by Torch-Pruning, or the dense one."""
+    """One network: pruned by us, pruned by Torch-Pruning, or dense."""
 
-    name: str = Field(description="in the table")
+    name: str = Field(description="name in the table")
     peer: bool = Field(description="made by Torch-Pruning")
     macs: NonNegative = Field(description="share of the dense network's multiply-accumulates")
     top1_fp32: Share = Field(description="share of the evaluation images, in FP32")
     top1_int8: Share = Field(description="share of the evaluation images, on the INT8 engine")
     change: Bounds = Field(description="top-1 in INT8 minus that of the dense network in FP32, paired")
     seconds: NonNegative | None = Field(
-        description="that pruning took, the search for the ratio not counted; null where that is not known"
+        description="time of pruning, without the search for the ratio; null if it is not known"
     )
-    latency: LatencyResult = Field(description="of the INT8 engine, against the dense network's")
+    latency: LatencyResult = Field(description="latency of the INT8 engine, compared with the dense network's")
 
 
 class PruningFile(Record):
     """``pruning.json``: one network, pruned by us and by Torch-Pruning to the same latencies."""
 
     host: Host
-    rows: tuple[PrunedNetwork, ...] = Field(description="the first is the dense one")
-    first_pass: tuple[Rough, ...] = Field(description="all that was tried to find the peer's best settings")
+    rows: tuple[PrunedNetwork, ...] = Field(description="networks; the first is the dense one")
+    first_pass: tuple[Rough, ...] = Field(description="everything that was tried to find the rival's best settings")
     schema_version: Literal[1] = 1
 
 
@@ -102,8 +102,8 @@ class LossCell:
 
     Attributes:
         group: of layers that keep the same channels.
-        units, width: of the group, and those that were kept.
-        float_loss, int8_loss: of the float network that is left, and of the same one in INT8.
+        units, width: units of the group, and how many of them were kept.
+        float_loss, int8_loss: loss of the pruned float network, and of the same network in INT8.
     """
 
     group: str

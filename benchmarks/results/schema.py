@@ -1,8 +1,8 @@
-"""Every kind of JSON file that the project writes, with the form by which it is written and read.
+"""List all JSON files that the project writes, with the class that writes and reads each of them.
 
-``python -m benchmarks.results.schema`` prints the JSON Schema of all of them, with what each field is; the shipped
-``benchmarks/results/result.schema.json`` is its output, and a test holds the two together. The forms themselves are in
-the modules beside this one, and in ``compress`` where a stage writes the file.
+``python -m benchmarks.results.schema`` prints their JSON Schema with a description of every field.
+``benchmarks/results/result.schema.json`` is its output, and a test checks that it is up to date. The classes are in the
+modules beside this one, or in ``compress`` if a stage writes the file.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ AnyResult = Annotated[LatencyResult | AccuracyResult | RunComparison | NodeProfi
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of JSON file.
+    """A sort of JSON file.
 
     Attributes:
         made_by: the command that writes it.
-        form: what it is written from and read into.
+        form: the class that writes and reads it.
     """
 
     made_by: str
@@ -89,12 +89,12 @@ FILES: Mapping[str, FileKind] = {
     "sensitivity.json": FileKind(_STAGES.format("sensitivity"), SensitivityFile),
     "export.json": FileKind(_STAGES.format("export"), ExportFile),
     "ENGINE.json": FileKind(_STAGES.format("build"), Sidecar),
-    "auto.json": FileKind(_STAGES.format("build --engine auto"), AutoFile),
+    "auto.json": FileKind(_STAGES.format("build --target auto"), AutoFile),
 }
 
 
 class _Described(GenerateJsonSchema):
-    """Takes the descriptions of fields from the ``Attributes:`` of a docstring, where the field itself has none."""
+    """Take the description of a field from the docstring's ``Attributes:`` if the field itself has none."""
 
     def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
         return _describe(super().dataclass_schema(schema), schema["cls"])
@@ -105,7 +105,7 @@ class _Described(GenerateJsonSchema):
 
 def _describe(found: JsonSchemaValue, form: type) -> JsonSchemaValue:
     found["description"] = " ".join(inspect.cleandoc(form.__doc__ or "").partition("\n\n")[0].split())
-    for parent in form.__mro__:  # a form's own docstring says only what it adds
+    for parent in form.__mro__:  # a docstring describes only the fields that its class adds
         for name, text in attributes(inspect.cleandoc(parent.__doc__ or "")).items():
             if name in found.get("properties", {}):
                 found["properties"][name].setdefault("description", text)
@@ -113,7 +113,7 @@ def _describe(found: JsonSchemaValue, form: type) -> JsonSchemaValue:
 
 
 def attributes(text: str) -> dict[str, str]:
-    """The fields that a docstring's ``Attributes:`` describes.
+    """The descriptions in a docstring's ``Attributes:``, by field.
 
     >>> attributes("Attributes:\\n    low, high: of the range,\\n        in ms.\\n    n: how many.")
     {'low': 'of the range, in ms.', 'high': 'of the range, in ms.', 'n': 'how many.'}
@@ -126,7 +126,7 @@ def attributes(text: str) -> dict[str, str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of one result; ``files`` refers to that of each kind of file, and ``$defs`` has them all."""
+    """The JSON Schema of one result; ``files`` has the schema of each sort of file, and ``$defs`` the common parts."""
     adapters = {"": TypeAdapter[Any](AnyResult), **{name: TypeAdapter[Any](kind.form) for name, kind in FILES.items()}}
     found, defs = TypeAdapter.json_schemas(
         [(name, "validation", adapter) for name, adapter in adapters.items()], schema_generator=_Described
@@ -142,7 +142,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """The JSON Schema of one kind of file, by its name in ``FILES``."""
+    """The JSON Schema of one sort of file, by its name in ``FILES``."""
     whole = json_schema()
     return {"$schema": whole["$schema"], **whole["files"][name], "$defs": whole["$defs"]}
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: intervals in cells, a table on a terminal, Markdown elsewhere."""
+"""Format numbers and intervals, and print tables: drawn on a terminal, as Markdown elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")  # the beginning of a numbered l
 
 
 def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table: drawn on a terminal, as Markdown where the output goes to a file or a pipe."""
+    """Print a table: drawn on a terminal, as Markdown if the output goes to a file or a pipe."""
     if not console.is_terminal:
         console.print(f"{readable(title)}\n\n{markdown(header, rows)}", soft_wrap=True)
         return
@@ -46,7 +46,7 @@ def show(console: Console, title: str, header: Sequence[str], rows: Sequence[Seq
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, whose cells are text: see ``literal``.
+    """A table in Markdown; the text of the cells is escaped: see ``literal``.
 
     >>> print(markdown(["net", "ms"], [["dense", "5.5"]]))
     | net   |  ms |
@@ -68,7 +68,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def literal(text: str) -> str:
-    r"""A text of one line as Markdown that shows just it; what Markdown does not interpret there stays unescaped.
+    r"""Escape one line of text so that Markdown shows it literally; only what Markdown would interpret is escaped.
 
     >>> print(literal("resnet18_int8.onnx 5.5 [5.4, 5.6]"), literal("*a* [b](c) | _d_ <e>"))
     resnet18_int8.onnx 5.5 [5.4, 5.6] \*a\* [b\](c) \| \_d\_ \<e>
@@ -113,7 +113,7 @@ def percent(bounds: Bounds) -> str:
 
 
 def speedup(ratio: Bounds | None) -> str:
-    """The inverse of a ratio of latencies; the baseline itself is 1.
+    """A speed-up: the inverse of a ratio of latencies; 1 for the baseline itself.
 
     >>> speedup(Bounds(value=0.5, lo=0.4, hi=0.625))
     '2.00x [1.60, 2.50]'
@@ -122,10 +122,10 @@ def speedup(ratio: Bounds | None) -> str:
 
 
 def require_writable(target: str) -> None:
-    """Make sure that ``emit`` will be able to write there, before a long measurement; its folder is made.
+    """Check before a long measurement that ``emit`` can write ``target``, and make its folder.
 
     Raises:
-        ConfigError: it cannot be written, or is a folder.
+        ConfigError: the file cannot be written, or is a folder.
     """
     if target == "-":
         return
@@ -137,11 +137,11 @@ def require_writable(target: str) -> None:
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}", remedy="choose another file") from error
     if folder:
-        raise ConfigError(f"{target} is a folder", remedy="choose a file in it")
+        raise ConfigError(f"{target} cannot be written: it is a folder", remedy="choose a file in it")
 
 
 def emit(text: str, target: str) -> None:
-    """Write to a file, or to standard output where ``target`` is ``-``."""
+    """Write to a file, or to standard output if ``target`` is ``-``."""
     if target == "-":
         sys.stdout.write(printable(text))
     else:

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.rivals.int8_losses --config FILE``: are the losses of the float network those of the INT8 one?
+"""``python -m benchmarks.rivals.int8_losses --config FILE``: compare pruning losses of the float and the INT8 network.
 
-Pruning chooses widths by what each cut does to the float network's outputs. Here a sample of the same cuts is made,
-repaired and quantized, and both losses are taken on the same images.
+Pruning chooses widths by the loss of each cut in the float network. This command makes a sample of the same cuts,
+repairs and quantizes them, and measures both losses on the same images.
 """
 
 from __future__ import annotations
@@ -106,15 +106,15 @@ def int8_losses(
     count: Annotated[Count, Parameter(name="--cells")] = 30,
     json: JsonFile = None,
 ) -> int:
-    """Are the losses of the float network those of the INT8 one?
+    """Compare the pruning losses of the float network with those of the INT8 network.
 
-    Pruning chooses widths by what each cut does to the float network's outputs. Here a sample of the same cuts is made,
-    repaired and quantized, and both losses are taken on the same images.
+    Pruning chooses widths by the loss of each cut in the float network. This command makes a sample of the same cuts,
+    repairs and quantizes them, and measures both losses on the same images.
 
     Exit code: 0, 1 error, 2 usage.
 
     Args:
-        count: How many cuts.
+        count: Number of cuts.
     """
     if count < _FEWEST:
         raise ConfigError(f"{count} cells have no rank correlation", remedy=f"give --cells {_FEWEST} or more")

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.rivals.pruning --model DIR --data CALIB --eval EVAL --out DIR [--ours DIR ...]``: no training.
+"""``python -m benchmarks.rivals.pruning --model DIR --data CALIB --eval EVAL --out DIR [--ours DIR ...]``.
 
-Torch-Pruning's nets and ours, pruned from the same network to the same latencies, quantized alike, and timed in one
-interleaved run with the dense network's INT8 engine. ``pruning_peer`` says how the peer's settings are chosen: on some
-of the evaluation images, which favours it. Asked again, it makes only what is missing, and times anew.
+Compare Torch-Pruning's networks with ours, without training: all are pruned from the same network to the same
+latencies, quantized in the same way, and timed in one interleaved run with the dense network's INT8 engine.
+``pruning_peer`` says how Torch-Pruning's settings are chosen: on some of the evaluation images, which favours it. A
+second run makes only what is missing, and repeats the timing.
 """
 
 from __future__ import annotations
@@ -197,14 +198,14 @@ class Asked:
         model: Dense network, such as runs/NAME/baseline.
         data: Calibration images.
         eval: Evaluation images, in the same forms.
-        out: Where nets and results go.
-        ours: Pruned, such as runs/NAME/prune.
+        out: Folder for networks and results.
+        ours: Folders of our pruned networks, such as runs/NAME/prune.
         budgets: Shares of the dense network's latency.
-        finalists: Peers fitted to each budget.
+        finalists: Number of Torch-Pruning's settings to fit to each budget.
         images: How many calibration images, class-balanced.
         seed: Which images.
-        threads: Of the engines.
-        preset: How long to time.
+        threads: Intra-op threads of the engines.
+        preset: Preset of the timing.
     """
 
     model: Folder
@@ -275,10 +276,11 @@ def _report(args: Asked, rows: Sequence[JudgedNetwork], roughs: Sequence[Rough],
 
 
 def pruning(args: Asked) -> int:
-    """Torch-Pruning's networks and ours, without training.
+    """Compare Torch-Pruning's networks with ours, without training.
 
-    They are pruned from the same network to the same latencies, quantized alike, and timed in one interleaved run with
-    the dense network's INT8 engine. Asked again, it makes only what is missing, and times anew.
+    All networks are pruned from the same network to the same latencies, quantized in the same way, and timed in one
+    interleaved run with the dense network's INT8 engine. A second run makes only what is missing, and repeats the
+    timing.
 
     Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid, 5 Torch-Pruning or the engine is absent.
     """

@@ -1,4 +1,4 @@
-"""Pruned networks as INT8 engine files, and how much of the dense one's latency they take."""
+"""Build INT8 engines of pruned networks, and measure their latency as a share of the dense network's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from compress.quantize.calibrate import Calibrated, calibrate
 _ROUGH_IMAGES = 8
 _TIMED = Settings(duration_s=3.0, processes=6)
 _SLACK, _TRIES, _PROBES = 0.02, 10, 5
-_MACS_PER_LATENCY = 1.25  # saved, to begin with: not all of the latency goes with the MACs
+_MACS_PER_LATENCY = 1.25  # first guess of the share of MACs to save per share of latency
 
 Make = Callable[[float], nn.Module]
 Share = Callable[[nn.Module], float]
@@ -36,7 +36,7 @@ Share = Callable[[nn.Module], float]
 
 @dataclass(frozen=True)
 class Found:
-    """What ``widest`` found: the ratio asked of the pruner, the network, and its share of what was budgeted."""
+    """The result of ``widest``: the pruning ratio, the network, and its share of the budgeted cost."""
 
     ratio: float
     net: nn.Module
@@ -60,7 +60,7 @@ def int8_engine(model: Model, sample: Split, target: TargetConfig, path: Path) -
 class Probe:
     """The latency of a network's INT8 engine as a share of the dense network's, both timed in turns.
 
-    Latency depends on widths, not on values: the ranges are rough, and like widths are timed once.
+    Latency depends on widths, not on values: the ranges are rough, and networks of equal widths are timed once.
 
     Args:
         dense: the unpruned network.
@@ -129,10 +129,10 @@ def widest(make: Make, share: Share, budget: float, *, slack: float = _SLACK) ->
 
 
 def fitted(make: Make, macs: Share, latency: Share, budget: float) -> tuple[Found | None, list[tuple[float, float]]]:
-    """Like ``widest`` for a share that is dear to learn, such as a ``Probe``'s.
+    """Like ``widest`` for a share that is slow to measure, such as a ``Probe``'s.
 
-    What is saved of the latency is nearly in proportion to what is saved of the MACs. So the network is sought by its
-    MACs, and the budget of MACs corrected by what was measured.
+    The saved latency is nearly proportional to the saved MACs. So the search uses the MACs, and each measured latency
+    corrects the budget of MACs.
 
     Returns:
         the best within the budget, and all that was tried as (share of the MACs, share of the latency).

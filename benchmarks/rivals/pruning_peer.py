@@ -1,8 +1,8 @@
-"""The nets that Torch-Pruning is given its chance with: all settings tried, the best of each budget fitted to latency.
+"""Prune with Torch-Pruning: try all settings, then fit the best ones of each budget to the latency.
 
-The first pass prunes with every setting to each budget as a share of the MACs, and looks at some images. It only
-chooses which settings are worth fitting to the measured latency of the INT8 engine. Each result is a stage of its own,
-made once.
+The first pass prunes with every setting to each budget, as a share of the MACs, and evaluates some images. It only
+chooses the settings that are then fitted to the measured latency of the INT8 engine. Each result is a stage of its own,
+which is made once.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Pruner:
 
 
 def finalists(roughs: Sequence[Rough], count: int) -> list[tuple[Setting, float]]:
-    """The ``count`` settings that the first pass found best at each budget.
+    """The ``count`` settings with the best top-1 of the first pass at each budget.
 
     >>> finalists([Rough("local-l2-8", 0.5, 0.3, 0.5, 0.1), Rough("local-obd-8", 0.5, 0.3, 0.5, 0.2)], 1)
     [(Setting(scope='local', criterion='obd', round_to=8), 0.5)]

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.rivals.pruning_stage --model DIR --data TRAIN --setting NAME --budget S --run RUN``: a peer's.
+"""``python -m benchmarks.rivals.pruning_stage --model DIR --data TRAIN --setting NAME --budget S --run RUN``.
 
-Torch-Pruning's network takes the place of a run's stage ``prune``, with the dense network as its ``baseline``.
-``python -m compress finetune``, ``quantize`` and ``export`` with ``--set run.dir=RUN`` go on from there as with ours.
+Make a run whose stage ``prune`` is Torch-Pruning's network and whose ``baseline`` is the dense network.
+``python -m compress finetune``, ``quantize`` and ``export`` with ``--set run.dir=RUN`` then continue as with ours.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def pruning_stage(
     threads: Count = 1,
     trust: TrustFactory = False,
 ) -> int:
-    """Put a peer's pruned network in the place of a run's stage prune.
+    """Make a run whose stage prune is a network that Torch-Pruning pruned.
 
-    The network is Torch-Pruning's, with the dense network as the run's baseline. Finetune, quantize and export with
-    --set run.dir=RUN go on from there as with ours.
+    The run's baseline is the dense network. Finetune, quantize and export with --set run.dir=RUN then continue as with
+    our own pruned network.
 
     Exit code: 0, 1 error, 2 usage, 5 Torch-Pruning or the engine is absent.
 
     Args:
         model: Dense network: runs/NAME/baseline.
-        setting: How Torch-Pruning is called: SCOPE-CRITERION-MULTIPLE.
+        setting: Setting of Torch-Pruning: SCOPE-CRITERION-MULTIPLE.
         budget: Share of the dense INT8 engine's latency, such as 0.5.
-        directory: Run folder to make, of its own: runs/PEER.
+        directory: Folder of the new run, such as runs/PEER.
         macs: The budget is a share of the MACs.
         images: How many calibration images, class-balanced.
         seed: Which images.
@@ -64,7 +64,7 @@ def pruning_stage(
     if not (model / MANIFEST).is_file() or model.name != "baseline":
         raise ConfigError(f"{model} is not the stage 'baseline' of a run", remedy="give runs/NAME/baseline")
     if model.resolve() == (directory / "baseline").resolve():
-        raise ConfigError("--run is the dense network's own run", remedy="give a folder of its own, such as runs/PEER")
+        raise ConfigError("--run is the dense network's own run", remedy="give another folder, such as runs/PEER")
     pool, stages = calibration_split(data), Run(directory, progress=Terminal())
     sample = pool.subset(calibration_sample(pool, images, seed=seed), "calibration")
     pruner = Pruner(model, sample, Run(directory / "peer", progress=stages.progress), ANY if trust else "")
@@ -82,7 +82,7 @@ def _copy_baseline(model: Path, run: Run) -> None:
     folder = run.folder("baseline")
     if folder.exists():
         if tree_sha256(folder) != tree_sha256(model):
-            raise ConfigError(f"{folder} is another network than {model}", remedy="give --run a folder of its own")
+            raise ConfigError(f"{folder} is another network than {model}", remedy="give another folder with --run")
         return
     half = run.folder(".baseline.copy")
     shutil.rmtree(half, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""``python -m benchmarks.rivals.quantization --fp32 FILE --data CALIB --eval EVAL --out DIR``: INT8 of ours, of theirs.
+"""``python -m benchmarks.rivals.quantization --fp32 FILE --data CALIB --eval EVAL --out DIR``: compare INT8 quantizers.
 
-Every candidate quantizes the same network on the same calibration images, in a process of its own, and its file is
-then evaluated by the engine that it is made for: top-1 against the labels, and how near it stays to the FP32 network.
-``quantization_step`` says what the times and the memory hold. Repeats take turns, so that all meet the same machine.
-Asked again, it makes only what is missing.
+Every candidate quantizes the same network on the same calibration images in a process of its own. Its file is then
+evaluated in the engine that it is made for: top-1, and the difference from the FP32 network's outputs.
+``quantization_step`` says what the times and the memory include. The repeats of the candidates take turns, so that a
+busy machine slows all of them alike. A second run makes only what is missing.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Asked:
         model: The same network for ours, such as runs/NAME/baseline.
         images: How many calibration images, class-balanced.
         seed: Which images.
-        repeat: Quantize so often, for the times.
-        threads: Of the evaluation; default: all.
+        repeat: Number of repeats, to measure the times.
+        threads: Intra-op threads of the evaluation; default: all.
         force: Make every candidate again.
     """
 
@@ -230,16 +230,16 @@ def _report(args: Asked, rows: Sequence[QuantizedNetwork], warnings: Sequence[st
 
 
 def quantization(args: Asked) -> int:
-    """INT8 of ours and of other tools.
+    """Compare our INT8 quantization with that of other tools.
 
-    Every candidate quantizes the same network on the same calibration images, in a process of its own, and its file is
-    then evaluated by the engine that it is made for: top-1 against the labels, and how near it stays to the FP32
-    network. Repeats take turns, so that all meet the same machine. Asked again, it makes only what is missing.
+    Every candidate quantizes the same network on the same calibration images in a process of its own. Its file is then
+    evaluated in the engine that it is made for: top-1, and the difference from the FP32 network's outputs. The repeats
+    of the candidates take turns. A second run makes only what is missing.
 
-    Exit code: 0, 1 error, 2 usage, 4 outputs that are not finite, 5 a peer's library is absent.
+    Exit code: 0, 1 error, 2 usage, 4 outputs that are not finite, 5 another tool's library is absent.
     """
     jobs, files = _jobs(args)
-    read(args.fp32)  # a wrong file is told before any process is started
+    read(args.fp32)  # a wrong file fails before any process is started
     split, pool, progress = evaluation_split(args.eval), calibration_split(args.data), Terminal()
     calibration_sample(pool, args.images, seed=args.seed, exclude=split)  # none of them may be evaluated on
     before = machine_state()

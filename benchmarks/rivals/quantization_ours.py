@@ -1,4 +1,4 @@
-"""Our own INT8 of a network, as a candidate beside the peers: calibration apart from export."""
+"""Our own INT8 version of a network, as a candidate beside the rivals; calibration and export are separate steps."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def quantize(
     """Load and calibrate a network with the default settings.
 
     Args:
-        fp32: its FP32 file, which says what the INT8 file will say.
+        fp32: its FP32 file, whose metadata the INT8 file gets.
         folder: its ``model.json`` and ``model.safetensors``.
         target: a name in ``compress.targets``.
         out: the folder of the engine file.
         factory: see ``load_model``.
 
     Returns:
-        what exports and builds the engine file, and gives its path.
+        a function that exports and builds the engine file and returns its path.
 
     Raises:
         ModelError: ``fp32`` is of another network, or the network cannot be quantized.

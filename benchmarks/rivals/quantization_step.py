@@ -1,10 +1,10 @@
-"""One quantization in a process of its own: how long it takes, how much memory it needs, and the file that it writes.
+"""Run one quantization in a process of its own, and measure its time and memory.
 
-The clock starts when the interpreter, the libraries and the list of calibration images are loaded: for a peer at the
-FP32 file, for ours at the stage folder of the float network, both on disk. It stops when the quantized network is
-there. Reading the images and preparing them counts, and all read them the same way. A peer's own quantizer writes its
-file within that time; ours exports afterwards, and that time is told apart. Each tool takes the threads that it takes
-by default.
+The clock starts when the interpreter, the libraries and the list of calibration images are loaded. A rival starts from
+the FP32 file, ours from the stage folder of the float network, both on disk. The clock stops when the quantized network
+is ready. Reading and preprocessing the images counts, and is the same for all. A rival's quantizer writes its file
+within that time; ours exports afterwards, and the export time is reported separately. Each tool uses its default number
+of threads.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Write = Callable[[], Path]
 
 @dataclass(frozen=True)
 class Job:
-    """What to quantize with what.
+    """One quantization.
 
     Attributes:
-        name: a peer, or a target for ours.
+        name: a rival, or a target for ours.
         fp32: the exported FP32 file.
-        model: folder of the same network for ours (``model.json`` and ``model.safetensors``); peers need none.
+        model: folder of the same network for ours (``model.json`` and ``model.safetensors``); rivals need none.
         data: where the calibration images are; see ``benchmarks.evaluation.images``.
         images, seed: how many, and which.
         trust: import the factory that ``model.json`` names.

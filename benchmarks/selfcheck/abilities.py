@@ -1,4 +1,4 @@
-"""What this machine can do, and what it lacks: engines, INT8 arithmetic, processor, GPU, clock, heat, targets."""
+"""List what this machine can run and what is missing: engines, INT8 arithmetic, hardware, clock, heat, targets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from compress.prune.latency.machine import processor
 from compress.registries import BACKENDS
 
 _CPU = Path("/sys/devices/system/cpu")
-_INT8_FLAGS = {  # of /proc/cpuinfo: what a processor multiplies INT8 with
+_INT8_FLAGS = {  # flags in /proc/cpuinfo of instructions that multiply INT8
     "avx_vnni": "AVX-VNNI",
     "avx512_vnni": "AVX-512 VNNI",
     "amx_int8": "AMX",
@@ -34,14 +34,14 @@ _INT8_FLAGS = {  # of /proc/cpuinfo: what a processor multiplies INT8 with
 
 @dataclass(frozen=True)
 class Ability:
-    """One thing that this machine can or cannot do.
+    """One line of ``doctor``.
 
     Attributes:
-        of: what it belongs to, such as ``engine``.
+        of: category, such as ``engine``.
         name: such as ``openvino``.
-        said: what there is, in words.
-        here: whether it is there; None where that is no matter of having it.
-        remedy: how to get it, where it is not there.
+        said: the finding, in words.
+        here: whether it is available; None for a plain fact, such as the processor's name.
+        remedy: how to install or change it; may be empty.
     """
 
     of: str
@@ -52,7 +52,7 @@ class Ability:
 
 
 def abilities() -> list[Ability]:
-    """Everything, in the order in which it is told."""
+    """All findings, in the order in which they are printed."""
     engines = [_engine(name) for name in BACKENDS]
     return [
         Ability("software", "resnet-compress", __version__),
@@ -75,7 +75,7 @@ def _engine(name: str) -> Ability:
         version = getattr(importlib.import_module(name), "__version__", "of unknown version")
     except BackendAbsent as absent:
         return Ability("engine", name, absent.message, here=False, remedy=absent.remedy or "")
-    except (ImportError, OSError) as error:  # a library that is there but does not load
+    except (ImportError, OSError) as error:  # the library is installed but does not load
         return Ability("engine", name, str(error), here=False)
     return Ability("engine", name, str(version), here=True)
 
@@ -90,14 +90,17 @@ def _int8(engine: str) -> Ability:
     except PipelineError as error:
         return Ability("INT8", engine, f"could not be measured: {error.message}")
     if sums is None:
-        return Ability("INT8", engine, "not measured: it runs on a GPU, or its sums are neither exact nor clipped")
-    exact = {"int32": "exact", "int16": "overflows where weights are not chosen for it"}[sums]
+        return Ability("INT8", engine, "not known: the engine runs on a GPU, or its sums match neither int32 nor int16")
+    exact = {
+        "int32": "exact",
+        "int16": "can overflow, unless the weights are limited (pair_sums in the target's profile)",
+    }[sums]
     return Ability("INT8", engine, f"adds pairs of products in {sums}: {exact} (measured)")
 
 
 def _processor() -> Iterator[Ability]:
     yield Ability("processor", "name", f"{processor()}, {platform.machine()}")
-    yield Ability("processor", "INT8 instructions", ", ".join(_int8_instructions()) or "none that are known")
+    yield Ability("processor", "INT8 instructions", ", ".join(_int8_instructions()) or "none known")
     yield Ability("processor", "processors", f"{len(own_processors())} usable of {os.cpu_count()}")
     memory = psutil.virtual_memory()
     yield Ability("memory", "memory", f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} free")
@@ -127,24 +130,24 @@ def _torch() -> Ability:
 
 def _clock(name: str, file: Path) -> Ability:
     found = _told(lambda: file.read_text(encoding="ascii").strip())
-    remedy = "`cpupower frequency-set --governor performance` steadies what is measured"
-    return Ability("clock", name, found or "not told by this system", remedy=remedy if found == "powersave" else "")
+    remedy = "`cpupower frequency-set --governor performance`, for steadier measurements"
+    return Ability("clock", name, found or "not reported by this system", remedy=remedy if found == "powersave" else "")
 
 
 def _turbo() -> Ability:
-    """Intel's driver tells that there is none, others that there is one."""
+    """Intel's driver reports ``no_turbo``, other drivers ``boost``."""
     for file, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
         path = _CPU / file
         if (found := _told(partial(path.read_text, encoding="ascii"))) is not None:
             return Ability("clock", "turbo", "on" if found.strip() == on else "off")
-    return Ability("clock", "turbo", "not told by this system")
+    return Ability("clock", "turbo", "not reported by this system")
 
 
 def _heat() -> Iterator[Ability]:
     zones = heat().zones
     yield from (Ability("heat", zone.name, f"{zone.temperature_c:.0f} °C") for zone in zones)
     if not zones:
-        yield Ability("heat", "thermal zones", "none: heat that slows a measurement may go unseen")
+        yield Ability("heat", "thermal zones", "none: a slow-down by heat cannot be detected")
 
 
 def _target(name: str) -> Ability:

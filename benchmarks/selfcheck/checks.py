@@ -1,4 +1,4 @@
-"""What may make a measurement of this harness wrong, each measured itself."""
+"""The checks of ``benchmarks.trust``: each measures one possible error of the timing harness."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings, Turn, inner_calls, open_for, time_samples
 from compress.progress import Progress
 
-_REPEATS, _MORE = 20, 21  # inferences a call of the engine, and of the one that does 5% more
+_REPEATS, _MORE = 20, 21  # inferences per call of the engine, and of the one that does 5% more work
 _RUNS_A_SPACE = 10
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: a table, a sentence that sums it up, and the measurements behind it."""
+    """The result of a check: a table, a sentence that sums it up, and the measurements behind it."""
 
     title: str
     header: list[str]
@@ -43,14 +43,14 @@ class Report:
 
     @property
     def doubts(self) -> list[str]:
-        """Why measurements were INVALID."""
+        """The reasons of INVALID measurements."""
         return [reason for one in self.results for reason in one.verdict.reasons]
 
 
 def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """The loop of the harness around an engine, against a bare loop around the same session; both in turns.
+    """Compare the harness's loop with a bare loop around the same session; the two take turns.
 
-    The engine is a network that only hands its input on, of the shape of ``engine``'s, so that what is left is calls.
+    The engine is a network with a single Identity node and the input shape of ``engine``, so only the calls take time.
     """
     with open_for(engine, settings) as opened:
         shape = [settings.batch, *(dim or 1 for dim in opened.inputs[0].shape[1:])]
@@ -78,22 +78,22 @@ def overhead(engine: Path, settings: Settings, tries: int, progress: Progress) -
     names = ("bare", "harness")
     rows = [[name, interval(Bounds.of(intervals.median_interval(one)))] for name, one in zip(names, us, strict=True)]
     return Report(
-        f"microseconds an inference of a network that does nothing, {'x'.join(map(str, shape))}",
+        f"microseconds per inference of a network that does nothing, {'x'.join(map(str, shape))}",
         ["loop", "median us"],
         rows,
-        f"the harness adds {interval(found)} microseconds an inference",
+        f"the harness adds {interval(found)} microseconds per inference",
     )
 
 
 def same(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """Interleaved with itself: an interval of the ratio that misses 1 sees what is not there."""
+    """Compare an engine with itself in one run; an interval of the ratio that excludes 1 is a false difference."""
     pairs = [measure([engine, engine], replace(settings, seed=i), progress=progress) for i in range(tries)]
     none = sum(ratio.lo <= 1 <= ratio.hi for ratio in map(_ratio, pairs))
     return _ratios("an engine against itself, one interleaved run each", pairs, f"no difference in {none} of {tries}")
 
 
 def slower(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """Twenty inferences a call against twenty-one."""
+    """Compare an engine that does 20 inferences per call with one that does 21."""
     with tempfile.TemporaryDirectory() as folder:
         files = [write_order(Path(folder) / f"{times}.json", engine, times) for times in (_REPEATS, _MORE)]
         pairs = [
@@ -104,7 +104,7 @@ def slower(engine: Path, settings: Settings, tries: int, progress: Progress) -> 
 
 
 def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, minutes: float) -> Report:
-    """Runs at even distances, of which each is held against the one that began ``minutes`` later."""
+    """Measure at regular intervals, and compare each run with the one that began ``minutes`` later."""
     runs: list[LatencyResult] = []
     begin = time.monotonic()
     with reference_networks() as known:
@@ -133,7 +133,7 @@ def apart(engine: Path, settings: Settings, tries: int, progress: Progress, *, m
 
 
 def tools(engine: Path, settings: Settings, tries: int, progress: Progress) -> Report:
-    """The runtime's own tool and this harness, in turns; with one thread on one processor, then on the next."""
+    """Compare the runtime's own tool with this harness, in turns; with one thread, each pair on the next processor."""
     other = rival(engine, settings)
     processors = fastest_processors()
     ours, theirs, results = [], [], []

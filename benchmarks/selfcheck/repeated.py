@@ -1,4 +1,4 @@
-"""An engine that does several inferences a call; in a module of its own, since a worker has to import it."""
+"""An engine that does several inferences per call; in a module of its own, because a worker has to import it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.parse import Size, read
 
 @dataclass(frozen=True)
 class Order:
-    """An engine file, and how often it is run a call."""
+    """An engine file, and its number of inferences per call."""
 
     engine: str
     times: Size
@@ -29,7 +29,7 @@ def write_order(path: Path, engine: Path, times: int) -> Path:
 
 
 class Repeated(Closing):
-    """An engine that does ``times`` inferences a call: more of the same work, and of nothing else."""
+    """An engine that does ``times`` inferences per call."""
 
     def __init__(self, engine: Engine, times: int) -> None:
         self._engine, self._times = engine, times
@@ -47,6 +47,6 @@ class Repeated(Closing):
 
 
 def open_repeated(path: Path, settings: Settings) -> Any:
-    """Open a file that names an engine file and how often it is run a call."""
+    """Open a file that ``write_order`` has written."""
     order = read(path, Order, remedy="", error=EngineError)
     return Repeated(open_for(Path(order.engine), settings), order.times)

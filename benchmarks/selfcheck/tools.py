@@ -1,4 +1,4 @@
-"""The runtimes' own timing tools, each run as its makers say and read as it prints."""
+"""Run the runtimes' own timing tools as their documentation says, and read their output."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _SECONDS = 5
 
 @dataclass(frozen=True)
 class RivalTool:
-    """A tool, and the number that it prints.
+    """A timing tool and the number that it prints.
 
     Attributes:
-        command: the program; ``{iterations}`` stands for how many inferences fill some seconds.
-        printed: pattern of the line with the milliseconds.
+        command: the command line; ``{iterations}`` is replaced by the number of inferences that take some seconds.
+        printed: regular expression for the line with the milliseconds.
     """
 
     name: str
@@ -34,10 +34,14 @@ class RivalTool:
     printed: str
 
     def run(self, about_ms: float, processors: Sequence[int] | None = None) -> float:
-        """Milliseconds an inference, of which one takes ``about_ms``; ``processors`` are what the tool is bound to.
+        """Run the tool and return its milliseconds per inference.
+
+        Args:
+            about_ms: rough latency, from which the number of inferences follows.
+            processors: processors to bind the tool to.
 
         Raises:
-            EngineError: it failed, or printed no such line.
+            EngineError: the tool failed, or its output has no matching line.
         """
         iterations = max(20, round(_SECONDS * 1e3 / about_ms))
         command = [part.format(iterations=iterations) for part in self.command]
@@ -50,11 +54,11 @@ class RivalTool:
 
 
 def rival(engine: Path, settings: Settings) -> RivalTool:
-    """The tool for an engine file: ONNX Runtime's perf_test in Python, or OpenVINO's benchmark_app.
+    """The tool for an engine file: onnxruntime_test (in ONNX Runtime's Python package) or OpenVINO's benchmark_app.
 
     Raises:
-        EngineError: there is none for this kind of file, or none for these settings.
-        BackendAbsent: it is not installed.
+        EngineError: no tool supports this sort of file or these settings.
+        BackendAbsent: the tool is not installed.
     """
     with open_for(engine, settings) as opened:
         shape = [settings.batch, *opened.inputs[0].shape[1:]]
@@ -62,8 +66,8 @@ def rival(engine: Path, settings: Settings) -> RivalTool:
         cores = psutil.cpu_count(logical=False) or 1
         if (cores, 1) != (settings.threads, settings.batch):
             raise EngineError(
-                "onnxruntime_test takes one image at a time, on a thread for each core",
-                remedy=f"hold it against the harness with --threads {cores}",
+                "onnxruntime_test supports only batch 1 and one thread per core",
+                remedy=f"give --threads {cores} and leave out --batch",
             )
         command = [sys.executable, "-m", "onnxruntime.tools.onnxruntime_test", str(engine), "{iterations}"]
         return RivalTool("onnxruntime_test", command, "mean", r"avg latency: ([\d.]+) ms")
@@ -84,4 +88,4 @@ def rival(engine: Path, settings: Settings) -> RivalTool:
         }
         command = [str(program), *(text for pair in options.items() for text in pair)]
         return RivalTool("benchmark_app", command, "median", r"Median:\s+([\d.]+) ms")
-    raise EngineError(f"no runtime's own tool times {engine}", remedy="give an .onnx or .xml file")
+    raise EngineError(f"there is no benchmark tool to compare with for {engine}", remedy="give an .onnx or .xml file")

@@ -1,7 +1,7 @@
-"""The statistics of timings and of paired accuracies; every function names its method.
+"""Statistics of timings and of paired accuracies; every function names its method.
 
-Samples of one worker process share where its memory lies and what the machine was doing, so intervals resample whole
-processes; with one process only, its rounds. The functions call either a round.
+Samples of one worker process are not independent: they share its memory layout and the state of the machine. So
+intervals resample whole processes, or the rounds if there is only one process. The functions call both a round.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Interval(NamedTuple):
 
 
 def blocks(rounds: Rounds, processes: int) -> list[Floats]:
-    """What is resampled: all samples of a process; the rounds where there was but one.
+    """The blocks to resample: all samples of a process, or the rounds if there was only one process.
 
     Args:
-        rounds: samples of each round, those of a process beside one another, as many rounds in each.
+        rounds: samples of each round, grouped by process, with the same number of rounds in each.
 
     Raises:
-        ValueError: the rounds cannot be dealt out to so many processes.
+        ValueError: the number of rounds is not a multiple of the processes.
 
     >>> [block.tolist() for block in blocks([np.array([i]) for i in range(6)], 3)]
     [[0, 1], [2, 3], [4, 5]]
@@ -60,8 +60,8 @@ def blocks(rounds: Rounds, processes: int) -> list[Floats]:
 def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """The median of all samples, with a percentile bootstrap interval over whole rounds.
 
-    It cannot reach beyond the rounds' own medians: of n rounds, it holds the truth in 1 - 2^(1 - n) of all runs at
-    most, that is 94% of five and 97% of six.
+    The interval cannot reach beyond the rounds' own medians: with n rounds it contains the true value in at most
+    1 - 2^(1 - n) of all runs, that is 94% with five rounds and 97% with six.
 
     Resampling blocks keeps the dependence within a block (Künsch 1989, Annals of Statistics 17:1217); here a block is
     a round (the cluster bootstrap of Davison and Hinkley 1997, section 3.8).
@@ -79,15 +79,16 @@ def median_interval(rounds: Rounds, *, seed: int = 0, confidence: float = CONFID
 def ratio_interval(
     rounds: Rounds, baseline: Rounds, processes: int | None = None, *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """How many times as long one of two interleaved series takes: a paired t interval on logarithms.
+    """The ratio of the times of two interleaved series: a paired t interval on logarithms.
 
-    Round i of both ran one right after the other on the same processor, so what they share cancels in the ratio of
-    their medians: a busy neighbour, a lower clock. A process counts once, with the median of its rounds' ratios; the
-    estimate is the geometric mean over processes, and their spread makes the interval (Student 1908, Biometrika 6:1).
+    Round i of both series ran one right after the other on the same processor, so a common disturbance, such as another
+    program or a lower clock, cancels in the ratio of their medians. A process counts once, with the median of its
+    rounds' ratios; the estimate is the geometric mean over processes, and their spread gives the interval (Student
+    1908, Biometrika 6:1).
 
     Args:
-        rounds, baseline: samples of each round, those of a process beside one another.
-        processes: that the rounds are of; None or 1: every round counts once.
+        rounds, baseline: samples of each round, grouped by process.
+        processes: number of processes of the rounds; None or 1: every round counts once.
 
     Raises:
         ValueError: the series have different numbers of rounds, or there is only one to count.
@@ -110,12 +111,12 @@ def unpaired_ratio_interval(
 ) -> Interval:
     """The ratio of the q-quantiles of two series of separate runs, with a two-sample bootstrap interval over rounds.
 
-    Nothing ties a round of one run to a round of the other, so each series is resampled on its own (Efron and
-    Tibshirani 1993, An Introduction to the Bootstrap, chapter 8). The interval holds what varied within the runs; that
-    the whole machine was slower during one of them it cannot know.
+    The rounds of separate runs are not paired, so each series is resampled on its own (Efron and Tibshirani 1993, An
+    Introduction to the Bootstrap, chapter 8). The interval covers the variation within the runs; it cannot show that
+    the whole machine was slower during one of them.
 
     Args:
-        rounds, baseline: samples of each round; at least two rounds each, not necessarily as many.
+        rounds, baseline: samples of each round; at least two rounds each, possibly different numbers.
 
     >>> steady = [np.array([2.0, 3.0, 4.0])] * 5
     >>> unpaired_ratio_interval([3 * samples for samples in steady], steady)
@@ -135,8 +136,9 @@ def paired_quantile_ratio(
 ) -> Interval:
     """The ratio of the q-quantiles of two interleaved series, with a bootstrap interval over pairs of rounds.
 
-    Round i of both shared a processor and a stretch of time, so both are drawn together: what slowed both of them
-    cancels (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8: the pair is the cluster).
+    Round i of both series ran on the same processor at nearly the same time, so both are drawn together: a disturbance
+    that slowed both cancels (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 3.8: the pair
+    is the cluster).
 
     Args:
         rounds, baseline: samples of each round (of each process, where there are several); at least two rounds.
@@ -160,10 +162,11 @@ def _require_pairs(rounds: Rounds, baseline: Rounds) -> None:
 
 
 def mann_whitney(rounds: Rounds, baseline: Rounds) -> float:
-    """Two-sided p of the Mann-Whitney U test on the medians of the rounds: is either series usually the slower one?
+    """Two-sided p of the Mann-Whitney U test on the medians of the rounds: whether one series is usually slower.
 
-    The test (Mann and Whitney 1947, Annals of Mathematical Statistics 18:50) wants independent observations. Samples of
-    one round are not: taken one by one they would call two runs of the same engine different. A round counts once.
+    The test (Mann and Whitney 1947, Annals of Mathematical Statistics 18:50) requires independent observations. Samples
+    of one round are not independent: taken singly, they would call two runs of the same engine different. So each round
+    counts once.
     """
     ours, theirs = ([float(np.median(samples)) for samples in one] for one in (rounds, baseline))
     if len({*ours, *theirs}) == 1:
@@ -185,12 +188,12 @@ def quantile(samples: Floats, q: float) -> float:
 def quantile_interval(rounds: Rounds, q: float, *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval | None:
     """The q-quantile of all samples, with the interval of ``median_interval``.
 
-    The usual interval between two order statistics (Hahn and Meeker 1991, section 5.2) wants independent samples. With
-    processes that differ by 2%, and by 1% within, it held the truth in one of seven runs where it promised nineteen
-    of twenty.
+    The usual interval between two order statistics (Hahn and Meeker 1991, section 5.2) requires independent samples. In
+    a simulation with a spread of 2% between processes and 1% within, its 95% interval contained the true value in only
+    one of seven runs.
 
     Returns:
-        None where there are fewer than ``samples_needed(q)`` samples.
+        None if there are fewer than ``samples_needed(q)`` samples.
 
     >>> quantile_interval([np.arange(1.0, 101.0)] * 6, 0.9)
     Interval(value=90.0, low=90.0, high=90.0)
@@ -203,7 +206,7 @@ def quantile_interval(rounds: Rounds, q: float, *, seed: int = 0, confidence: fl
 
 @cache
 def samples_needed(q: float) -> int:
-    """The fewest samples from which the q-quantile may be told: 64 for p90, 130, 662 and 6636 for p95, p99 and p99.9.
+    """The fewest samples for which the q-quantile is reported: 64 for p90, 130, 662 and 6636 for p95, p99 and p99.9.
 
     With that many, fewer than two samples beyond the quantile have a probability of 1% at most; these are the counts
     of MLPerf Inference's early-stopping rule (99% confidence, one query over the limit).
@@ -233,10 +236,10 @@ def outliers(samples: Floats) -> NDArray[np.bool_]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided p of the exact McNemar test: are the discordant pairs split evenly?
+    """Two-sided p of the exact McNemar test: whether the discordant pairs are split evenly.
 
     Args:
-        only_first, only_second: images that only the first, or only the second, got right.
+        only_first, only_second: images that only the first, or only the second, classified correctly.
 
     >>> round(mcnemar(1, 7), 4)
     0.0703
@@ -296,7 +299,7 @@ def _ranks(n: NDArray[np.int64], q: float) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _quantiles(rounds: Rounds, q: float) -> Callable[[Draws, int], Floats]:
-    """What gives the q-quantile of each draw of rounds: by weights on the sorted pool, so that no pool is copied."""
+    """A function for the q-quantile of each draw of rounds. It weights the sorted pool instead of copying samples."""
     pool = np.concatenate(rounds)
     owner = np.repeat(np.arange(len(rounds)), [len(samples) for samples in rounds])
     order = np.argsort(pool, kind="stable")
@@ -323,12 +326,12 @@ def _bootstrap(
 ) -> Interval:
     """The expanded percentile interval of Hesterberg 2015, The American Statistician 69:371, over whole rounds.
 
-    The plain percentile bootstrap of few blocks is too narrow: of five, ten and twenty it held the truth in 87, 92 and
-    94% of a thousand runs. Taking the tails that Student's t would, and undoing the (count - 1) / count of the plug-in
-    variance, restores its level: 92, 96 and 97%.
+    The plain percentile bootstrap of few blocks is too narrow: with five, ten and twenty blocks the 95% interval
+    contained the true value in 87, 92 and 94% of a thousand runs. Using the tails of Student's t, and correcting the
+    factor (count - 1) / count of the plug-in variance, gives 92, 96 and 97%.
 
     Args:
-        statistic: of the numbers of the rounds that were drawn from each series, (draws, rounds) each, and an axis.
+        statistic: function of the indices of the rounds drawn from each series, (draws, rounds) each, and an axis.
     """
     count = min(map(len, series))
     if count < 2:

@@ -1,8 +1,7 @@
 """The ratio of two accuracies that were measured on the same images.
 
-The difference of them is in ``intervals.paired_difference``. A gate such as "at least 99% of the float network's
-accuracy" is about the ratio, whose interval does not follow from that of the difference: the other accuracy is an
-estimate too.
+``intervals.paired_difference`` has the difference. A gate such as "at least 99% of the float network's accuracy" needs
+the ratio. Its interval does not follow from that of the difference, because the other accuracy is an estimate too.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ def paired_ratio(both: int, only_first: int, only_second: int, *, confidence: fl
     """First accuracy over second, on the same images, with the asymptotic score interval.
 
     The interval holds the ratios that the score test of Nam and Blackwelder 2002, Statistics in Medicine 21:689, does
-    not reject; Tang, Tang and Chan 2003, Statistics in Medicine 22:1217, found it to keep its level. Near a ratio of 1
-    with few discordant images, where gates decide, its lower bound errs on the safe side; that of Bonett and Price
-    2006 is simpler, but there too high in about 6% of all tries instead of 2.5%.
+    not reject; Tang, Tang and Chan 2003, Statistics in Medicine 22:1217, found that it keeps its level. Near a ratio of
+    1 with few discordant images, where gates decide, its lower bound is conservative. The interval of Bonett and Price
+    2006 is simpler, but its lower bound is too high there in about 6% of all cases instead of 2.5%.
 
     Args:
-        both, only_first, only_second: images by who got them right; those that neither did do not matter to a ratio.
+        both, only_first, only_second: images that both, only the first, or only the second classified correctly.
 
     Raises:
-        ValueError: the second got none right, so that there is no ratio.
+        ValueError: the second accuracy is zero, so there is no ratio.
 
     >>> [round(x, 4) for x in paired_ratio(59, 6, 16)]  # Cavo et al. 2012, the example of Fagerland et al. 2017
     [0.8667, 0.7476, 0.9876]

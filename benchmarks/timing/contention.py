@@ -1,4 +1,4 @@
-"""How much of the machine other programs used while an engine was timed; intervals of its samples cannot show it."""
+"""Measure how much of the machine other programs used while an engine was timed: intervals do not show this."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Times = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True)
 class Watched:
-    """Sums over the time in which an engine was timed, in seconds.
+    """Sums in seconds over the time in which an engine was timed.
 
     Attributes:
-        wall: how long that was.
-        ran, waited: how long threads of the engine's process were on a processor, and how long they were ready to run
-            and had none, added up; both 0 where the system does not count it (Linux's ``schedstat`` does).
+        wall: duration.
+        ran, waited: how long the threads of the engine's process ran, and how long they were ready to run but waited
+            for a processor, summed over the threads; both 0 if the system does not count it (Linux's ``schedstat``).
         own: processor time of the engine's process.
-        others: processor time of everything else on the machine, and what a hypervisor gave to other machines; in
-            ticks of the system's clock, so that only sums over a second or more mean anything.
+        others: processor time of all other programs on the machine, and of other virtual machines on the same host;
+            counted in ticks of the system's clock, so only sums over a second or more are accurate.
     """
 
     wall: float
@@ -53,18 +53,18 @@ class Watched:
 
     @property
     def share_waited(self) -> float | None:
-        """Of the time in which the threads could have run, that in which they had no processor."""
+        """The share of the threads' ready time in which they waited for a processor."""
         return self.waited / (self.ran + self.waited) if self.ran else None
 
     @property
     def processors_of_others(self) -> float:
-        """Processors that something else kept busy, on the average."""
+        """The average number of processors that other programs kept busy."""
         return max(self.others, 0.0) / self.wall
 
 
 @contextmanager
 def watch() -> Iterator[Callable[[], Watched]]:
-    """Watch what this process shares with others until the end of the block; after it, the result can be called.
+    """Count processor time, of this process and of others, until the end of the block; then call the result.
 
     >>> with watch() as watched:
     ...     _ = sum(range(100_000))
@@ -75,7 +75,7 @@ def watch() -> Iterator[Callable[[], Watched]]:
     wall, own, everything, tasks = time.perf_counter(), time.process_time(), _everything(), _tasks()
     yield lambda: found[0]
     later = _tasks()
-    pairs = [(tasks.get(task, (0, 0)), times) for task, times in later.items()]  # one that ended meanwhile is left out
+    pairs = [(tasks.get(task, (0, 0)), times) for task, times in later.items()]  # threads that have ended are left out
     ran, waited = (sum(after[i] - before[i] for before, after in pairs) / 1e9 for i in (0, 1))
     own = time.process_time() - own
     found.append(Watched(time.perf_counter() - wall, ran, waited, own, _everything() - everything - own))

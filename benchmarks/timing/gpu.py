@@ -12,7 +12,7 @@ from benchmarks.results.latency import GpuState
 
 T = TypeVar("T")
 
-# What slows a GPU although no setting has asked for it; counted in nanoseconds since the driver was loaded.
+# Reasons for which a GPU slows down by itself; NVML counts nanoseconds since the driver was loaded.
 _SLOWED_BY = (pynvml.NVML_PERF_POLICY_THERMAL, pynvml.NVML_PERF_POLICY_RELIABILITY)
 
 
@@ -22,7 +22,7 @@ def gpu_names() -> list[str]:
 
 
 def gpu_states() -> list[GpuState]:
-    """What each GPU is doing; what it does not tell is None."""
+    """The state of each GPU; a value that it does not report is None."""
     return _each(_state)
 
 
@@ -54,7 +54,7 @@ def _of_board(ask: Callable[[Any], T], index: int) -> T:
 
 
 def _told(ask: Callable[[], T]) -> T | None:
-    """A board need not answer every question."""
+    """The value that a GPU reports; None if it does not support the query."""
     try:
         return ask()
     except pynvml.NVMLError:

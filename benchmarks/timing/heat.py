@@ -1,8 +1,9 @@
-"""Heat as Linux tells of it on any processor: thermal zones, cooling devices, limits of the clock, alarms.
+"""Read heat from Linux on any processor: thermal zones, cooling devices, clock limits, alarms.
 
-Counters of throttled cores (``machine``) are Intel's alone. What is read here is the kernel's own interface to sensors
-and to what cools, so it works on ARM boards and on AMD as well: Documentation/ABI/testing/sysfs-class-thermal,
-Documentation/hwmon/sysfs-interface and Documentation/admin-guide/pm/cpufreq of the kernel name every file.
+Only Intel processors count throttled cores (``machine``). This module reads the kernel's generic interface to sensors
+and cooling devices, which ARM boards and AMD processors have too. The kernel documents the files in
+Documentation/ABI/testing/sysfs-class-thermal, Documentation/hwmon/sysfs-interface and
+Documentation/admin-guide/pm/cpufreq.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _ALARMS = ("temp*_crit_alarm", "temp*_emergency_alarm", "in*_lcrit_alarm")  # to
 
 
 def heat() -> Heat:
-    """What the system says of heat now; empty where it has no such sensors, as in most virtual machines."""
+    """The heat that the system reports now; empty without such sensors, as in most virtual machines."""
     return Heat(
         zones=list(_zones()),
         cooling=dict(_cooling()),
@@ -30,10 +31,10 @@ def heat() -> Heat:
 
 
 def slowed_by_heat(states: Sequence[Heat]) -> list[str]:
-    """How the system slowed the processor down in the course of a measurement, in words.
+    """Messages about how the system slowed the processor down during a measurement.
 
     Args:
-        states: from before the measurement to after it, in this order.
+        states: from before the measurement to after it, in order of time.
     """
     first, hottest = states[0], _hottest(states)
     found = []
@@ -47,7 +48,7 @@ def slowed_by_heat(states: Sequence[Heat]) -> list[str]:
 
 
 def heat_warnings(states: Sequence[Heat]) -> list[str]:
-    """Signs of heat that do not prove a slow-down within the measurement, in words; ``states`` as above."""
+    """Messages about heat that does not prove a slow-down during the measurement; ``states`` as above."""
     zones = sorted((zone for state in states for zone in state.zones), key=lambda zone: zone.temperature_c)
     hot = {zone.name: zone for zone in zones if zone.throttles_at_c and zone.temperature_c >= zone.throttles_at_c}
     words = [
@@ -56,7 +57,7 @@ def heat_warnings(states: Sequence[Heat]) -> list[str]:
     ]
     for name, state in states[0].cooling.items():
         if state > 0:
-            words.append(f"{name} cooled the processor already before the measurement, in state {state}")
+            words.append(f"{name} was already cooling the processor before the measurement, in state {state}")
     return words + [f"{name} is on" for name in dict.fromkeys(name for state in states for name in state.alarms)]
 
 
@@ -106,9 +107,9 @@ def _alarms() -> Iterator[str]:
                 yield f"{file.name} of {folder.name} ({_text(folder / 'name') or 'no name'})"
 
 
-def _numbered(place: str, prefix: str) -> list[Path]:
+def _numbered(parent: str, prefix: str) -> list[Path]:
     """Folders such as thermal_zone0 and thermal_zone10, by their numbers."""
-    folders = [folder for folder in (_SYS / place).glob(f"{prefix}*") if folder.name.removeprefix(prefix).isdecimal()]
+    folders = [folder for folder in (_SYS / parent).glob(f"{prefix}*") if folder.name.removeprefix(prefix).isdecimal()]
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix(prefix)))
 
 

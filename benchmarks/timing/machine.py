@@ -1,4 +1,4 @@
-"""What the machine is, and in what state it was while something was measured on it."""
+"""Describe the machine, and its state before and after a measurement."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from compress.engines.saturation import pair_sums
 
 T = TypeVar("T")
 _LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
-_WAITED, _OTHERS = 0.02, 0.1  # shares, of the time and of the processors
+_WAITED, _OTHERS = 0.02, 0.1  # warn above these shares of the time and of the processors
 _PROCESSORS = Path("/sys/devices/system/cpu")
 _GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
 _HIGHEST_CLOCK = "cpufreq/cpuinfo_max_freq"
@@ -46,7 +46,7 @@ def host(*engines: str) -> Host:
 
 
 def machine_state(watch_s: float = 0.2) -> MachineState:
-    """Load, governor, clock, temperature and affinity now; ``watch_s`` seconds are spent on counting busy time."""
+    """Load, governor, clock, temperature and affinity now; takes ``watch_s`` seconds to count the busy time."""
     frequency = _told(psutil.cpu_freq)
     return MachineState(
         load_1min=_told(lambda: os.getloadavg()[0]),
@@ -63,14 +63,14 @@ def machine_state(watch_s: float = 0.2) -> MachineState:
 
 
 def own_processors() -> list[int]:
-    """Those that this process may run on; all where the system does not tell."""
+    """The processors that this process may run on; all of them if the system does not report it."""
     return _told(lambda: sorted(os.sched_getaffinity(0))) or list(range(os.cpu_count() or 1))
 
 
 def fastest_processors() -> list[int]:
-    """Those that this process may run on and that have the highest clock, one of each core first.
+    """The processors with the highest clock that this process may run on, one of each core first.
 
-    None where the system cannot bind a process.
+    Empty if the system cannot bind a process to a processor.
     """
     own = own_processors() if hasattr(os, "sched_setaffinity") else []
     clocks = {n: _told(partial((_PROCESSORS / f"cpu{n}" / _HIGHEST_CLOCK).read_text, encoding="ascii")) for n in own}
@@ -82,7 +82,7 @@ def fastest_processors() -> list[int]:
 
 @contextmanager
 def bound_to(processors: Sequence[int] | None) -> Iterator[None]:
-    """Inside, this thread and what it starts run on these processors only."""
+    """Within the block, this thread and the processes that it starts run on these processors only."""
     if not processors:
         yield
         return
@@ -99,20 +99,20 @@ def tool() -> Tool:
     checkout = Path(__file__).parents[1]
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     found = None
-    if (checkout / ".git").exists():  # installed elsewhere, git would name the commit of somebody else's project
+    if (checkout / ".git").exists():  # without this check, git could report the commit of another project
         found = _told(lambda: subprocess.run(command, capture_output=True, text=True, timeout=10, check=True))
     return Tool(version=__version__, git_sha=found.stdout.strip() if found else None)
 
 
 def concerns(monitor: Monitor, threads: int, affinity: Sequence[int] | None = None) -> list[str]:
-    """What about the machine makes a timing less trustworthy, in words."""
+    """Warnings about the state of the machine, which make a timing less trustworthy."""
     before, after = monitor.before, monitor.after
     found = heat_warnings(monitor.heat)
     cores = len(affinity or before.affinity or range(os.cpu_count() or 1))
     if before.busy_percent is not None and before.busy_percent > 25:
         found.append(f"the machine was {before.busy_percent:.0f}% busy before the measurement began")
     if threads > cores:
-        found.append(f"{threads} threads on {cores} processors")
+        found.append(f"{threads} threads shared {cores} processors")
     for state in (before, after):
         if state.governor not in (None, "performance"):
             found.append(f"the CPU governor is '{state.governor}', not 'performance'")
@@ -123,7 +123,7 @@ def concerns(monitor: Monitor, threads: int, affinity: Sequence[int] | None = No
 
 
 def throttled(monitor: Monitor, *, on_gpu: bool) -> list[str]:
-    """Why what was measured was slowed down by heat or power, in words; such a measurement is of no use."""
+    """How heat or power limits slowed the machine down during a measurement, which makes it INVALID."""
     before, after = monitor.before, monitor.after
     if on_gpu:
         pairs = zip(before.gpus, after.gpus, strict=False)
@@ -136,10 +136,10 @@ def throttled(monitor: Monitor, *, on_gpu: bool) -> list[str]:
 
 
 def shared(contention: Contention) -> list[str]:
-    """How much of the machine other programs used, in words, where it was enough to slow a measurement."""
+    """Warnings that other programs used enough of the machine to slow a measurement."""
     found = []
     if contention.waited is not None and contention.waited > _WAITED:
-        found.append(f"had no processor for {contention.waited:.1%} of the time in which it could have run")
+        found.append(f"it was ready to run but had to wait for a processor {contention.waited:.1%} of the time")
     if contention.others > _OTHERS * (os.cpu_count() or 1):
         found.append(f"other programs kept {contention.others:.1f} processors busy meanwhile")
     return found
@@ -157,7 +157,7 @@ def _hottest() -> float | None:
 
 
 def _throttled() -> int | None:
-    """Summed over the cores' counters, which only some systems keep."""
+    """The sum of the cores' throttle counters; None if the system has none."""
     counts = [_told(partial(file.read_text, encoding="ascii")) for file in _PROCESSORS.glob(_THROTTLE_COUNT)]
     return sum(int(count) for count in counts if count) if counts else None
 
@@ -170,7 +170,7 @@ def _version(name: str) -> str | None:
 
 
 def _told(ask: Callable[[], T]) -> T | None:
-    """What the system answers; None where it has no such file, sensor, call or program."""
+    """The value that the system reports; None if it has no such file, sensor, call or program."""
     try:
         return ask()
     except (OSError, AttributeError, NotImplementedError, subprocess.SubprocessError):

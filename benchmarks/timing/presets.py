@@ -1,4 +1,4 @@
-"""How much is measured: the presets, and what a command line makes of one."""
+"""The presets of a measurement's effort, and how a command line changes them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PRESETS = {
 
 
 def chosen(preset: str, engines: Sequence[Path], **given: Any) -> Settings:
-    """A preset with what was given in its place.
+    """The settings of a preset, with the given values replaced.
 
     Args:
-        engines: that are measured.
-        given: values of ``Settings``; None leaves the preset's.
+        engines: engine files to measure.
+        given: values of ``Settings``; None keeps the preset's value.
 
     Raises:
-        ConfigError: streams would wait for one another, or there are too few processes to save any.
+        ConfigError: more streams than the processors can run at once, or too few processes for ``precision``.
     """
     told = {name: value for name, value in given.items() if value is not None}
     settings = dataclasses.replace(PRESETS[preset], **told)

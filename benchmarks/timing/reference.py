@@ -1,10 +1,10 @@
-"""Reference networks: files of known work that ONNX Runtime runs beside the engines, to tell how fast the machine is.
+"""Reference networks: files with a known number of MACs that ONNX Runtime runs beside the engines.
 
-Large convolutions, INT8 and FP32, tell its peak. The share of the peak that an engine reaches says how much of the
-machine its layers leave unused, because they are thin, wait for memory or are no convolutions.
+Large convolutions, INT8 and FP32, measure the machine's peak. The share of the peak that an engine reaches shows how
+much of the machine its layers leave unused, because they are narrow, wait for memory or are not convolutions.
 
-A network whose layers widen as a ResNet's do tells its pace. A machine is not equally fast at all times, and a
-difference of two separate runs says little where the pace differed too.
+A network whose layers widen as a ResNet's do measures the machine's pace. A machine is not equally fast at all times;
+if the pace differed between two separate runs, a difference of their latencies proves little.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHAPES: Mapping[Precision, Sequence[tuple[int, int]]] = {"int8": ((256, 28), (12
 _IN_A_ROW = 2
 
 # Channels in, channels out and stride of the pace's 3x3 convolutions, of 28 pixels a side at first; 19 MB of weights.
-# docs/decisions/0012-pace.md holds it against other candidates.
+# docs/decisions/0012-pace.md compares it with other candidates.
 PACE = ((64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1))
 _SIDE = 28
 
@@ -45,7 +45,7 @@ class ReferenceNetwork:
 
     Attributes:
         macs: of one image.
-        throughout: it has its turn in every round of the engines, to tell the pace; else at the beginning only.
+        throughout: timed in every round, to measure the pace; else only at the beginning.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class ReferenceNetwork:
 
 @contextmanager
 def reference_networks(target: str | None = None) -> Iterator[tuple[ReferenceNetwork, ...]]:
-    """The files, for as long as the block lasts: of the peak, INT8 and FP32, and last that of the pace.
+    """Write the files for the block: two for the peak (INT8 and FP32), then the one for the pace.
 
     Args:
-        target: whose kernels' integers they use; None: the default of the engine.
+        target: the target whose integer types the kernels use; None: the engine's default.
     """
     activations = profile(target or default_target(ENGINE)).activations
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def gmacs(macs: int, batch: int, ms: float) -> float:
 
 
 def peaks(measured: Iterable[tuple[ReferenceNetwork, float]]) -> Mapping[str, float]:
-    """GMAC/s by precision: of the fastest reference network of each, one image at a time.
+    """Peak GMAC/s by precision: of the fastest reference network of each, one image at a time.
 
     Args:
         measured: reference networks and their milliseconds.
@@ -118,7 +118,7 @@ def _float(layers: Layers, side: int) -> onnx.ModelProto:
 
 
 def _integer(layers: Layers, side: int, activation: np.dtype[np.integer]) -> onnx.ModelProto:
-    """Integer convolutions as ONNX Runtime's own operator, so that no fusion is left to it; one Q and one DQ."""
+    """Integer convolutions as ONNX Runtime's own operator, so that nothing has to be fused; one Q and one DQ."""
     rng = np.random.default_rng(0)
     middle = 128 if activation == np.uint8 else 0
     constants: dict[str, np.ndarray] = {"scale": np.array(1 / 32, np.float32), "zero": np.array(middle, activation)}
@@ -141,6 +141,6 @@ def _model(
     ends = zip(("input", "output"), shapes, strict=True)
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends]
     values = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    # The name is in the hash of the file, by which separate runs know that they had the same network.
+    # Do not rename the graph: separate runs recognize the reference network by the hash of this file.
     graph = helper.make_graph(nodes, "yardstick", tensors[:1], tensors[1:], values)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -1,4 +1,4 @@
-"""Make a result of what was measured of an engine: statistics, warnings, and a verdict on whether it may be used."""
+"""Turn the measurements of an engine into a result: statistics, warnings, and a verdict whether the figures count."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from compress.export.overflow import overflow_warnings
 from compress.files import file_sha256
 from compress.targets import profile
 
-# Spread of the rounds' medians (90th over 10th percentile) beyond which a series is doubtful, and not to be used.
+# Spread of the rounds' medians (90th over 10th percentile) above which a series gets a warning, or is INVALID.
 _DOUBTFUL, _UNUSABLE = 1.1, 1.5
 _DISAGREE = 1.05  # medians of an engine's processes, 90% quantile over 10%
 _STARVED = 0.1
@@ -68,10 +68,10 @@ def result_of(
     """The result of one engine.
 
     Args:
-        series: of all engines of the run; the first is what the others are compared with.
-        failed: why other engines left the run, by file.
+        series: all engines of the run; the others are compared with the first.
+        failed: why other engines failed, by file.
         peaks: GMAC/s that the machine reaches, by precision.
-        pace: of the machine's processor while the engines were timed.
+        pace: the pace of the machine while the engines were timed.
     """
     settings, opened = one.settings, one.opened[0]
     summary = summarize(one.rounds_ms, len(one.lives), percentiles=settings.percentile, seed=settings.seed)
@@ -129,14 +129,14 @@ def result_of(
 
 
 def unfinished(result: LatencyResult, processes: int) -> LatencyResult:
-    """A result of the first few of ``processes``, which says that it is not the one that was asked for."""
-    reason = f"{result.scenario.processes} of {processes} processes: the measurement did not come to its end"
+    """Mark a result of the first few of ``processes`` as INVALID, because the measurement has not ended."""
+    reason = f"the measurement did not finish: {result.scenario.processes} of {processes} processes"
     verdict = Verdict(status="INVALID", reasons=[reason, *result.verdict.reasons])
     return result.model_copy(update={"verdict": verdict})
 
 
 def pace_of(reference: TimedEngine) -> Pace:
-    """How fast the machine was, told by a reference network that took a turn in every round of the engines."""
+    """The pace of the machine, from a reference network that was timed in every round."""
     return Pace(
         sha256=file_sha256(reference.path),
         version=reference.opened[0].version,
@@ -145,7 +145,7 @@ def pace_of(reference: TimedEngine) -> Pace:
 
 
 def _work(one: TimedEngine, median_ms: float, images_per_s: float, peaks: Mapping[str, float]) -> Work | None:
-    opened, alone = one.opened[0], one.settings.streams == 1  # as the reference networks are, whose median is the peak
+    opened, alone = one.opened[0], one.settings.streams == 1  # the reference networks run in one stream too
     if opened.macs is None or opened.precision is None:
         return None
     return Work(
@@ -166,9 +166,9 @@ def _verdict(one: TimedEngine, contention: Contention, monitor: Monitor) -> Verd
     if not all(opened.finite for opened in one.opened):
         reasons.append("the outputs hold NaN or infinity")
     if (spread := _spread(one)) > _UNUSABLE:
-        reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: the machine was not quiet")
+        reasons.append(f"the rounds' medians differ by a factor of {spread:.2f}: other work disturbed the machine")
     if contention.waited is not None and contention.waited > _STARVED:
-        reasons.append(f"it could have run, and had no processor, for {contention.waited:.0%} of its time")
+        reasons.append(f"it was ready to run but had to wait for a processor {contention.waited:.0%} of the time")
     reasons += throttled(monitor, on_gpu=one.settings.on_gpu(one.path))
     return Verdict(status="INVALID" if reasons else "VALID", reasons=reasons)
 
@@ -176,7 +176,7 @@ def _verdict(one: TimedEngine, contention: Contention, monitor: Monitor) -> Verd
 def _warnings(one: TimedEngine, summary: Summary, flagged: int) -> list[str]:
     found = []
     if not all(warmed.steady for life in one.lives for warmed in life.warmed):
-        found.append("still not steady after the warm-up")
+        found.append("the latency was not yet steady after the warm-up")
     if _DOUBTFUL < (spread := _spread(one)) <= _UNUSABLE:
         found.append(f"unstable: the rounds' medians differ by a factor of {spread:.2f}")
     medians = [float(np.median(block)) for block in one.blocks_ms]
@@ -186,9 +186,9 @@ def _warnings(one: TimedEngine, summary: Summary, flagged: int) -> list[str]:
     if 1 < len(one.lives) < FEWEST:
         found.append(f"{len(one.lives)} worker processes are too few for 95% intervals; measure with {FEWEST} or more")
     if one.settings.precision and one.median.precision > one.settings.precision:
-        found.append(f"known to within {one.median.precision:.2%} only; measure with more --processes")
+        found.append(f"the median is known to within {one.median.precision:.2%} only; measure with more --processes")
     if one.settings.percentile and one.inner > 1:
-        found.append(f"percentiles are of means of {one.inner} inferences: a sample lasts a millisecond at least")
+        found.append(f"each sample is the mean of {one.inner} inferences, to last 1 ms: percentiles are of these means")
     if flagged:
         found.append(f"{flagged} of {summary.n} samples are outliers (kept)")
     for percent in sorted({_PERCENTILES[0], *one.settings.percentile}):
@@ -199,7 +199,7 @@ def _warnings(one: TimedEngine, summary: Summary, flagged: int) -> list[str]:
 
 
 def elsewhere(target: str, engine: str) -> Iterator[str]:
-    """A warning where a file for ``target`` was measured in another engine or on another machine than that."""
+    """Warn if a file was measured in another engine or on another machine than its ``target`` names."""
     if not target:
         return
     made_for, machine = profile(target), platform.machine()
@@ -215,6 +215,6 @@ def _spread(one: TimedEngine) -> float:
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    """As JSON gives it back."""
+    """The settings as plain JSON values."""
     values = {name: value for name, value in asdict(settings).items() if name != "images"}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

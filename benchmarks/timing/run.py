@@ -47,18 +47,18 @@ def measure(
     """Time engines against one another.
 
     Args:
-        engines: files; from the second on, each is compared with the first (of those that do not fail).
-        references: files of known work, which take turns with the engines: briefly for the peak of
-            ``LatencyResult.work``, throughout for ``LatencyResult.pace``. One that fails leaves its part unknown.
-        opener: makes the engine in the worker; a module-level function, since it travels to another process.
-        argv: the command line, for the record.
-        on_failure: told the file and the error of an engine that fails; it leaves the run and the others go on.
+        engines: files; each is compared with the first (of those that do not fail).
+        references: reference networks, which take turns with the engines: at the beginning for the peak of
+            ``LatencyResult.work``, in every round for ``LatencyResult.pace``. If one fails, that value is unknown.
+        opener: opens the engine in the worker; a module-level function, because it is sent to another process.
+        argv: the command line, to be stored in the results.
+        on_failure: called with the file and the error of an engine that fails; the other engines continue.
             By default the error is raised.
-        on_process: given the results so far, as INVALID ones, between two processes (from the second on), so that a
-            long measurement that is killed leaves something.
+        on_process: called between two processes (from the second on) with the results so far, marked INVALID, so
+            that a long measurement that is killed leaves results.
 
     Returns:
-        one result an engine that did not fail, in the order given.
+        one result for each engine that did not fail, in the given order.
 
     Raises:
         EngineError: an engine cannot be opened, fails, crashes or hangs; the message names it.
@@ -106,7 +106,7 @@ def _brief(settings: Settings, *, throughout: bool) -> Settings:
 
 
 class _Run:
-    """The engines that take turns, and why others have left the run."""
+    """The engines that take turns, and the errors of those that failed."""
 
     def __init__(
         self,
@@ -126,10 +126,10 @@ class _Run:
         return any(one is series for one in self._series)
 
     def sample(self, progress: Progress) -> Iterator[int]:
-        """One process an engine after the other, until each had all of its own or is known well enough.
+        """Run one process per engine at a time, until each engine had all its processes or is precise enough.
 
         Yields:
-            how many processes each engine has had, when none is running.
+            how many processes each engine has had; none is running then.
         """
         for number in progress.track(range(self._settings.processes), "measuring"):
             if number >= FEWEST and self._precise():
@@ -168,7 +168,7 @@ class _Run:
         return ([*(settings.affinity or dict.fromkeys([*fastest, *own_processors()]))][stream],)
 
     def _each(self, series: Sequence[TimedEngine], step: Callable[[TimedEngine], None]) -> None:
-        """Let one engine after the other take a step; one that fails leaves the run."""
+        """Run a step for one engine after the other; remove an engine that fails."""
         for one in series:
             if one in self:
                 try:
@@ -181,7 +181,7 @@ class _Run:
                         self._on_failure(one.path, error)
 
     def _precise(self) -> bool:
-        """Whether every median is known as well as was asked; of a reference network nothing is."""
+        """Whether the median of every engine is as precise as requested; reference networks do not count."""
         return all(one.median.precision <= self._settings.precision for one in self._timed())
 
     def _timed(self) -> list[TimedEngine]:

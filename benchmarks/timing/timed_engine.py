@@ -1,4 +1,4 @@
-"""An engine in the course of a measurement: its worker processes, and what they have measured so far."""
+"""An engine during a measurement: its worker processes and their samples so far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Life:
     """The processes of an engine that were alive at one time, one a stream, and what they measured.
 
     Attributes:
-        processors: that they were bound to; none: left to the system.
+        processors: the processors that they were bound to; none: not bound.
     """
 
     processors: Sequence[int]
@@ -43,8 +43,8 @@ class TimedEngine:
     """An engine, and the lives of its worker processes, one after the other.
 
     Attributes:
-        workers: of the life that it has now.
-        inner: inferences a sample; more from the process on whose warm-up was faster.
+        workers: the processes that are alive now.
+        inner: inferences per sample; it grows if a later process is faster in its warm-up.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class TimedEngine:
         self.lives.append(Life(processors, opened, warmed))
 
     def take_turn(self) -> None:
-        """Time it for a while, in all streams at once."""
+        """Time the engine for one turn, in all streams at once."""
         turn = Turn.of(self.settings)
         if len(self.workers) > 1:
             turn = turn.by_time(self.inner * max(warmed.call_ns for warmed in self.lives[-1].warmed) / 1e9)
@@ -81,12 +81,12 @@ class TimedEngine:
         self.lives[-1].turns.append(Round([ns for one in sampled for ns in one.samples], per_s, watched))
 
     def close(self) -> None:
-        """End the life, for its peak memory."""
+        """Close the engine in its processes and store their peak memory."""
         self.lives[-1].peak = sum(worker.finish() for worker in self.workers)
         self.end()
 
     def end(self) -> None:
-        """End its processes, whatever they are doing."""
+        """End its processes, even if they are busy."""
         while self.workers:
             self.workers.pop().end()
 
@@ -124,7 +124,7 @@ class TimedEngine:
 
     @property
     def blocks_ms(self) -> list[intervals.Floats]:
-        """What intervals resample: see ``intervals.blocks``."""
+        """The blocks that intervals resample, in milliseconds: see ``intervals.blocks``."""
         return intervals.blocks(self.rounds_ms, len(self.lives))
 
     @property

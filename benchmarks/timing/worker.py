@@ -1,7 +1,7 @@
-"""One engine in a process of its own, which opens it, warms it up and times it, and sleeps between its turns.
+"""A process that opens one engine, warms it up and times it, and sleeps between its turns.
 
-The loops take a clock, so that a test can run them without one; everything else here is the plumbing between the
-process that decides (``Worker``) and the one that runs (``_Bench``).
+The timing loops take the clock as an argument, so that tests can pass a fake one. The rest is the communication between
+the parent process (``Worker``) and the worker process (``_Bench``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -42,7 +42,7 @@ FEWEST = (
 _POOL, _POOL_BYTES = 8, 256 << 20
 _SAMPLE_NS = 1_000_000
 _STEADY = 0.05
-_CHECK_NS = 1_000_000_000  # for looking at the outputs of the pool; a slow engine has to do with fewer
+_CHECK_NS = 1_000_000_000  # time limit for checking the outputs of the pool; a slow engine checks fewer
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,23 @@ class Settings:
     """How engines are measured.
 
     Attributes:
-        batch, threads, device: of the engine; no device: the runtime's own.
-        warmup_s, warmup_runs: at least this long and this often before anything counts.
-        duration_s: seconds of samples an engine, at least.
-        iterations: samples an engine, at least.
-        limit_s: seconds of samples an engine, at most, where it is too slow for ``iterations``.
-        processes: worker processes an engine, one after the other; each has its part of the seconds and samples.
-        streams: processes of an engine that run at the same time, each on inputs of its own.
-        turns: that an engine takes in the life of a process; the engines go round.
-        precision: six processes or more are enough once every median is known to within this share; 0: all of them.
-        percentile: of the latency, to be told besides 90, 95 and 99.
+        batch, threads, device: of the engine; no device: the engine's own default.
+        warmup_s, warmup_runs: seconds and inferences of warm-up, at least.
+        duration_s: seconds of samples per engine, at least.
+        iterations: samples per engine, at least.
+        limit_s: seconds of samples per engine, at most, if it is too slow for ``iterations``.
+        processes: worker processes per engine, one after the other; each takes its part of the seconds and samples.
+        streams: processes of an engine that run at the same time, each with its own inputs.
+        turns: turns of an engine in the life of a process; the engines take turns.
+        precision: stop after six or more processes once the interval of every median is within this share of it; 0:
+            use all processes.
+        percentile: percentiles to report besides 90, 95 and 99.
         seed: of the inputs and of the order within a round.
-        affinity: processors that the workers are bound to; none: with one thread each process is bound to one, with
-            more it is left to the system.
+        affinity: processors that the workers are bound to; none: a process with one thread is bound to one processor,
+            a process with more threads is not bound.
         images: (K, C, H, W), the pool of inputs; none: random normal.
-        trust: open a compiled engine although its sidecar does not vouch for it.
-        timeout_s: how long a worker may be silent beyond what was asked of it.
+        trust: open a compiled engine although its sidecar does not match it.
+        timeout_s: seconds to wait for an answer, beyond the time that the request itself takes.
     """
 
     batch: int = 1
@@ -102,7 +103,7 @@ def open_for(path: Path, settings: Settings) -> Engine:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a worker says of the engine that it opened; work, precision and target where the file tells them."""
+    """A worker's answer about the engine that it opened; MACs, precision and target if the file states them."""
 
     name: str
     version: str
@@ -121,7 +122,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class WarmedUp:
-    """How long a call takes when warm; how many make a sample of at least 1 ms; whether it became steady."""
+    """The time of a call after the warm-up, the calls in a sample of at least 1 ms, and whether it became steady."""
 
     call_ns: float
     inner: int
@@ -133,8 +134,8 @@ class Turn:
     """How long an engine is timed before the next one's turn.
 
     Attributes:
-        seconds, least: of samples, and samples; both are reached, but ``limit_s`` seconds are not exceeded by more than
-            a sample.
+        seconds, least: seconds of samples and number of samples, at least; sampling stops after ``limit_s`` seconds
+            even if ``least`` is not reached.
     """
 
     seconds: float
@@ -143,12 +144,12 @@ class Turn:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """One of all turns of all processes."""
+        """One turn's part of the seconds and samples of ``settings``."""
         turns = settings.processes * settings.turns
         return cls(settings.duration_s / turns, math.ceil(settings.iterations / turns), settings.limit_s / turns)
 
     def by_time(self, sample_s: float) -> Turn:
-        """As long as its samples of ``sample_s`` take, however many they become: streams end it together.
+        """The same turn limited by time only, to as long as its samples of ``sample_s`` take: streams end it together.
 
         >>> Turn(0.1, least=5, limit_s=2.0).by_time(0.05)
         Turn(seconds=0.25, least=1, limit_s=2.0)
@@ -161,20 +162,20 @@ _WAKE = Turn(0.0, least=2, limit_s=0.1)
 
 @dataclass(frozen=True)
 class Sampled:
-    """What a turn has given: nanoseconds an inference, one value a sample; and what the machine did meanwhile."""
+    """The samples of a turn, in nanoseconds per inference, and the use of the machine during it."""
 
     samples: list[int]
     watched: Watched
 
 
 def time_samples(run: Run, clock: Clock, *, turn: Turn, inner: int) -> list[int]:
-    """Call ``run`` again and again for a turn, at least once.
+    """Call ``run`` repeatedly for a turn, at least once.
 
     Args:
-        inner: calls a sample.
+        inner: calls per sample.
 
     Returns:
-        nanoseconds a call, one value a sample.
+        nanoseconds per call, one value per sample.
     """
     samples = []
     begin = clock()
@@ -190,10 +191,10 @@ def time_samples(run: Run, clock: Clock, *, turn: Turn, inner: int) -> list[int]
 
 
 def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int, limit_s: float = math.inf) -> WarmedUp:
-    """Call ``run`` for at least ``seconds`` and ``runs`` calls, then on until it is steady.
+    """Call ``run`` for at least ``seconds`` and ``runs`` calls, then until it is steady.
 
-    Steady: the medians of two windows in a row, each ``seconds`` long, differ by at most 5%; three more are tried. What
-    takes longer than ``limit_s`` for ``runs`` calls gets fewer.
+    Steady: the medians of two consecutive windows, each ``seconds`` long, differ by at most 5%; at most three more
+    windows are tried. If ``runs`` calls take longer than ``limit_s``, fewer are made.
 
     """
     before, steady = statistics.median(time_samples(run, clock, turn=Turn(seconds, runs, limit_s), inner=1)), False
@@ -207,7 +208,7 @@ def warm_up(run: Run, clock: Clock, *, seconds: float, runs: int, limit_s: float
 
 
 def inner_calls(call_ns: float) -> int:
-    """Calls that last a millisecond together, so that the clock's own cost and grain do not count.
+    """The number of calls that last 1 ms together, so that the clock's cost and resolution do not matter.
 
     >>> inner_calls(300_000), inner_calls(5_000_000)
     (4, 1)
@@ -219,7 +220,7 @@ def input_pool(specs: tuple[TensorSpec, ...], settings: Settings) -> list[dict[s
     """Several different feeds: batches of the given images, or random ones.
 
     Raises:
-        EngineError: an input has a dynamic dimension other than the batch, or is made for another batch.
+        EngineError: an input has a dynamic dimension other than the batch, or a fixed batch of another size.
     """
     shapes = {spec.name: _shape(spec, settings.batch) for spec in specs}
     one = sum(math.prod(shapes[spec.name]) * spec.dtype.itemsize for spec in specs)
@@ -298,7 +299,7 @@ class _Bench:
         )
 
     def sample(self, turn: Turn, inner: int) -> Sampled:
-        time_samples(self._run, time.perf_counter_ns, turn=_WAKE, inner=1)  # the caches are another engine's by now
+        time_samples(self._run, time.perf_counter_ns, turn=_WAKE, inner=1)  # another engine has used the caches since
         with watch() as watched:
             samples = time_samples(self._run, time.perf_counter_ns, turn=turn, inner=inner)
         return Sampled(samples, watched())
@@ -309,7 +310,7 @@ class _Bench:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory at their highest; VmHWM, because getrusage counts what the parent had before exec."""
+    """Peak resident memory in bytes; from VmHWM, because getrusage includes the parent's memory before exec."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
@@ -323,7 +324,8 @@ def _serve(pipe: Connection, path: Path, settings: Settings, opener: Opener) -> 
     assert parent is not None
     assert parent.pid is not None
     tied(parent.pid)()
-    with suppress(EOFError, ConnectionError):  # the deciding process has ended, or was killed
+    with suppress(EOFError, ConnectionError):  # the parent process has ended, or was killed
+        settings = replace(settings, images=pipe.recv())
         try:
             bench = _Bench(path, settings, opener)
         except Exception as error:
@@ -347,9 +349,9 @@ def _in_words(error: Exception) -> PipelineError:
 def _start(process: BaseProcess) -> None:
     """Start a spawned process that does not import the program's main module: with torch in it that takes seconds.
 
-    It does not hear Ctrl-C, also while it is importing: that is for the deciding process, which ends this one.
+    It ignores Ctrl-C, also while it is importing: the parent process handles it and ends this one.
     """
-    resource_tracker.ensure_running()  # whose start would let signals through
+    resource_tracker.ensure_running()  # its start would unblock signals
     main = sys.modules["__main__"]
     spec, main.__spec__ = main.__spec__, ModuleSpec("__main__", None)
     try:
@@ -360,10 +362,10 @@ def _start(process: BaseProcess) -> None:
 
 
 class Worker:
-    """A process with one engine, and the way to talk to it; ``end`` it.
+    """The parent's handle to a worker process with one engine; call ``end`` when done.
 
-    Every request raises EngineError, naming the engine, where it fails, crashes, or does not answer in time; an
-    error of the pipeline passes through with its exit code.
+    Every request raises EngineError, with the engine's name, if the worker fails, crashes, or does not answer in time;
+    a PipelineError of the worker is raised as it is, with its exit code.
     """
 
     def __init__(self, path: Path, settings: Settings, opener: Opener = open_for) -> None:
@@ -373,30 +375,34 @@ class Worker:
         self._asked = "", 0.0
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, path, settings, opener), daemon=True)
+        # Without the images: spawn writes its arguments to a pipe, and would wait for ever for a child that has died.
+        few = replace(settings, images=None)
+        self._process = context.Process(target=_serve, args=(theirs, path, few, opener), daemon=True)
         _start(self._process)
         theirs.close()
+        with suppress(ConnectionError):  # ``_answer`` finds out that the child has ended
+            self._pipe.send(settings.images)
 
     def open(self) -> Opened:
         """Wait until the engine is open and has run its first inferences."""
         return self._ask(Opened, "open")
 
     def begin_warm_up(self) -> None:
-        """Have it warmed up; ``warmed_up`` waits for that."""
+        """Start the warm-up; ``warmed_up`` waits for its end."""
         self._send("warm_up", expected_s=5 * self.settings.warmup_s)
 
     def warmed_up(self) -> WarmedUp:
         return self._answer(WarmedUp)
 
     def begin_turn(self, turn: Turn, inner: int) -> None:
-        """Have it timed for a turn; ``sampled`` waits for what comes of it."""
+        """Start a turn; ``sampled`` waits for its samples."""
         self._send("sample", turn, inner, expected_s=max(turn.seconds, turn.limit_s))
 
     def sampled(self) -> Sampled:
         return self._answer(Sampled)
 
     def finish(self) -> int:
-        """Close the engine; the worker's peak memory in bytes."""
+        """Close the engine and return the worker's peak memory in bytes."""
         return self._ask(int, "finish")
 
     def _ask(self, kind: type[T], method: str) -> T:
@@ -405,7 +411,7 @@ class Worker:
 
     def _send(self, method: str, *arguments: object, expected_s: float = 0.0) -> None:
         self._asked = method, expected_s + self.settings.timeout_s
-        with suppress(ConnectionError):  # it has ended: ``_answer`` finds its last words, or none
+        with suppress(ConnectionError):  # the worker has ended: ``_answer`` reports why
             self._pipe.send((method, arguments))
 
     def _answer(self, kind: type[T]) -> T:
@@ -431,7 +437,7 @@ class Worker:
         return answer
 
     def end(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, even if it is busy."""
         self._pipe.close()
         self._process.join(2)
         if self._process.is_alive():

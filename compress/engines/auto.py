@@ -1,7 +1,8 @@
-"""``--engine auto``: build every engine that runs the exported file in INT8 here, time them, keep the fastest.
+"""``--target auto``: build every engine that runs the exported file in INT8 on this machine, and keep the fastest.
 
-The timing is the harness's (``benchmarks.latency``), in a process of its own, whose JSON is read here. Engines take
-turns in it, so that their ratio holds on a busy machine too; the choice rests on that ratio's 95% interval.
+``benchmarks.latency`` measures the latencies in a process of its own and writes JSON, which this module reads. The
+engines are timed in turn, so that their ratio is right on a busy machine too; the choice depends on the 95% interval of
+that ratio.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from compress.progress import SILENT, Progress
 
 AUTO = "auto"
 RECORD = "auto.json"
-_INVALID = 4  # the harness's exit code for a machine that was too noisy; its figures are there all the same
+_INVALID = 4  # the exit code of ``benchmarks.latency`` if the machine was too noisy; the JSON is still written
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Measured:
     """The latency of one engine.
 
     Attributes:
-        engine: its name.
-        median_ms: milliseconds an inference.
-        ratio: its median over that of the first engine measured; below 1 is faster. None for the first.
-        doubts: why the harness calls the measurement invalid; empty where it does not.
+        engine: the engine's name.
+        median_ms: milliseconds per inference.
+        ratio: its median divided by that of the first engine; below 1 is faster. None for the first engine.
+        doubts: why ``benchmarks.latency`` calls the measurement INVALID; empty if it is VALID.
     """
 
     engine: str
@@ -45,9 +46,9 @@ class AutoFile:
     """What ``auto.json`` holds.
 
     Attributes:
-        kept, reason: the engine, and why this one.
-        measured: in the order of the engines; none where only one could be built.
-        left_out: why an engine was not built, by its name.
+        kept, reason: the engine that was kept, and why.
+        measured: in the order of the engines; empty if only one engine could be built.
+        left_out: for each engine that was not built, the reason, by its name.
     """
 
     kept: str
@@ -57,10 +58,10 @@ class AutoFile:
 
 
 def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, ...]:
-    """The engines that run a file for ``target`` in INT8 and are on this machine, the configured one first.
+    """The engines on this machine that run a file for ``target`` in INT8, the configured one first.
 
     Raises:
-        BackendAbsent: none is; the message says what each lacks.
+        BackendAbsent: there is no such engine; the message says what each one lacks.
     """
     lacking = []
     present = []
@@ -68,15 +69,15 @@ def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, 
         try:
             backend(name).require(target.device)
             check_machine(target.name)
-        except EngineError as error:  # absent, or not for that device
+        except EngineError as error:  # not installed, or not for that device
             lacking.append(error)
             progress.note(f"{name} is left out: {_first_line(error)}")
         else:
             present.append(name)
     if not present:
         raise BackendAbsent(
-            f"no engine for target {target.name} is here: {'; '.join(map(_first_line, lacking))}",
-            remedy="install one, or run on the device that has it",
+            f"no engine for target {target.name} runs on this machine: {'; '.join(map(_first_line, lacking))}",
+            remedy="install one, or use a machine that has one",
         )
     return tuple(present)
 
@@ -84,16 +85,16 @@ def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, 
 def build_fastest(
     engines: Sequence[str], onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress = SILENT
 ) -> Path:
-    """Build each of ``engines``, keep the fastest in ``out_dir``, and say why in ``auto.json`` beside it.
+    """Build each of ``engines``, keep the fastest in ``out_dir``, and write the reason to ``auto.json`` beside it.
 
     Args:
-        engines: names; the first is kept unless another is faster beyond doubt (see ``choose``).
+        engines: their names; the first is kept unless another is significantly faster (see ``choose``).
 
     Returns:
         the engine file.
 
     Raises:
-        EngineError: none could be built, or the harness could not measure them.
+        EngineError: no engine could be built, or their latencies could not be measured.
     """
     built: dict[str, Path] = {}
     left_out: dict[str, str] = {}
@@ -118,13 +119,13 @@ def build_fastest(
 
 
 def measure(built: Mapping[str, Path], target: TargetConfig, progress: Progress = SILENT) -> list[Measured]:
-    """Time engine files against one another in one interleaved run of the harness.
+    """Time engine files in one run of ``benchmarks.latency``, in turn.
 
     Args:
-        built: file by engine; the others are compared with the first.
+        built: engine file by engine name; the others are compared with the first.
 
     Raises:
-        EngineError: the harness failed; the message is its own.
+        EngineError: ``benchmarks.latency`` failed; the message is its own.
     """
     progress.note(f"measuring {', '.join(built)}")
     arguments = ["--fast", *conditions(target), "--engine", *map(str, built.values())]
@@ -136,10 +137,10 @@ def measure(built: Mapping[str, Path], target: TargetConfig, progress: Progress 
 
 
 def choose(measured: Sequence[Measured]) -> tuple[str, str]:
-    """The engine to keep, and why: the one with the least ratio of those that are faster than the first beyond doubt.
+    """The engine to keep, and why: the fastest of those that are significantly faster than the first.
 
-    Beyond doubt: the whole 95% interval of its ratio is below 1. A noisy machine widens the interval, so where the
-    harness doubts its measurement the first is kept unless another wins in spite of the noise.
+    Significantly faster: the whole 95% interval of the ratio is below 1. A noisy machine widens the interval, so if the
+    measurement is INVALID, the first engine is kept unless another is significantly faster in spite of the noise.
 
     >>> first = Measured("onnxruntime", Interval(5.7, 5.6, 5.8), None)
     >>> choose([first, Measured("openvino", Interval(4.9, 4.8, 5.0), Interval(0.86, 0.84, 0.88))])
@@ -150,13 +151,13 @@ def choose(measured: Sequence[Measured]) -> tuple[str, str]:
     first = measured[0].engine
     faster = {one.engine: one.ratio for one in measured if one.ratio is not None and one.ratio.high < 1}
     if not faster:
-        return first, "no other is faster beyond doubt"
+        return first, "no other is significantly faster"
     best = min(faster, key=lambda engine: faster[engine].value)
     return best, f"{faster[best]} of the time of {first}"
 
 
 def table(measured: Sequence[Measured]) -> list[str]:
-    """What was measured, one line an engine below a heading, then what the harness doubts."""
+    """The measurements as a table, one line per engine, then the reasons why a measurement is INVALID."""
     first = measured[0].engine
     lines = [f"  {'engine':<12}  {'median ms':<24}  time over {first}"]
     lines += [f"  {one.engine:<12}  {one.median_ms!s:<24}  {one.ratio or 1}" for one in measured]
@@ -180,7 +181,7 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class _Result:
-    """What is wanted of the harness's JSON."""
+    """The fields that are read from the JSON of ``benchmarks.latency``."""
 
     stats: Mapping[str, _Statistics]
     comparison: _Comparison | None
@@ -188,7 +189,7 @@ class _Result:
 
 
 def _measured(engine: str, result: _Result) -> Measured:
-    """One result of the harness."""
+    """Convert one result of ``benchmarks.latency``."""
     ratio = Interval.of(result.comparison.ratio) if result.comparison else None
     return Measured(engine, Interval.of(result.stats["latency_ms"].median), ratio, result.verdict.reasons)
 

@@ -1,7 +1,7 @@
-"""One protocol for every runtime, and the registry that finds the one a file or a name asks for.
+"""The protocol that every runtime implements, and the registry that finds a runtime by a file or a name.
 
-A backend is a module with ``require``, ``open_engine`` and ``build``, and a row in ``registries.BACKENDS``. The
-modules are imported when they are asked for, so that a runtime that is not installed costs nothing.
+A backend is a module with ``require``, ``open_engine`` and ``build``, and a row in ``registries.BACKENDS``. A module is
+imported when it is first used, so that a runtime that is not installed costs nothing.
 
 >>> with open_engine(Path("resnet18_int8.onnx"), threads=2) as engine:  # doctest: +SKIP
 ...     logits = infer(engine, images)
@@ -27,7 +27,7 @@ from compress.registries import BACKENDS
 from compress.registry import import_own
 from compress.targets import default_target, profile
 
-if TYPE_CHECKING:  # half of what a worker would take to start
+if TYPE_CHECKING:  # this import would take half of a worker's startup time
     from compress.config import TargetConfig
 
 Array = NDArray[Any]
@@ -65,7 +65,7 @@ class OpenOptions:
     Attributes:
         threads: intra-op threads (CPU engines).
         device: ``cpu`` or ``cuda``.
-        trust: load a compiled engine although its sidecar does not vouch for it.
+        trust: load a compiled engine even if its sidecar is missing or does not match.
     """
 
     threads: int = 1
@@ -77,11 +77,11 @@ class Engine(Protocol):
     """An opened engine: a context manager that maps named arrays to named arrays.
 
     Attributes:
-        name, version: of the runtime, such as ``onnxruntime`` and ``1.31.1``.
-        requested, provider: the execution provider that was asked for, and the one that runs.
-        inputs, outputs: what ``run`` takes and gives.
-        metadata: what the file says about itself; None for a file that this package did not write.
-        modes: every setting that a timing depends on.
+        requested, provider: the execution provider that was requested, and the one that runs.
+        inputs, outputs: what ``run`` takes and returns.
+        metadata: the metadata in the file; None for a file that this package did not write.
+        modes: all settings that a timing depends on.
+        max_batch: the largest batch that it takes; None if there is no limit.
         max_batch: the largest batch it takes; None where there is no limit.
     """
 
@@ -108,7 +108,7 @@ class Engine(Protocol):
         """Run once and wait for the outputs.
 
         Raises:
-            EngineError: an input is missing, unknown, or of another shape or type; or the runtime failed.
+            EngineError: an input is missing, unknown, or has a wrong shape or type; or the runtime failed.
         """
         ...
 
@@ -120,7 +120,7 @@ class Engine(Protocol):
 
 
 class Closing:
-    """What makes an engine a context manager: leaving the block closes it."""
+    """Make an engine a context manager: leaving the block closes it."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -135,22 +135,22 @@ class Closing:
 
 
 class Opener(Protocol):
-    """What the module of anything that runs provides."""
+    """The functions of a module that can open a file as an engine."""
 
     def require(self, device: str) -> None:
-        """Raise BackendAbsent, saying what is missing and how to get it, where this backend cannot run."""
+        """Raise BackendAbsent if this backend cannot run; the message says what is missing and how to get it."""
         ...
 
     def open_engine(self, path: Path, options: OpenOptions) -> Engine: ...
 
 
 class BackendModule(Opener, Protocol):
-    """What a backend's module provides."""
+    """The functions of a backend's module."""
 
     def build(self, onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path: ...
 
 
-# A stage's own network, which PyTorch runs: opened like an engine, but nothing is built.
+# The saved network of a stage, which PyTorch runs: opened like an engine, but nothing is built.
 CHECKPOINT, _CHECKPOINTS = ".safetensors", "compress.engines.checkpoint"
 _WEIGHTS_ALONE = (".pth", ".pt", ".th", ".tar")
 
@@ -167,21 +167,21 @@ def backend(name: str) -> BackendModule:
 
 
 def _module(name: str) -> Any:
-    """One of ours by its full name, or one of the user's."""
+    """Import a built-in module by its full name, or a module of the user's."""
     return importlib.import_module(name) if name.startswith("compress.") else import_own(name, "engine")
 
 
 def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trust: bool = False) -> Engine:
-    """Open an engine file; its suffix says which runtime.
+    """Open an engine file; its suffix determines the runtime.
 
     Args:
         path: an engine file, or the ``model.safetensors`` that a stage has saved.
         threads: intra-op threads (CPU engines).
-        device: ``cpu`` or ``cuda``; none: the device that the runtime is at home on.
-        trust: load a compiled engine although its sidecar is missing or does not match.
+        device: ``cpu`` or ``cuda``; default: the runtime's usual device.
+        trust: load a compiled engine even if its sidecar is missing or does not match.
 
     Raises:
-        EngineError: no such file, an unknown suffix, or a file that the runtime cannot load.
+        EngineError: there is no such file, its suffix is unknown, or the runtime cannot load it.
         BackendAbsent: the runtime or its device is not on this machine.
     """
     opened_by = {known.suffix: known.module for known in BACKENDS.values()} | {CHECKPOINT: _CHECKPOINTS}
@@ -203,7 +203,7 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
 
 
 def engine_files(path: Path) -> tuple[Path, ...]:
-    """The engine file and, where its runtime keeps the weights in another one, that.
+    """The engine file and, if its runtime keeps the weights in a second file, that file.
 
     >>> [file.name for file in engine_files(Path("resnet18_int8.xml"))]
     ['resnet18_int8.xml', 'resnet18_int8.bin']
@@ -220,11 +220,11 @@ def build_engine(
     Args:
         engine: a name in ``BACKENDS``.
         onnx_path: the exported file.
-        out_dir: where the engine goes.
+        out_dir: the folder that the engine file is written to.
         target: device, threads and batch that it is built for.
 
     Raises:
-        EngineError: the file is missing or cannot be built, or what was built does not run in INT8 though it should.
+        EngineError: the file is missing or cannot be built, or the engine should run in INT8 and does not.
         BackendAbsent: the runtime or its device is not on this machine.
     """
     module = backend(engine)
@@ -242,11 +242,11 @@ def infer(engine: Engine, batch: Array) -> Array:
         batch: (N, ...), fitting the engine's input.
 
     Raises:
-        EngineError: the engine has several inputs or outputs, or refuses the batch.
+        EngineError: the engine has several inputs or outputs, or rejects the batch.
     """
     if len(engine.inputs) != 1 or len(engine.outputs) != 1:
         raise EngineError(
-            f"expected one input and one output, the engine has {len(engine.inputs)} and {len(engine.outputs)}"
+            f"expected one input and one output, but the engine has {len(engine.inputs)} and {len(engine.outputs)}"
         )
     return engine.run({engine.inputs[0].name: batch})[engine.outputs[0].name]
 
@@ -269,17 +269,17 @@ def metadata_of(props: Mapping[str, str], path: Path) -> Metadata | None:
     """The metadata in the string properties of the file ``path``; None for one that this package did not write.
 
     Raises:
-        EngineError: the properties are ours, but damaged.
+        EngineError: the properties were written by this package, but are damaged.
     """
     return Metadata.from_props(props, path) if any(key.startswith("compress.") for key in props) else None
 
 
 def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:
-    """Is ``engine`` on this machine what ``path`` was quantized for?
+    """Check that ``path`` was quantized for ``engine`` and for this machine.
 
     Raises:
-        EngineError: it was for a target that the engine does not run in INT8.
-        BackendAbsent: it was for another processor.
+        EngineError: it was quantized for a target that the engine does not run in INT8.
+        BackendAbsent: it was quantized for another processor.
     """
     if metadata is None or not metadata.target:
         return
@@ -292,14 +292,14 @@ def check_placement(engine: str, metadata: Metadata | None, path: Path) -> None:
 
 
 def check_machine(target: str) -> None:
-    """Raise BackendAbsent where INT8 files for ``target`` are made for another processor than this machine's."""
+    """Raise BackendAbsent if INT8 files for ``target`` are made for another processor than this machine's."""
     machines, here = profile(target).machines, platform.machine()
     if not machines or here in machines:
         return
     emulate = "; or check it under emulation with `python -m benchmarks.arm --engine FILE --root ARM64_TREE`"
     raise BackendAbsent(
         f"a file for target {target} is made for {' or '.join(machines)}, this machine is {here}",
-        remedy=f"build it there{emulate if 'aarch64' in machines else ''}",
+        remedy=f"build it on such a machine{emulate if 'aarch64' in machines else ''}",
     )
 
 

@@ -1,4 +1,4 @@
-"""A trained network as PyTorch runs it: what a stage has saved, opened like an engine and judged beside them.
+"""A trained network run by PyTorch: the saved network of a stage, opened and measured like an engine.
 
 Nothing is built: ``runs/NAME/baseline/model.safetensors`` is the engine file.
 """
@@ -37,7 +37,9 @@ class CheckpointEngine(Closing):
         with torch.inference_mode():
             example = self._net(model.example().to(options.device))
         if not isinstance(example, torch.Tensor):
-            raise EngineError(f"{path} gives {type(example).__name__}, not one tensor", remedy="export it: ONNX can")
+            raise EngineError(
+                f"{path} returns {type(example).__name__}, not one tensor", remedy="export it to ONNX first"
+            )
         cost = count(model.net, model.preprocess.shape)
         self.metadata = Metadata(
             model.arch, "fp32", model.preprocess, model.classes, cost.macs, cost.params, "", __version__
@@ -57,15 +59,15 @@ class CheckpointEngine(Closing):
 
 
 def require(device: str) -> None:
-    """Raise BackendAbsent where there is no such device."""
+    """Raise BackendAbsent if there is no such device."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise BackendAbsent("PyTorch sees no CUDA device here", remedy="use `--device cpu`")
+        raise BackendAbsent("PyTorch sees no CUDA device on this machine", remedy="use `--device cpu`")
 
 
 def open_engine(path: Path, options: OpenOptions) -> CheckpointEngine:
     """Open the ``model.safetensors`` of a stage.
 
     Raises:
-        PipelineError: it cannot be loaded, or its ``model.json`` is not beside it.
+        PipelineError: it cannot be loaded, or ``model.json`` is not beside it.
     """
     return CheckpointEngine(path, options)

@@ -1,7 +1,7 @@
-"""After a build for INT8: the convolutions that run in float must be those that are meant to, no more and no fewer.
+"""Check after an INT8 build that exactly the convolutions that are meant to run in float do so.
 
-One that falls back to float costs its speed without a word; one that is meant to stay float and does not costs the
-accuracy that it was left in float for.
+A convolution that falls back to float silently loses speed; a convolution that was meant to stay in float and runs in
+integers loses the accuracy that it was left in float for.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from compress.engines.metadata import Metadata
 from compress.errors import EngineError
 
 Names = Sequence[str]
-"""What a convolution of an engine may be called in the exported graph, by node or output; the engine's name first."""
+"""The names that a convolution of an engine may have in the exported graph, by node or output; the engine's first."""
 
 
 def check_convolutions(
     path: Path, metadata: Metadata, floats: Sequence[Names], why: Callable[[onnx.NodeProto, onnx.GraphProto], str]
 ) -> None:
-    """Hold what an engine runs in float against what the exported file wants.
+    """Compare the convolutions that an engine runs in float with those that the exported file means to.
 
     Args:
         path: the exported INT8 file, whose ``metadata.float_layers`` are meant to run in float.
-        floats: each convolution that the engine runs in float.
-        why: what around a node of the exported graph keeps the engine from computing it in integers.
+        floats: the names of each convolution that the engine runs in float.
+        why: explains what around a node of the exported graph keeps the engine from computing it in integers.
 
     Raises:
         EngineError: a convolution runs in float that should not, or one does not that should; the first is named.
@@ -38,7 +38,7 @@ def check_convolutions(
         name, reason = (name, "it is not in the exported graph") if conv is None else (conv.name, why(conv, graph))
         raise EngineError(
             f"{path.name} should run in INT8, but {len(wrong)} convolution(s) run in float, first '{name}': {reason}",
-            remedy=f"`python -m compress lint {path} --target {metadata.target}` says more; "
+            remedy=f"run `python -m compress lint {path} --target {metadata.target}` for details; "
             f"quantize and export again with `--set target.name={metadata.target}`",
         )
     meant = _meant(graph, metadata.float_layers)
@@ -46,7 +46,7 @@ def check_convolutions(
     if lost:
         raise EngineError(
             f"{path.name} should run {len(meant)} convolution(s) in float, but {len(lost)} of them run in integers, "
-            f"first '{lost[0]}': between two quantizers the engine has quantized its weight by itself",
+            f"first '{lost[0]}': it lies between two quantizers, and the engine has quantized its weight by itself",
             remedy=f"export again with `python -m compress export --set target.name={metadata.target}`",
         )
 
@@ -54,10 +54,10 @@ def check_convolutions(
 def _unintended(
     graph: onnx.GraphProto, floats: Sequence[Names], float_layers: Sequence[str]
 ) -> list[tuple[str, onnx.NodeProto | None]]:
-    """Those of ``floats`` that are none of ``float_layers``.
+    """Those of ``floats`` that are not among ``float_layers``.
 
     Returns:
-        the engine's name, and the node of the exported ``graph`` that it came from where that can be told.
+        the engine's name, and the node of the exported ``graph`` that it came from if that is known.
     """
     meant = _meant(graph, float_layers)
     origins = [(names[0], next((conv for conv in _all(graph) if _is_one_of(conv, names)), None)) for names in floats]
@@ -65,7 +65,7 @@ def _unintended(
 
 
 def unquantized(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str | None:
-    """Which of a convolution's inputs is not quantized, in words; None where both are."""
+    """Describe which of a convolution's inputs is not quantized; None if both are."""
     producers = {output: node.op_type for node in graph.node for output in node.output}
     for role, tensor in zip(("input", "weight"), conv.input, strict=False):
         if producers.get(tensor) != "DequantizeLinear":

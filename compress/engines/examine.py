@@ -1,7 +1,8 @@
-"""Open a file from elsewhere in a process of its own first: native code that a file crashes takes nothing with it.
+"""Open an untrusted file in a separate process first, so that a file that crashes native code does no damage.
 
 ``python -m compress.engines.examine FILE`` is that process. It opens the file as its runtime does and runs it once,
-under limits of memory and processor time. An ordinary error is left to the caller, who meets it again and can say more.
+with limits on memory and processor time. Ordinary errors are left to the caller, which meets them again and can say
+more.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from compress.registries import BACKENDS
 
 MEMORY = 4 << 30  # bytes, for a file of up to a sixteenth of that
 PROCESSOR_S = 120
-WALL_S = 900  # a hang that takes no processor; long, since the machine may be loaded
+WALL_S = 900  # for a hang that uses no processor time; long, since the machine may be loaded
 _OPENED = tuple(BACKENDS[name].suffix for name in ("onnxruntime", "openvino"))
 
 
 def examine(path: Path) -> None:
-    """Make sure that an ONNX or OpenVINO file does not crash, hang or fill the memory of the process that opens it.
+    """Check that an ONNX or OpenVINO file does not crash, hang or fill the memory of the process that opens it.
 
-    Other files are let pass: a plan is compiled code, which its sidecar or the user vouches for.
+    Other files pass: a plan is compiled code, for which the sidecar or the user vouches.
 
     Raises:
-        EngineError: it does; says how.
+        EngineError: it does; the message says how.
     """
     if path.suffix not in _OPENED or not all(file.is_file() for file in engine_files(path)):
         return
@@ -40,7 +41,7 @@ def examine(path: Path) -> None:
     memory = max(MEMORY, 16 * size)
     words = ("compress.engines.examine", str(path.resolve()), str(memory), str(PROCESSOR_S))
     command, environment = startup.python("-m", *words), startup.same_path()
-    remedy = "the file is damaged, or was made to do this: export it again, or get it anew from where it was made"
+    remedy = "the file is damaged or malicious: export it again, or get it again from its source"
     try:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=WALL_S, check=False)
     except subprocess.TimeoutExpired:
@@ -57,7 +58,7 @@ def examine(path: Path) -> None:
 _OUT_OF_MEMORY = 12
 _NO_MEMORY = re.compile(
     r"bad_alloc|allocat\w* memory|memory allocat|out of memory", re.IGNORECASE
-)  # in any runtime's words
+)  # in the words of any runtime
 
 
 def _open(path: Path) -> None:
@@ -67,13 +68,13 @@ def _open(path: Path) -> None:
 
 
 def main(path: Path, memory: int, processor_s: int) -> int:
-    """Open a file under limits; 0 however that ends, if it leaves this process alive."""
+    """Open a file under limits; the exit code is 0 unless the process dies."""
     resource.setrlimit(resource.RLIMIT_CPU, (processor_s, processor_s + 1))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         _open(path)
-    except Exception as error:  # the caller's to report, but for memory, which it must not run out of too
+    except Exception as error:  # the caller reports it, except for memory, which the caller must not run out of too
         return _OUT_OF_MEMORY if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) else 0
     return 0
 

@@ -1,4 +1,4 @@
-"""Asks the benchmark harness, a process of its own, and reads its JSON: docs/decisions/0007 says why."""
+"""Run a benchmark command in a process of its own and read its JSON; docs/decisions/0007 says why."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from compress.parse import Finite, read
 
 T = TypeVar("T")
 
-_PATIENCE_S = 10  # for a process that was told to end
+_PATIENCE_S = 10  # how long a terminated process may take to end
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """An interval in the harness's JSON; ``benchmarks/results/result.schema.json`` says what is in it."""
+    """An interval in the benchmark's JSON; ``benchmarks/results/result.schema.json`` describes it."""
 
     value: Finite
     lo: Finite
@@ -44,37 +44,37 @@ class Interval:
 
     @classmethod
     def of(cls, bounds: Bounds) -> Interval:
-        """From the harness's JSON."""
+        """Convert an interval of the benchmark's JSON."""
         return cls(bounds.value, bounds.lo, bounds.hi)
 
 
 def ask(subject: str, module: str, arguments: Sequence[str], form: type[T], *, accepted: Collection[int] = (0,)) -> T:
-    """What ``python -m module arguments --json FILE`` writes.
+    """Run ``python -m module arguments --json FILE`` and return what it writes.
 
     Args:
-        subject: what is measured, for the message of the error.
-        form: what of the answer is wanted; see ``compress.parse.read``.
+        subject: what is measured, for the error message.
+        form: the fields to read from the answer; see ``compress.parse.read``.
         accepted: exit codes with which there is an answer.
 
     Raises:
-        EngineError: it ended with another one; the message is its own.
+        EngineError: it ended with another exit code; the message is its own.
     """
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         command = startup.python("-m", module, *arguments, "--json", str(answer))
-        code, said = _run(command, startup.same_path())  # a user's own network is imported there too
+        code, said = _run(command, startup.same_path())  # the process also imports the user's own network
         if code not in accepted:
             raise EngineError(f"{subject} could not be measured: {_last_words(said)}")
         return read(answer, form, remedy="", error=EngineError, part=True)
 
 
 def conditions(target: TargetConfig) -> list[str]:
-    """The arguments that every latency is measured under."""
+    """The command-line arguments for threads, batch and device that every latency is measured with."""
     return ["--threads", str(target.threads), "--batch", str(target.batch), "--device", target.device]
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, str]:
-    """The exit code and the standard error of a process that does not outlive this one."""
+    """Run a process that does not outlive this one; return its exit code and standard error."""
     with subprocess.Popen(
         command,
         env=environment,
@@ -96,6 +96,6 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, s
 
 
 def _last_words(stderr: str) -> str:
-    """The harness's own error; without one, such as after a crash of Python itself, its last line."""
+    """The error message of the benchmark; if there is none, as after a crash of Python itself, the last line."""
     lines = stderr.strip().splitlines() or ["it said nothing"]
     return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])

@@ -1,4 +1,4 @@
-"""What an exported file says about itself, in the ONNX metadata and in an engine's sidecar."""
+"""The metadata of an exported file, stored in the ONNX file and in an engine's sidecar."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Metadata:
     Attributes:
         arch: the architecture before pruning.
         precision: ``fp32`` or ``int8``.
-        preprocess: what an input image goes through.
+        preprocess: how an input image is preprocessed.
         classes: name of each logit; empty for a backbone.
         macs, params: multiply-accumulates of one image, parameters.
         target: the target that the quantizers were placed for (``ort-x86``, ``tensorrt``); empty for fp32.
-        version: of this package.
+        version: version of this package.
         float_layers: layers of an INT8 network that are meant to run in float.
     """
 
@@ -60,7 +60,7 @@ class Metadata:
         """The inverse of ``to_props``.
 
         Args:
-            file: that they are of, for messages.
+            file: the file that the properties are from, for messages.
 
         Raises:
             EngineError: the file was not written by this package.

@@ -1,9 +1,9 @@
-"""ONNX Runtime: open an ONNX file as an engine, and prove after a build that it runs in INT8.
+"""ONNX Runtime: open an ONNX file as an engine, and check after a build that it runs in INT8.
 
-The engine file is the exported file itself. Saving the graph that ONNX Runtime optimizes at load time instead was
-measured to run no faster (ResNet-18 INT8, 224 pixels, one thread: 5.5 ms both) and to save 3 ms of loading, but it
-ties the file to one processor and one version. What the runtime makes of the file is checked all the same: the
-operators of the optimized graph are counted, and a convolution left in float where INT8 was asked for is an error.
+The engine file is the exported file itself. The graph that ONNX Runtime optimizes at load time could be saved instead,
+but that was measured to run no faster (ResNet-18 INT8, 224 pixels, one thread: 5.5 ms both) and to save only 3 ms of
+loading, and it ties the file to one processor and one version. The optimized graph is checked all the same: its
+operators are counted, and a convolution in float that should run in INT8 is an error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from compress.parse import brief
 from compress.progress import Progress
 from compress.targets import profile
 
-if TYPE_CHECKING:  # half of what a worker would take to start
+if TYPE_CHECKING:  # this import would take half of a worker's startup time
     from compress.config import TargetConfig
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FLOAT_CONVS = ("Conv", "FusedConv", "NhwcFusedConv")
-# ONNX Runtime 1.31 computes Q/DQ with float16 scales wrongly with it: measured on a ResNet-18 in ``export.parity``.
+# With it ONNX Runtime 1.31 computes Q/DQ with float16 scales wrongly: measured on a ResNet-18 in ``export.parity``.
 _WRONG_IN_FLOAT16 = ["WeightBiasQuantization"]
 _ERRORS_ONLY = 3  # ONNX Runtime's log severity
 
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine(Closing):
     """An ONNX file opened in one session; see ``compress.engines.base.Engine``.
 
     Args:
-        profile: time every node, which slows the runs; what the profile's file is called begins with this path.
+        profile: time every node, which slows the runs; the name of the profile's file begins with this path.
     """
 
     name = "onnxruntime"
@@ -60,8 +60,8 @@ class OnnxRuntimeEngine(Closing):
         self.provider: str = self._session.get_providers()[0]
         if self.provider != self.requested:
             raise EngineError(
-                f"{path} runs on {self.provider}, not on {self.requested} as asked",
-                remedy="ONNX Runtime could not start that provider; its own messages above say why",
+                f"{path} runs on {self.provider}, not on {self.requested}, which was requested",
+                remedy="ONNX Runtime could not start that provider; its messages above say why",
             )
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
@@ -81,7 +81,7 @@ class OnnxRuntimeEngine(Closing):
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
     def end_profiling(self) -> Path:
-        """The file with the times of all nodes in all runs so far: trace events as JSON."""
+        """Stop profiling; return the file with the times of all nodes in all runs so far: trace events as JSON."""
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class OnnxRuntimeEngine(Closing):
 
 
 def require(device: str) -> None:
-    """Raise BackendAbsent where this installation of ONNX Runtime cannot run on ``device``."""
+    """Raise BackendAbsent if this installation of ONNX Runtime cannot run on ``device``."""
     if _PROVIDERS[device] not in ort.get_available_providers():
         raise BackendAbsent(
             f"this ONNX Runtime ({ort.__version__}) has no {_PROVIDERS[device]}",
@@ -101,17 +101,17 @@ def open_engine(path: Path, options: OpenOptions) -> OnnxRuntimeEngine:
     """Open an ONNX file.
 
     Raises:
-        EngineError: it cannot be loaded, or another provider than the one asked for would run it.
+        EngineError: it cannot be loaded, or another provider than the requested one would run it.
         BackendAbsent: the provider is not in this installation.
     """
     return OnnxRuntimeEngine(path, options)
 
 
 def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path:
-    """Check what ONNX Runtime makes of an exported file, and put it with its sidecar into ``out_dir``.
+    """Check how ONNX Runtime runs an exported file, and put it with its sidecar into ``out_dir``.
 
     Raises:
-        EngineError: INT8 was asked for and a convolution runs in float, or one that is meant to does not.
+        EngineError: a convolution runs in float that should run in INT8, or one does not that should stay in float.
         BackendAbsent: the file is made for another processor than this machine's.
     """
     options = OpenOptions(target.threads, target.device)
@@ -140,9 +140,9 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
 
 
 def optimized_graph(path: Path, options: OpenOptions = OpenOptions()) -> onnx.GraphProto:  # noqa: B008 (immutable)
-    """The graph that ONNX Runtime really runs: the file's, after all of its optimizations on this machine."""
+    """The graph that ONNX Runtime really runs: that of the file after all optimizations on this machine."""
     settings = _settings(options)
-    settings.log_severity_level = _ERRORS_ONLY  # it warns that the saved graph is bound to this machine: we drop it
+    settings.log_severity_level = _ERRORS_ONLY  # it warns that the saved graph only fits this machine; it is not kept
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "optimized.onnx"
         settings.optimized_model_filepath = str(saved)
@@ -151,7 +151,7 @@ def optimized_graph(path: Path, options: OpenOptions = OpenOptions()) -> onnx.Gr
 
 
 def operator_counts(graph: onnx.GraphProto) -> dict[str, int]:
-    """How often each operator occurs, most frequent first.
+    """Count the operators of a graph, most frequent first.
 
     Returns:
         ``{"QLinearConv": 20, "QLinearAdd": 8, ...}``
@@ -160,7 +160,7 @@ def operator_counts(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def float_convolutions(optimized: onnx.GraphProto) -> list[tuple[str, str]]:
-    """The names of each convolution in float; the layout pass names its nodes after the outputs of those it found."""
+    """The names of each convolution in float; the layout optimizer names its nodes after their outputs."""
     names = [node.name for node in optimized.node if node.op_type in _FLOAT_CONVS]
     return [(name, name.removesuffix("_nchwc")) for name in names]
 
@@ -170,8 +170,8 @@ def _settings(options: OpenOptions) -> Any:
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Idle threads that spin slow down every other process: measured at two threads, an idle session burns 7% of a
-    # core; spinning only while a run is under way costs nothing (3.0 ms both) and leaves the machine quiet between.
+    # Idle threads that spin slow down every other process: measured at two threads, an idle session uses 7% of a
+    # core. Spinning only during a run costs no time (3.0 ms both) and leaves the machine quiet between runs.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1")
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     return settings
@@ -181,13 +181,13 @@ def _open(path: Path, settings: Any, provider: str) -> tuple[Any, Metadata | Non
     """Start a session.
 
     Returns:
-        the session, the file's metadata, and the names of the optimizers that it runs without.
+        the session, the file's metadata, and the names of the optimizers that are switched off.
     """
     session = _session(path, settings, provider)
     metadata = metadata_of(session.get_modelmeta().custom_metadata_map, path)
     if metadata is None or not metadata.target or profile(metadata.target).float_type == "float32":
         return session, metadata, []
-    # Only a session tells the metadata, so such a file is loaded twice.
+    # The metadata can only be read from a session, so such a file is loaded twice.
     return _session(path, settings, provider, _WRONG_IN_FLOAT16), metadata, _WRONG_IN_FLOAT16
 
 
@@ -196,7 +196,7 @@ def _session(path: Path, settings: Any, provider: str, without: Sequence[str] = 
         return ort.InferenceSession(str(path), settings, providers=[provider], disabled_optimizers=without)
     except Exception as error:  # the runtime's exceptions have no public base class
         raise EngineError(
-            f"ONNX Runtime cannot load {path}: {_first_line(error)}", remedy="is the file whole? export it again"
+            f"ONNX Runtime cannot load {path}: {_first_line(error)}", remedy="is the file complete? export it again"
         ) from error
 
 
@@ -211,7 +211,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _why(conv: onnx.NodeProto, exported: onnx.GraphProto) -> str:
-    """What around a convolution keeps ONNX Runtime from fusing it into QLinearConv."""
+    """Explain what around a convolution keeps ONNX Runtime from fusing it into QLinearConv."""
     if reason := unquantized(conv, exported):
         return reason
     consumers = _consumers(conv.output[0], exported)
@@ -222,7 +222,7 @@ def _why(conv: onnx.NodeProto, exported: onnx.GraphProto) -> str:
     types = {tensor.name: tensor.data_type for tensor in exported.initializer}
     if any(types.get(node.input[2]) == onnx.TensorProto.INT8 for node in consumers if len(node.input) > 2):
         return "its output is quantized to int8; after a ReLU only uint8 with zero point 0 fuses"
-    return "its Q/DQ are all there, but ONNX Runtime did not fuse them"
+    return "it is quantized completely, but ONNX Runtime did not fuse its Q/DQ"
 
 
 def _consumers(tensor: str, graph: onnx.GraphProto) -> list[onnx.NodeProto]:

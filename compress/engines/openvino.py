@@ -1,8 +1,8 @@
-"""OpenVINO on the CPU: turn an exported file into .xml + .bin, run it, and prove after a build that it runs in INT8.
+"""OpenVINO on the CPU: convert an exported file to .xml + .bin, run it, and check after a build that it runs in INT8.
 
 The file is OpenVINO's own form of the exported network, before any optimization: it holds no native code and runs on
-any processor. What OpenVINO makes of it here is read from the compiled model; a convolution left in float where INT8
-was asked for is an error. The package is optional and imported when it is needed.
+any processor. The model compiled on this machine is checked: a convolution in float that should run in INT8 is an
+error. The package is optional and imported when it is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from compress.files import write_atomic
 from compress.parse import brief
 from compress.progress import Progress
 
-if TYPE_CHECKING:  # half of what a worker would take to start
+if TYPE_CHECKING:  # this import would take half of a worker's startup time
     from compress.config import TargetConfig
 
 _INTEGERS = ("i8", "u8")
@@ -53,7 +53,7 @@ class Layer(NamedTuple):
 
 
 class OpenVinoEngine(Closing):
-    """A network compiled for the CPU, with one request; see ``compress.engines.base.Engine``.
+    """A network compiled for the CPU, with one inference request; see ``compress.engines.base.Engine``.
 
     Args:
         profile: time every node, which slows the runs.
@@ -66,14 +66,14 @@ class OpenVinoEngine(Closing):
     def __init__(self, path: Path, options: OpenOptions, *, profile: bool = False) -> None:
         require(options.device)
         if not options.trust and read_sidecar(path) is not None:
-            vouched(path)  # two files can be mixed up, and OpenVINO would run any weights that are long enough
+            vouched(path)  # the two files can be mixed up, and OpenVINO would run any weights that are long enough
         model = _read(path)
         self._path, self.metadata = path, _metadata(model, path)
         compiled = _compile(model, path, options, profile=profile)
         self.version: str = runtime().__version__
         self.provider: str = ",".join(compiled.get_property("EXECUTION_DEVICES"))
         if self.provider != self.requested:
-            raise EngineError(f"{path} runs on {self.provider}, not on {self.requested} as asked")
+            raise EngineError(f"{path} runs on {self.provider}, not on {self.requested}, which was requested")
         self.inputs = tuple(_spec(port) for port in compiled.inputs)
         self.outputs = tuple(_spec(port) for port in compiled.outputs)
         self.modes: Mapping[str, str | int | bool] = {
@@ -88,13 +88,13 @@ class OpenVinoEngine(Closing):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         check_feeds(self.inputs, feeds)
         try:
-            results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copied: the request's own
+            results = self._request.infer(dict(feeds), share_inputs=True)  # outputs are copied: the request owns them
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed to run {self._path}: {_reason(error)}") from error
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def profiling_info(self) -> list[Any]:
-        """Each node's mean time over all runs so far (``openvino.ProfilingInfo``), where opened with ``profile``."""
+        """Each node's mean time over all runs so far (``openvino.ProfilingInfo``), if opened with ``profile``."""
         return list(self._request.get_profiling_info())
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class OpenVinoEngine(Closing):
 
 
 def require(device: str) -> None:
-    """Raise BackendAbsent where OpenVINO is not installed, and EngineError for another device than the CPU."""
+    """Raise BackendAbsent if OpenVINO is not installed, and EngineError for another device than the CPU."""
     runtime()
     if device != "cpu":
         raise EngineError(f"the OpenVINO engine runs on the CPU, not on '{device}'", remedy="use `--device cpu`")
@@ -112,23 +112,23 @@ def open_engine(path: Path, options: OpenOptions) -> OpenVinoEngine:
     """Open an .xml file with the .bin beside it.
 
     Raises:
-        EngineError: they cannot be loaded, or are not the two that their sidecar describes (unless ``options.trust``).
+        EngineError: they cannot be loaded, or do not match their sidecar (unless ``options.trust``).
         BackendAbsent: OpenVINO is not installed.
     """
     return OpenVinoEngine(path, options)
 
 
 def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path:
-    """Convert an exported file to ``<name>.xml`` and ``<name>.bin``, with a sidecar, once it is known to run in INT8.
+    """Convert an exported file to ``<name>.xml`` and ``<name>.bin``, with a sidecar; check that it runs in INT8.
 
     Raises:
-        EngineError: INT8 was asked for and a convolution runs in float, or one that is meant to does not.
+        EngineError: a convolution runs in float that should run in INT8, or one does not that should stay in float.
         BackendAbsent: OpenVINO is not installed, or the file is made for another processor.
     """
     require(target.device)
     with tempfile.TemporaryDirectory() as folder:
         converted = Path(folder) / f"{onnx_path.stem}.xml"
-        # By default the weights that are not quantized would be rounded to float16.
+        # By default OpenVINO would round the weights that are not quantized to float16.
         runtime().save_model(_read(onnx_path), converted, compress_to_fp16=False)
         model = _read(converted)
         metadata = _metadata(model, onnx_path)
@@ -138,7 +138,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
             check_convolutions(onnx_path, metadata, _floats(layers), _why)
         counts = layer_counts(layers)
         progress.note(f"compiled model: {', '.join(f'{count} {name}' for name, count in counts.items())}")
-        for file in reversed(engine_files(converted)):  # an .xml never stands without its weights
+        for file in reversed(engine_files(converted)):  # weights first: no .xml without its weights
             write_atomic(out_dir / file.name, file.read_bytes())
     engine = out_dir / converted.name
     write_sidecar(
@@ -156,7 +156,7 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
 
 
 def compiled_layers(compiled: Any) -> Iterator[Layer]:
-    """What a compiled model (``openvino.CompiledModel``) really runs, in its order."""
+    """The layers that a compiled model (``openvino.CompiledModel``) really runs, in its order."""
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()
         names = facts["originalLayersNames"].astype(str)
@@ -164,7 +164,7 @@ def compiled_layers(compiled: Any) -> Iterator[Layer]:
 
 
 def layer_counts(layers: list[Layer]) -> dict[str, int]:
-    """How often each type of layer occurs in each precision, most frequent first.
+    """Count the layers by type and precision, most frequent first.
 
     >>> layer_counts([Layer("Convolution", "u8", ("a",)), Layer("Const", "f32", ("b",))])
     {'Convolution u8': 1}
@@ -174,7 +174,7 @@ def layer_counts(layers: list[Layer]) -> dict[str, int]:
 
 
 def runtime() -> Any:
-    """The package ``openvino``, imported without its usage message to its makers.
+    """Import the package ``openvino`` without telemetry.
 
     Raises:
         BackendAbsent: it is not installed, or cannot be imported.
@@ -186,16 +186,16 @@ def runtime() -> Any:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
         raise BackendAbsent(
             f"OpenVINO {'is not installed' if missing else f'cannot be imported: {error}'}",
-            remedy='`pip install --editable ".[openvino]"`, or use `--engine onnxruntime`',
+            remedy='`pip install --editable ".[openvino]"`, or use `--target onnxruntime`',
         ) from None
 
 
 @contextlib.contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Inside, OpenVINO can be imported, and NNCF, which imports it, without a message to their makers.
+    """In the block, OpenVINO and NNCF, which imports it, can be imported without telemetry.
 
-    Importing OpenVINO sends an event over the network and writes into the home folder, unless this is a CI job; NNCF
-    looks for a variable of its own. What is imported once stays silent, so the environment is put back afterwards.
+    Importing OpenVINO sends an event over the network and writes into the home folder, except in a CI job; NNCF reads
+    a variable of its own. After the first import they stay silent, so the environment is restored afterwards.
     """
     before = {name: os.environ.get(name) for name in ("CI", "NNCF_CI")}
     os.environ.update(CI="true", NNCF_CI="1")
@@ -214,7 +214,7 @@ def _read(path: Path) -> Any:
         return runtime().Core().read_model(path)
     except RuntimeError as error:
         raise EngineError(
-            f"OpenVINO cannot load {path}: {_reason(error)}", remedy="is the file whole? build it again"
+            f"OpenVINO cannot load {path}: {_reason(error)}", remedy="is the file complete? build it again"
         ) from error
 
 
@@ -223,9 +223,9 @@ def _compile(model: Any, path: Path, options: OpenOptions, *, profile: bool = Fa
         "INFERENCE_NUM_THREADS": options.threads,
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        # Elsewhere than here the default may be bfloat16; what is not quantized stays comparable to other engines.
+        # On other processors the default may be bfloat16; float32 keeps the float layers comparable to other engines.
         "INFERENCE_PRECISION_HINT": "f32",
-        # Threads tied to a core would wait for whoever else runs there; the other engines' threads are free as well.
+        # Threads pinned to a core would wait for other programs on that core; other engines do not pin threads either.
         "ENABLE_CPU_PINNING": False,
         "PERF_COUNT": profile,
     }
@@ -236,7 +236,7 @@ def _compile(model: Any, path: Path, options: OpenOptions, *, profile: bool = Fa
 
 
 def _metadata(model: Any, path: Path) -> Metadata | None:
-    """Our properties; OpenVINO keeps those of an ONNX file under ``framework``, in the .xml as well."""
+    """This package's properties; OpenVINO keeps those of an ONNX file under ``framework``, in the .xml too."""
     if not model.has_rt_info(["framework"]):
         return None
     props = model.get_rt_info(["framework"]).astype(dict)
@@ -249,16 +249,16 @@ def _spec(port: Any) -> TensorSpec:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line: those before say where in OpenVINO's sources it happened."""
+    """The last line of the error: those before it give locations in OpenVINO's sources."""
     return brief(str(error).strip().rpartition("\n")[2].strip())
 
 
 def _floats(layers: list[Layer]) -> list[list[str]]:
-    """The layers that each convolution in float was made of; OpenVINO names them after their nodes or outputs."""
+    """For each convolution in float, the layers that were fused into it; OpenVINO names them after nodes or outputs."""
     floats = [layer for layer in layers if layer.type == "Convolution" and layer.precision not in _INTEGERS]
     return [[name.removesuffix("/WithoutBiases") for name in layer.origins] for layer in floats]
 
 
 def _why(conv: onnx.NodeProto, graph: onnx.GraphProto) -> str:
-    """What before a convolution keeps OpenVINO from computing it in integers."""
-    return unquantized(conv, graph) or "its Q/DQ are all there, but OpenVINO did not use them"
+    """Explain what before a convolution keeps OpenVINO from computing it in integers."""
+    return unquantized(conv, graph) or "it is quantized completely, but OpenVINO did not use its Q/DQ"

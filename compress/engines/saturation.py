@@ -1,8 +1,8 @@
-"""Does INT8 arithmetic overflow on this machine?
+"""Test whether INT8 arithmetic overflows on this machine.
 
-Where a processor adds pairs of products in saturating int16 (``compress.quantize.pairs``), a file whose weights are not
-made for it computes something else than on other processors. A processor's name does not tell; so the engine is asked
-to run a convolution whose sum does.
+Some processors add pairs of products in saturating int16 (``compress.quantize.pairs``); they give wrong results for a
+file whose weights were not chosen for that. The name of a processor does not tell which arithmetic it has, so the
+engine runs a convolution whose sum shows it.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from compress.registries import BACKENDS
 
 PairSums = Literal["int32", "int16"]
 
-_ENGINES = ("onnxruntime", "openvino")  # those that run on processors
+_ENGINES = ("onnxruntime", "openvino")  # the engines that run on processors
 _CHANNELS, _KERNEL, _SIDE = 16, 3, 8
 _EXACT = 127 * 255 * _CHANNELS * _KERNEL**2
 
 
 @cache
 def pair_sums(engine: str) -> PairSums | None:
-    """What an engine adds two products of its INT8 convolutions in, on this machine.
+    """The integer type in which an engine adds two products of its INT8 convolutions on this machine.
 
-    None for an engine on a GPU, and where the sum is neither the exact one nor the clipped one.
+    None for an engine on a GPU, and if the sum is neither the exact one nor the clipped one.
 
-    With weights of 127 and activations of 255 two products are 64770, and int16 clips them to 32767: the sum over a
-    convolution comes out as half of what it is.
+    With weights of 127 and activations of 255 two products are 64770, which int16 clips to 32767: the sum over a
+    convolution is about half of the exact one.
 
     Raises:
         BackendAbsent: the engine is not installed.
@@ -59,7 +59,7 @@ def convolution(weights: Array, largest: float, groups: int = 1) -> bytes:
 
     Args:
         weights: int8 (C_out, C_in of a group, kh, kw). The input is (1, C_in, 8, 8), values 0 to 255.
-        largest: sum that is to be told apart from others; the output rounds to a 200th of it.
+        largest: sum that must be distinguished from others; the output rounds to a 200th of it.
     """
     outputs, inputs, height, width = weights.shape
     constants = {
@@ -91,7 +91,7 @@ def convolution(weights: Array, largest: float, groups: int = 1) -> bytes:
 
 
 def read_probe(share: float) -> PairSums | None:
-    """What a probe's output, as a share of the exact one, says.
+    """Interpret a probe's output, given as a share of the exact one.
 
     >>> read_probe(1.0), read_probe(0.505), read_probe(0.7)
     ('int32', 'int16', None)

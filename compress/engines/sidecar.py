@@ -1,4 +1,4 @@
-"""The record beside an engine file, ``<engine>.json``: what it is, what it was built from, and where it may run."""
+"""The sidecar, the JSON file beside an engine file ``<engine>.json``: what it was built from, and where it may run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.parse import Size, read
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known of an engine file.
+    """The record of an engine file.
 
     Attributes:
         sha256: of the engine file; see ``engine_sha256``.
@@ -28,9 +28,9 @@ class Sidecar:
         threads, batch: what it was built for.
         shapes: per input ``[least, best, most]`` shapes (engines with shape profiles).
         operators: how often each operator occurs in the optimized graph (``domain.Type``).
-        layers: what the layers of a compiled plan run in; see ``tensorrt_layers.Layers``.
+        layers: the precision of the layers of a compiled plan; see ``tensorrt_layers.Layers``.
         options: the backend's own settings that it was built with.
-        metadata: the file's ``compress.*`` properties; empty for a foreign file.
+        metadata: the file's ``compress.*`` properties; empty for a file of another program.
     """
 
     sha256: str
@@ -57,7 +57,7 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def engine_sha256(path: Path) -> str:
-    """SHA-256 of an engine file, and of its weights where they are in a second one: ``cat x.xml x.bin | sha256sum``."""
+    """SHA-256 of an engine file, with its weights if they are in a second file: ``cat x.xml x.bin | sha256sum``."""
     digest = hashlib.sha256()
     for file in engine_files(path):
         with file.open("rb") as opened:
@@ -80,10 +80,10 @@ def write_sidecar(path: Path, source: Path, metadata: Metadata | None, /, **fact
 
 
 def read_sidecar(engine: Path) -> Sidecar | None:
-    """The sidecar of an engine file; None where there is none.
+    """The sidecar of an engine file; None if there is none.
 
     Raises:
-        EngineError: it is not a sidecar.
+        EngineError: the file is not a sidecar.
     """
     path = sidecar_path(engine)
     if not path.exists():
@@ -93,26 +93,26 @@ def read_sidecar(engine: Path) -> Sidecar | None:
 
 
 def vouched(engine: Path, /, **facts: str) -> Sidecar:
-    """The sidecar of an engine that may be loaded: it is there, its hash is the file's, and ``facts`` hold.
+    """The sidecar of an engine that may be loaded: it exists, its hash matches the file, and ``facts`` match.
 
-    A plan that was built ``version_compatible`` also runs on a later version, and one that was built
-    ``hardware_compatible`` on another device.
+    A plan that was built ``version_compatible`` also matches a later version, and one that was built
+    ``hardware_compatible`` also another device.
 
     Args:
-        facts: fields of ``Sidecar``, as they are here.
+        facts: fields of ``Sidecar``, with their values on this machine.
 
     Raises:
-        EngineError: it does not vouch for the file.
+        EngineError: the sidecar is missing or does not match.
     """
     record = read_sidecar(engine)
     remedy = "build it on this machine with `python -m compress build`, or pass --trust if you know where it comes from"
     if record is None:
-        raise EngineError(f"{engine} has no sidecar {sidecar_path(engine).name} that says what it is", remedy=remedy)
+        raise EngineError(f"{engine} has no sidecar {sidecar_path(engine).name}", remedy=remedy)
     if record.sha256 != engine_sha256(engine):
-        raise EngineError(f"{engine} is not the file that its sidecar describes (SHA-256 differs)", remedy=remedy)
+        raise EngineError(f"{engine} does not match its sidecar: the SHA-256 differs", remedy=remedy)
     for key, value in facts.items():
         if not _fits(record, key, value):
-            raise EngineError(f"{engine} was built for {key} {getattr(record, key)}, here it is {value}", remedy=remedy)
+            raise EngineError(f"{engine} was built for {key} {getattr(record, key)}, not {value}", remedy=remedy)
     return record
 
 
@@ -121,7 +121,7 @@ def _fits(record: Sidecar, key: str, value: str) -> bool:
     if key == "version" and record.options.get("version_compatible"):
         return _numbers(built) <= _numbers(value)
     if key == "device" and record.options.get("hardware_compatible"):
-        return True  # the architecture that it needs is TensorRT's to check
+        return True  # TensorRT itself checks the architecture
     return bool(built == value)
 
 

@@ -1,4 +1,4 @@
-"""Stage ``build``: the engine of the exported INT8 network for the configured target."""
+"""Stage ``build``: build the engine of the exported INT8 network for the configured target."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
     """Build ``<run>/build/<name>_int8.<suffix>`` with its sidecar from ``<run>/export/<name>_int8.onnx``.
 
     Args:
-        engine: build for this engine instead of the configured one; ``auto``: for the fastest of those that are here
-            and run the file in INT8 (``auto.json`` says what was measured).
+        engine: build for this engine instead of the configured one; ``auto``: for the fastest of the installed engines
+            that run the file in INT8 (``auto.json`` holds the measurements).
 
     Returns:
         the stage's folder.
@@ -33,7 +33,7 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
     Raises:
         BackendAbsent: the engine's runtime, or the device or processor that it needs, is not on this machine.
         PipelineError: stage ``export`` has not run.
-        EngineError: the engine could not be built, or would not run in INT8.
+        EngineError: the engine cannot be built, or would not run in INT8.
     """
     target = retarget(config.target, engine)
     if engine == AUTO:
@@ -46,8 +46,8 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         earlier = run.folder("build")
-        kept = list(earlier.glob("*.timing"))  # TensorRT's
-        if engine != AUTO:  # else only the fastest is wanted
+        kept = list(earlier.glob("*.timing"))  # the timing cache of TensorRT
+        if engine != AUTO:  # with AUTO only the fastest engine is kept
             kept += _engines(earlier, exported)
         for file in kept:
             shutil.copyfile(file, out / file.name)
@@ -61,7 +61,7 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
 
 
 def _engines(folder: Path, exported: Path) -> list[Path]:
-    """The files of those engines in a folder that were built from ``exported`` as it is now."""
+    """The engine files in a folder that were built from the current ``exported``."""
     parent = file_sha256(exported)
     found: list[Path] = []
     for engine in (path for known in BACKENDS.values() for path in folder.glob(f"*{known.suffix}")):
@@ -72,7 +72,7 @@ def _engines(folder: Path, exported: Path) -> list[Path]:
 
 
 def _versions(engines: Sequence[str]) -> dict[str, str]:
-    """Versions of the runtimes, whose packages are named as the engines are."""
+    """Versions of the runtimes; a runtime's package has the name of its engine."""
     found = {}
     for name in engines:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -81,19 +81,19 @@ def _versions(engines: Sequence[str]) -> dict[str, str]:
 
 
 def retarget(target: TargetConfig, engine: str | None) -> TargetConfig:
-    """The target with another engine, on the device that this engine is at home on; ``auto`` leaves it as it is.
+    """The target with another engine, on that engine's usual device; ``auto`` leaves the target as it is.
 
     Args:
         engine: its name, or that of another target.
 
     Raises:
-        EngineError: an unknown name.
+        EngineError: the name is unknown.
     """
     if engine in (None, AUTO, target.engine):
         return target
     if engine in names() and engine not in BACKENDS:
         return TargetConfig.model_validate({"name": engine, "threads": target.threads, "batch": target.batch})
-    backend(engine)  # an unknown name is an error that lists the known ones
+    backend(engine)  # raises for an unknown name, and lists the known ones
     name = target.name if engine in target.profile.engines else default_target(engine)
     kept = {key: getattr(target, key) for key in ("threads", "batch", "tensorrt")}
     return TargetConfig.model_validate({"name": name, "engine": engine, **kept})

@@ -1,9 +1,9 @@
-"""TensorRT 10 and 11 in one code path: the backend's entrance, and a plan opened and run.
+"""TensorRT 10 and 11 with one code: the backend's entry points, and a plan opened and run.
 
 Networks are strongly typed on both: precision comes from the ONNX file, never from builder flags. A plan holds native
-code and fits one TensorRT version and one kind of GPU, so its sidecar is checked before any of it is deserialized.
-The package is imported when it is needed; the calls used here exist from 10.0 to 11.4 (tests/tensorrt holds them
-against the real bindings).
+code and fits one TensorRT version and one GPU model, so its sidecar is checked before any of it is deserialized.
+The package is imported when it is needed; the calls that this module makes exist from 10.0 to 11.4 (tests/tensorrt
+checks them against the real bindings).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ __all__ = ["TensorRTEngine", "build", "open_engine", "require"]
 
 
 def open_engine(path: Path, options: OpenOptions) -> TensorRTEngine:
-    """Deserialize a plan whose sidecar vouches for it.
+    """Deserialize a plan whose sidecar matches it.
 
     Raises:
-        EngineError: the sidecar is missing or does not match (unless ``options.trust``), or TensorRT refuses the plan.
+        EngineError: the sidecar is missing or does not match (unless ``options.trust``), or TensorRT rejects the plan.
         BackendAbsent: TensorRT or a GPU is not on this machine.
     """
     require(options.device)
@@ -39,9 +39,9 @@ def open_engine(path: Path, options: OpenOptions) -> TensorRTEngine:
 class TensorRTEngine(Closing):
     """A deserialized plan with its buffers and a CUDA graph; see ``compress.engines.base.Engine``.
 
-    Buffers, pinned on the host and on the device, are made once for the shapes of the inputs, and the run on them is
-    captured as a CUDA graph: launching its kernels one by one costs more than a small network computes. Inputs of
-    another shape make both anew. A run that cannot be captured is launched kernel by kernel, and ``modes`` says so.
+    Buffers, pinned on the host and on the device, are made once for the shapes of the inputs, and the inference on them
+    is captured as a CUDA graph: launching its kernels one by one takes longer than a small network computes. Inputs of
+    another shape make both again. A run that cannot be captured is launched kernel by kernel, and ``modes`` says so.
     """
 
     name = "tensorrt"
@@ -66,7 +66,9 @@ class TensorRTEngine(Closing):
         engine = self._loaded.engine
         self._context = context = engine.create_execution_context()
         if context is None:
-            raise EngineError(f"the GPU has no memory left for {path}", remedy="end what else runs on it")
+            raise EngineError(
+                f"the GPU has not enough memory for {path}", remedy="stop other programs that use the GPU"
+            )
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.inputs = tuple(_spec(trt, engine, name) for name in inputs)
@@ -82,7 +84,7 @@ class TensorRTEngine(Closing):
 
     @property
     def modes(self) -> Mapping[str, str | int | bool]:
-        """``cuda_graph_refused`` is there, with the reason, where the run could not be captured."""
+        """The settings; ``cuda_graph_refused`` gives the reason if the run could not be captured."""
         refused = {"cuda_graph_refused": self._refused} if self._refused else {}
         return {"cuda_graph": self._graph is not None, **refused, "transfers": True, "streams": 1}
 
@@ -93,7 +95,7 @@ class TensorRTEngine(Closing):
         return {spec.name: self._host[spec.name].numpy().copy() for spec in self.outputs}
 
     def _run(self, arrays: Sequence[Array]) -> None:
-        """From the inputs' arrays, in their order, to the outputs in the host buffers."""
+        """Copy the input arrays in, run, and leave the outputs in the host buffers."""
         shapes = [array.shape for array in arrays]
         if shapes != self._shapes:
             self._prepare(shapes)
@@ -112,17 +114,17 @@ class TensorRTEngine(Closing):
 
     def _prepare(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Make buffers for inputs of these shapes, and capture the run on them."""
-        self._shapes: Sequence[tuple[int, ...]] = []  # until all is there: a failure must not leave half of it in use
+        self._shapes: Sequence[tuple[int, ...]] = []  # a failure must not leave a half-made state
         self._graph = None
         context = self._context
         for spec, shape in zip(self.inputs, shapes, strict=True):
             if not context.set_input_shape(spec.name, shape):
-                raise EngineError(f"input '{spec.name}' is {shape}, outside of what the plan was built for")
+                raise EngineError(f"input '{spec.name}' is {shape}, outside the range that the plan was built for")
         for spec in (*self.inputs, *self.outputs):
             host = torch.from_numpy(np.empty(tuple(context.get_tensor_shape(spec.name)), spec.dtype)).pin_memory()
             self._host[spec.name], self._device[spec.name] = host, torch.empty_like(host, device="cuda")
             context.set_tensor_address(spec.name, self._device[spec.name].data_ptr())
-        torch.cuda.current_stream().synchronize()  # the buffers are there before another stream uses them
+        torch.cuda.current_stream().synchronize()  # wait for the buffers before another stream uses them
         with torch.cuda.stream(self._stream):
             self._enqueue()  # the first run on new shapes sets TensorRT up, which cannot be captured
         self._stream.synchronize()
@@ -130,10 +132,10 @@ class TensorRTEngine(Closing):
         self._shapes = shapes
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph | None, str]:
-        """The run as a CUDA graph, or why there is none."""
+        """Capture the run as a CUDA graph; if that fails, return the reason."""
         graph = torch.cuda.CUDAGraph()
         try:
-            # The outer block puts the caller's stream back also where torch, at a failed capture, does not.
+            # The outer block restores the caller's stream also if torch, after a failed capture, does not.
             with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
                 self._enqueue()
         except (RuntimeError, EngineError) as error:

@@ -1,4 +1,4 @@
-"""Build a TensorRT plan from an exported file, and read from the plan what really became INT8."""
+"""Build a TensorRT plan from an exported file, and read from the plan which layers run in INT8."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from compress.files import write_atomic
 from compress.progress import Progress
 
 TIMING_CACHE = "tensorrt.timing"
-_LARGEST_BATCH = 32  # a plan takes at least batches up to this, so that accuracy need not be measured one by one
-_NAMED = 5  # layers that a note names; the sidecar names all
+_LARGEST_BATCH = 32  # a plan takes batches up to at least this, so that accuracy is not measured image by image
+_NAMED = 5  # how many layers a note names; the sidecar names all
 
 Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
 
 
 def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path:
-    """Build ``<name>.plan`` with its sidecar; the timing cache beside it makes the next build fast.
+    """Build ``<name>.plan`` with its sidecar; the timing cache beside it speeds up the next build.
 
     Raises:
-        EngineError: TensorRT cannot read the file or build it (the message carries its own), or INT8 was asked for and
-            a convolution runs in FP32.
+        EngineError: TensorRT cannot read the file or build it (the message is TensorRT's own), or a convolution runs in
+            FP32 that should run in INT8.
         BackendAbsent: TensorRT or a GPU is not on this machine.
     """
     require(target.device)
@@ -67,14 +67,14 @@ def build(onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progre
 def build_plan(
     trt: Any, onnx_path: Path, target: TargetConfig, timings: Path, progress: Progress
 ) -> tuple[bytes, Shapes]:
-    """Parse and build.
+    """Parse an ONNX file and build a plan from it.
 
     Args:
         trt: the module ``tensorrt``.
-        timings: the timing cache: read where it is there, written when the build is done.
+        timings: the timing cache: read if it exists, written when the build is done.
 
     Returns:
-        the plan, and least, best and most shape of each input.
+        the plan, and the least, best and most shape of each input.
 
     Raises:
         EngineError: TensorRT cannot start, read the file or build it.
@@ -114,7 +114,7 @@ def build_plan(
 
 def _configure(trt: Any, builder: Any, config: Any, settings: TensorrtConfig) -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the inspector then tells types
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the inspector reports types
     config.builder_optimization_level = settings.optimization_level
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
@@ -124,7 +124,7 @@ def _configure(trt: Any, builder: Any, config: Any, settings: TensorrtConfig) ->
         cores = builder.num_DLA_cores
         if settings.dla_core >= cores:
             raise EngineError(
-                f"there is no DLA core {settings.dla_core}: TensorRT {trt.__version__} sees {cores} here",
+                f"there is no DLA core {settings.dla_core}: TensorRT {trt.__version__} sees {cores} on this machine",
                 remedy="leave target.tensorrt.dla_core out to run on the GPU",
             )
         config.default_device_type = trt.DeviceType.DLA
@@ -133,7 +133,7 @@ def _configure(trt: Any, builder: Any, config: Any, settings: TensorrtConfig) ->
 
 
 def _use_timings(config: Any, path: Path) -> None:
-    """Start from the kernel timings of an earlier build; from none where they are of another version or GPU."""
+    """Use the kernel timings of an earlier build, unless they are of another version or GPU."""
     cache = None
     with suppress(FileNotFoundError):
         cache = config.create_timing_cache(path.read_bytes())
@@ -143,7 +143,7 @@ def _use_timings(config: Any, path: Path) -> None:
 
 
 def make_monitor(trt: Any, progress: Progress) -> Any:
-    """A TensorRT progress monitor that shows the outermost phase, step by step; Ctrl-C sets ``stopped``."""
+    """A TensorRT progress monitor that shows the outermost phase step by step; Ctrl-C sets ``stopped``."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -162,7 +162,7 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
             try:
                 if phase_name == self._phase:
                     next(self._steps, None)
-            except KeyboardInterrupt:  # must not pass through TensorRT; False ends the build
+            except KeyboardInterrupt:  # must not pass through TensorRT; returning False ends the build
                 self.stopped = True
             return not self.stopped
 
@@ -176,24 +176,24 @@ def make_monitor(trt: Any, progress: Progress) -> Any:
 
 
 def inspect(trt: Any, plan: bytes, shapes: Shapes, settings: TensorrtConfig) -> Layers:
-    """What the layers of a plan run in, told by TensorRT's engine inspector."""
+    """The precision of the layers of a plan, as TensorRT's engine inspector reports it."""
     loaded = deserialize(trt, plan, host_code=settings.version_compatible, dla_core=settings.dla_core)
     engine = loaded.engine
     context = engine.create_execution_context()
     for name, (_, best, _) in shapes.items():
         context.set_input_shape(name, best)
     inspector = engine.create_engine_inspector()
-    inspector.execution_context = context  # without shapes it says 'N/A due to dynamic shapes' in place of types
+    inspector.execution_context = context  # without shapes it reports 'N/A due to dynamic shapes' instead of types
     return read_layers(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def check_int8(layers: Layers, name: str) -> None:
-    """Raise EngineError where a plan that should run in INT8 convolves in FP32, or runs nothing in INT8."""
+    """Raise EngineError if a plan that should run in INT8 convolves in FP32, or runs nothing in INT8."""
     if layers.float_convolutions:
         first = layers.float_convolutions[0]
         raise EngineError(
             f"{name} should run in INT8, but {len(layers.float_convolutions)} layer(s) multiply by weights in FP32, "
-            f"first '{first}': what is not quantized must be typed FP16",
+            f"first '{first}': layers that are not quantized must be FP16",
             remedy="quantize and export again with `--set target.name=tensorrt`",
         )
     if not layers.int8 and not layers.unknown:
@@ -204,7 +204,7 @@ def check_int8(layers: Layers, name: str) -> None:
 
 
 def told(layers: Layers) -> Iterator[str]:
-    """What the user is told: a count a precision, and the names of what is not INT8."""
+    """The lines that report a plan to the user: a count per precision, and the names of layers that are not INT8."""
     yield f"plan: {layers}"
     for kind, names in (("FP32", layers.fp32), ("FP16", layers.fp16)):
         if names:
@@ -223,7 +223,7 @@ def shape_range(shape: tuple[int, ...], batch: int) -> tuple[tuple[int, ...], ..
     """
     first, rest = shape[0], tuple(shape[1:])
     if -1 in rest:
-        raise EngineError(f"only the batch may be dynamic, the input is {shape}")
+        raise EngineError(f"only the batch may be dynamic, but the input is {shape}")
     if first == -1:
         return tuple((size, *rest) for size in (1, batch, max(batch, _LARGEST_BATCH)))
     if first != batch:

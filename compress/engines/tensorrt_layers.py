@@ -1,8 +1,8 @@
-"""In which precision the layers of a built plan run, read from the report of TensorRT's engine inspector.
+"""The precision in which the layers of a built plan run, read from the report of TensorRT's engine inspector.
 
-TensorRT fuses and chooses kernels as it likes; only the built plan tells what became INT8. The report is JSON. Versions
-8 to 10 describe a tensor by one phrase, ``"Format/Datatype": "Thirty-two wide channel vectorized row major Int8
-format"``; version 11 has split that into ``Format`` and ``DataType``.
+TensorRT fuses layers and chooses kernels by itself; only the built plan shows which layers run in INT8. The report is
+JSON. Versions 8 to 10 describe a tensor by one phrase, ``"Format/Datatype": "Thirty-two wide channel vectorized row
+major Int8 format"``; version 11 has split that into ``Format`` and ``DataType``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _WEIGHTED = re.compile(r"conv|gemm|matmul|matrixmultiply|fullyconnected", re.IGN
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers of a plan by the precision of what they compute on; copies and reformats apart.
+    """The layers of a plan by the precision that they compute in; copies and reformats are listed apart.
 
     Attributes:
         int8: how many compute on INT8.
         fp16, fp32: names of those that compute on FP16 (or BF16) and on FP32.
-        unknown: names of those of which the report does not tell.
+        unknown: names of those whose precision the report does not give.
         moves: layers that only copy, cast or reorder.
-        float_convolutions: of ``fp32``, those that multiply by weights.
+        float_convolutions: those of ``fp32`` that multiply by weights.
     """
 
     int8: int
@@ -50,7 +50,7 @@ class Layers:
 
 
 def read_layers(report: str) -> Layers:
-    """Parse what ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)`` gives, of TensorRT 8 to 11.
+    """Parse the report of ``EngineInspector.get_engine_information(LayerInformationFormat.JSON)``, TensorRT 8 to 11.
 
     >>> read_layers('{"Layers": [{"Name": "conv1", "LayerType": "CaskConvolution",'
     ...             ' "Inputs": [{"Name": "x", "Format/Datatype": "Row major Int8 format"}], "Outputs": []}]}').int8
@@ -60,7 +60,7 @@ def read_layers(report: str) -> Layers:
         EngineError: the text is not such a report.
     """
     try:
-        layers = json.loads(report, strict=False)["Layers"]  # names hold control characters as separators
+        layers = json.loads(report, strict=False)["Layers"]  # names contain control characters as separators
         named = [layer if isinstance(layer, Mapping) else {"Name": str(layer)} for layer in layers]
     except (ValueError, KeyError, TypeError) as error:
         raise EngineError(f"TensorRT's report on the plan cannot be read ({error})") from None
@@ -86,7 +86,7 @@ def _type_of(layer: Mapping[str, Any]) -> str:
 
 
 def _kind(layer: Mapping[str, Any]) -> str:
-    """What a layer computes on: the narrower type of its first input and its weights."""
+    """The precision that a layer computes in: the narrower type of its first input and its weights."""
     if any(move in str(layer.get("LayerType", "")).lower() for move in _MOVES):
         return "move"
     first = (layer.get("Inputs") or [{}])[0]

@@ -1,4 +1,4 @@
-"""What building and running a plan share: is TensorRT here, its messages in words, a plan deserialized."""
+"""What building and running a plan share: checking for TensorRT, formatting its messages, deserializing a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compress.errors import BackendAbsent, EngineError
 
 
 class Loaded(NamedTuple):
-    """A deserialized engine and what it needs to live; ``errors`` is what TensorRT has logged as such."""
+    """A deserialized engine and the objects that it needs to live; ``errors`` are the errors that TensorRT logged."""
 
     engine: Any
     runtime: Any
@@ -22,10 +22,10 @@ class Loaded(NamedTuple):
 
 
 def require(device: str) -> None:
-    """Raise BackendAbsent, naming all that is missing, unless TensorRT loads and an NVIDIA GPU is there."""
+    """Raise BackendAbsent, naming all that is missing, unless TensorRT loads and there is an NVIDIA GPU."""
     missing = []
     try:
-        if not hasattr(importlib.import_module("tensorrt"), "Builder"):  # any folder of that name would be imported
+        if not hasattr(importlib.import_module("tensorrt"), "Builder"):  # any folder of that name could be imported
             missing.append("the Python package 'tensorrt'")
     except ModuleNotFoundError as error:
         missing.append(f"the Python package '{error.name}'")
@@ -35,16 +35,16 @@ def require(device: str) -> None:
         missing.append("an NVIDIA GPU that torch can see")
     if missing:
         raise BackendAbsent(
-            f"TensorRT cannot run here: missing {' and '.join(missing)}",
+            f"TensorRT cannot run on this machine: missing {' and '.join(missing)}",
             remedy="on a machine with an NVIDIA GPU: `pip install tensorrt` (on a Jetson it comes with JetPack); "
-            "or use `--engine onnxruntime`",
+            "or use `--target onnxruntime`",
         )
     if device != "cuda":
         raise EngineError(f"TensorRT runs on a GPU, not on '{device}'", remedy="use `--device cuda`")
 
 
 def make_logger(trt: Any, errors: list[str]) -> Any:
-    """A TensorRT logger that keeps the error messages, so that an exception can say them."""
+    """A TensorRT logger that keeps the error messages, so that an exception can contain them."""
 
     class Keeper(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -58,13 +58,13 @@ def make_logger(trt: Any, errors: list[str]) -> Any:
 
 
 def in_words(errors: Sequence[str]) -> str:
-    """What TensorRT logged as errors, on one line."""
+    """The errors that TensorRT logged, on one line."""
     return "; ".join(errors) or "it gave no reason"
 
 
 @contextmanager
 def starting(errors: Sequence[str]) -> Iterator[None]:
-    """Where a builder or a runtime is made: the bindings' bare TypeError becomes an EngineError with the reason."""
+    """Turn the bindings' bare TypeError, when a builder or a runtime is made, into an EngineError with the reason."""
     try:
         yield
     except TypeError as error:  # 'factory function returned nullptr'
@@ -76,7 +76,7 @@ def starting(errors: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def cuda_in_words() -> Iterator[None]:
-    """Where torch talks to the GPU: its RuntimeError (no memory, a lost device) becomes an EngineError."""
+    """Wrap torch's calls to the GPU: turn its RuntimeError (no memory, a lost device) into an EngineError."""
     try:
         yield
     except RuntimeError as error:
@@ -85,15 +85,15 @@ def cuda_in_words() -> Iterator[None]:
 
 
 def deserialize(trt: Any, plan: bytes, *, host_code: bool = False, dla_core: int | None = None) -> Loaded:
-    """Make an engine of a plan. This runs native code of the plan: check where it comes from first.
+    """Deserialize a plan into an engine. This runs native code of the plan: check its origin first.
 
     Args:
         trt: the module ``tensorrt``.
-        host_code: let it also run code for the CPU, which version-compatible plans carry.
+        host_code: also run code for the CPU, which version-compatible plans carry.
         dla_core: the DLA core that it was built for.
 
     Raises:
-        EngineError: TensorRT cannot start or refuses the plan; the message carries its own.
+        EngineError: TensorRT cannot start or rejects the plan; the message is TensorRT's own.
     """
     errors: list[str] = []
     logger = make_logger(trt, errors)
@@ -106,7 +106,7 @@ def deserialize(trt: Any, plan: bytes, *, host_code: bool = False, dla_core: int
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(
-            f"TensorRT {trt.__version__} refuses the plan: {in_words(errors)}",
+            f"TensorRT {trt.__version__} rejects the plan: {in_words(errors)}",
             remedy="build it on this machine with `python -m compress build`",
         )
     return Loaded(engine, runtime, logger, errors)

@@ -1,4 +1,4 @@
-"""Where an exported file begins to compute something else, and why, if that can be told."""
+"""Find where an exported file begins to compute something else and, if possible, why."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def explain(
 
     Args:
         path: the exported INT8 file.
-        expected: what its quantized tensors should say on ``images``, by the name of the quantizer's module.
-        limit: the relative error of a tensor from which it counts as different.
-        run: runs a file on images and gives all of its outputs.
-        engine: that ``run`` uses, in production settings; None where it evaluates operation by operation.
+        expected: the values of its quantized tensors on ``images``, by the name of the quantizer's module.
+        limit: the relative error above which a tensor counts as different.
+        run: runs a file on images and returns all of its outputs.
+        engine: the engine that ``run`` uses, in production settings; None if it evaluates operation by operation.
 
     Returns:
-        where it begins, to end a sentence with (empty where it cannot be found), and what to do.
+        where it begins, as the end of a sentence (empty if it cannot be found), and a remedy.
     """
     graph = Graph(onnx.load(path))
     quantizers = [(module_of(node), node) for node in graph.activations()]
@@ -49,12 +49,12 @@ def explain(
         error = float(np.linalg.norm(real - value.numpy()) / max(float(np.linalg.norm(value.numpy())), 1e-30))
         if error > limit:
             layer = _made_by(graph, node)
-            return f"; the first tensor that differs is what {graph.label(layer)} makes", _reason(path, layer, engine)
+            return f"; the first tensor that differs is made by {graph.label(layer)}", _reason(path, layer, engine)
     return "", UNKNOWN
 
 
 def _tensors(path: Path, names: list[str], images: Tensor, run: Run) -> dict[str, NDArray[np.float32]]:
-    """The integers of some quantized tensors, in the order of the graph: the file is run with more outputs."""
+    """The integers of some quantized tensors, in the graph's order: the file is run with these as extra outputs."""
     model = onnx.load(path)
     own = len(model.graph.output)
     kinds = Graph(model).types
@@ -68,7 +68,7 @@ def _tensors(path: Path, names: list[str], images: Tensor, run: Run) -> dict[str
 
 
 def _made_by(graph: Graph, quantizer: NodeProto) -> NodeProto:
-    """What computes the values that ``quantizer`` rounds: a layer or an addition, seen through its ReLU."""
+    """The node that computes the values that ``quantizer`` rounds: a layer or an addition before its ReLU."""
     node = quantizer
     while (before := graph.producer(node.input[0])) is not None:
         node = before
@@ -78,7 +78,7 @@ def _made_by(graph: Graph, quantizer: NodeProto) -> NodeProto:
 
 
 def _reason(path: Path, node: NodeProto, engine: str | None) -> str:
-    """Why what a node computes differs, and what to do."""
+    """Explain why the output of a node differs, and what to do."""
     graph = Graph(onnx.load(path))
     layers = [node, *(source for name in node.input if (source := graph.producer(name)) is not None)]  # of an addition
     danger = pairs_in_danger(graph)
@@ -90,5 +90,5 @@ def _reason(path: Path, node: NodeProto, engine: str | None) -> str:
         )
     floats = float_convolutions(optimized_graph(path)) if engine == "onnxruntime" else []
     if any(name in names for names in floats for layer in layers for name in (layer.name, layer.output[0])):
-        return "ONNX Runtime runs this layer in float on this processor: build the engine on the device that it is for"
+        return "ONNX Runtime runs this layer in float on this processor: build the engine on its target device"
     return UNKNOWN

@@ -1,8 +1,8 @@
-"""Type what is not quantized as FP16: a strongly typed network runs in FP32 whatever its file types as FP32.
+"""Make what is not quantized FP16: a strongly typed network runs in FP32 whatever its file types as FP32.
 
-ONNX Runtime's converter does the retyping. It leaves three things to us: scales that FP16 cannot hold (it moves them
-without a word, so that an integer no longer stands for its weight), values beyond FP16 (it clips them), and the order
-of the nodes (its casts come last, which the ONNX checker refuses).
+ONNX Runtime's converter does the conversion, except for three things: scales that FP16 cannot represent (it changes
+them silently, so that an integer no longer stands for its weight), values outside FP16's range (it clips them), and
+the order of the nodes (it appends its casts at the end, which the ONNX checker rejects).
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from onnxruntime.transformers.onnx_model import OnnxModel
 
 from compress.errors import ModelError
 
-OPSET = 19  # from here on QuantizeLinear and DequantizeLinear take float16 scales
+OPSET = 19  # the first with float16 scales in QuantizeLinear and DequantizeLinear
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 _STEPS = 128  # |integer| of int8, at most
 
 
 def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with float16 in place of float32 everywhere but at its inputs and outputs, where it casts.
+    """A copy with float16 in place of float32 except at its inputs and outputs, where it casts.
 
-    Integers stay as they are, but for the weights of a channel whose scale is so small that FP16 rounds it by more
-    than half a step at the largest integer (below about 8e-6): these are rounded anew, to the scale that FP16 has.
+    Integers stay as they are, except the weights of a channel whose scale is so small that FP16 rounds it by more than
+    half a step at the largest integer (below about 8e-6): these are rounded again, to the scale that FP16 has.
 
     Args:
         model: float32, with or without Q/DQ; metadata and names are kept.
 
     Raises:
-        ModelError: the opset is too old for float16 scales, or a scale or a weight is out of FP16's range.
+        ModelError: the opset is too old for float16 scales, or a scale or a weight is outside FP16's range.
     """
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < OPSET:
-        raise ModelError(f"float16 scales need opset {OPSET} or later, the file has {opset}", remedy="export it anew")
+        raise ModelError(f"float16 scales need opset {OPSET} or later, the file has {opset}", remedy="export it again")
     half = onnx.ModelProto()
     half.CopyFrom(model)
     tensors = {tensor.name: tensor for tensor in half.graph.initializer}
@@ -50,7 +50,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The nearest scales that FP16 has, above 0, as float32.
+    """The nearest scales above 0 that FP16 can represent, as float32.
 
     >>> half_scale(np.float32([0.5, 1e-12]))
     array([5.0000000e-01, 5.9604645e-08], dtype=float32)
@@ -59,7 +59,7 @@ def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _fit_scales(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) -> None:
-    """Move every scale to one that FP16 has, and constant integers with it so that they stand for the same values."""
+    """Round every scale to FP16, and adjust constant integers so that they stand for the same values."""
     before: dict[str, NDArray[np.float32]] = {}
     rounded: set[str] = set()
     for node in graph.node:
@@ -67,7 +67,7 @@ def _fit_scales(graph: onnx.GraphProto, tensors: dict[str, onnx.TensorProto]) ->
             continue
         name = node.input[1]
         if name not in tensors:
-            raise ModelError(f"the scale of '{node.name}' is not a constant of the file", remedy="export it anew")
+            raise ModelError(f"the scale of '{node.name}' is not a constant of the file", remedy="export it again")
         if name not in before:
             before[name] = numpy_helper.to_array(tensors[name])
             _check_range(name, before[name] * _STEPS)
@@ -92,6 +92,6 @@ def _check_range(name: str, values: NDArray[np.float32]) -> None:
     largest = float(np.abs(values).max(initial=0.0))
     if not largest <= _LARGEST:
         raise ModelError(
-            f"'{name}' needs values up to {largest:.3g}, float16 ends at {_LARGEST:.0f}",
+            f"'{name}' needs values up to {largest:.3g}, but the largest float16 value is {_LARGEST:.0f}",
             remedy="the network's weights or activations are too large for FP16; was it trained to convergence?",
         )

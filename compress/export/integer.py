@@ -1,14 +1,14 @@
-"""A quantized network computed as ONNX Runtime's x86 kernels compute it: in integers, with their order of rounding.
+"""Compute a quantized network as ONNX Runtime's x86 kernels do: in integers, with the same order of rounding.
 
-``fake_quantized`` rounds the same values, but adds them up in float: now and then a sum falls on the other side of a
-rounding boundary, and each such step moves others in the layers after it. Two correct computations of a ResNet-18 so
-come to differ by a few percent, which hides a real fault of that size. This one does not differ.
+``fake_quantized`` rounds the same values, but adds them in float: sometimes a sum falls on the other side of a
+rounding boundary, and each such difference causes others in later layers. So two correct computations of a ResNet-18
+differ by a few percent, which hides a real error of that size. This computation does not differ.
 
-The sums are exact, as they are with VNNI and, by the choice of weights (``pairs``), without it. What a processor
-without VNNI makes of other weights can be computed as well: ``pair_sums="int16"`` clips each pair of products.
+The sums are exact, as they are with VNNI and, by the choice of weights (``pairs``), without it. To compute the results
+of a processor without VNNI for other weights, ``pair_sums="int16"`` clips each pair of products.
 
-A tensor is held as what the kernels hold at that place: integers with their scale (``Codes``), or a result that is
-still to be rounded (``Sum``, ``Addition``). What runs in float between them runs in float here.
+A tensor is held in the form in which the kernels hold it: integers with their scale (``Codes``), or a result that is
+not yet rounded (``Sum``, ``Addition``). Operations that the engine runs in float run in float.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _multiply_add(factor: Tensor, integers: Tensor | int, term: Tensor) -> Tenso
 
 @dataclass(frozen=True)
 class Rectified:
-    """A ReLU that becomes part of the rounding after it."""
+    """A ReLU that is fused into the rounding after it."""
 
     value: Codes | Sum | Addition
 
@@ -105,7 +105,7 @@ class Rectified:
 
 
 def simulates(target: Profile) -> bool:
-    """Whether these are the kernels that run a target's files."""
+    """Whether these kernels run a target's files."""
     return "onnxruntime" in target.engines and target.activations == "uint8" and target.add == "both"
 
 
@@ -113,18 +113,18 @@ Held = Codes | Sum | Addition | Rectified
 
 
 class IntegerNetwork(fx.Interpreter):
-    """A function from images (N, C, H, W) to what the engine gives for them, in the structure that ``net`` returns.
+    """A function from images (N, C, H, W) to the engine's outputs for them, in the structure that ``net`` returns.
 
-    It runs the graph node by node on what the kernels hold.
+    It runs the graph node by node on values in the form in which the kernels hold them.
 
     Args:
         net: BN-folded, as calibrated.
         quantizers: placed for ONNX Runtime on x86.
-        pair_sums: what the processor adds two products in; without VNNI that is int16, which clips.
+        pair_sums: the type in which the processor adds two products; without VNNI that is int16, which clips.
 
     Attributes:
-        exact: whether, in the runs so far, integers followed from integers everywhere; where a float operation stands
-            between them, its last bits decide a rounding now and then.
+        exact: whether integers followed from integers everywhere in the runs so far. A float operation between them can
+            change the result of a rounding by its last bits.
     """
 
     def __init__(self, net: nn.Module, quantizers: Quantizers, pair_sums: PairSums = "int32") -> None:
@@ -140,7 +140,7 @@ class IntegerNetwork(fx.Interpreter):
         return pytree.tree_map(_real, self.run(images))
 
     def at_quantizers(self, images: Tensor) -> dict[str, Tensor]:
-        """What the quantized tensors say, as real values, by the name of the quantizer's module in the graph."""
+        """The real values of the quantized tensors, by the name of the quantizer's module in the graph."""
         self._seen = {}
         self(images)
         return self._seen
@@ -153,7 +153,7 @@ class IntegerNetwork(fx.Interpreter):
         result = super().run_node(n)
         if self._is_quantizer(n):
             (source,) = n.all_input_nodes
-            # What something else reads too, the engine computes in float.
+            # The engine computes in float what another node reads too.
             float_readers = not all(self._is_quantizer(user) for user in source.users)
             from_float = source.op != "placeholder" and isinstance(self.env[source], Tensor)
             self.exact &= not (float_readers or from_float)
@@ -179,7 +179,7 @@ class IntegerNetwork(fx.Interpreter):
 
 
 def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """An operation on integers where there is a kernel for it, else on real values."""
+    """Run an operation on integers if there is a kernel for it, otherwise on real values."""
     match (name, *args):
         case ("relu", Codes() | Sum() | Addition() as x, *_):
             return Rectified(x)
@@ -197,13 +197,13 @@ def _apply(name: str, call: Callable[..., Any], args: tuple[Any, ...], kwargs: M
 
 
 def _moves(name: str, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether an operation passes integers on; a padding with other values than 0 does not."""
+    """Whether an operation passes integers on unchanged; a padding with other values than 0 does not."""
     filled = name == "pad" and any((*rest[2:], kwargs.get("value")))
     return name in OPERATIONS and OPERATIONS[name].moves and not filled
 
 
 def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes, clips: bool) -> Sum:
-    """An int32 accumulator: float64 holds it exactly."""
+    """The int32 accumulator of a layer, held exactly in float64."""
     scale = x.scale * torch.tensor(w.scale)
     state = {"weight": quantize_weight(w, layer.weight).double()}
     if layer.bias is not None:
@@ -215,9 +215,9 @@ def _layer(layer: nn.Conv2d | nn.Linear, w: Weight, x: Codes, clips: bool) -> Su
 
 
 def _clipped_off(layer: nn.Conv2d | nn.Linear, weight: Tensor, x: Codes) -> Tensor:
-    """(N, C_out, positions): what is missing from the sums where each pair of products is clipped to int16.
+    """(N, C_out, positions): the difference that clipping each pair of products to int16 makes to the sums.
 
-    The kernels multiply the integers as they are, and take the zero point out of the sum afterwards.
+    The kernels multiply the integers as they are, and subtract the zero point's part from the sum afterwards.
     """
     if isinstance(layer, nn.Conv2d):
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

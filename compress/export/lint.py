@@ -1,4 +1,4 @@
-"""Does a quantized ONNX file suit its target? Findings say what would run in float, not fuse, or not load, and why.
+"""Check whether a quantized ONNX file suits its target: what would run in float, not fuse, or not load, and why.
 
 >>> for finding in lint(Path("resnet18_int8.onnx"), "tensorrt"):  # doctest: +SKIP
 ...     print(finding.severity, finding.node, finding.message)
@@ -23,21 +23,21 @@ from compress.parse import brief
 from compress.progress import SILENT, Progress
 from compress.targets import profile
 
-MOST_BYTES = 2**31 - 1  # of a protobuf message
-_SHOWN = 5  # findings of one rule in a text
+MOST_BYTES = 2**31 - 1  # the limit of a protobuf message
+_SHOWN = 5  # findings of one rule that a text shows
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault.
+    """One problem in a file.
 
     Attributes:
         rule: which rule found it, such as ``relu-zero-point``.
-        severity: ``error``: it does not load, or runs in float what should be INT8; ``warning``: slower than
-            it could be, or right on some processors only.
-        node: the node, tensor or property of the file, with the layer's name where the file tells it.
-        message: what is wrong and what follows from it; ``node`` is the subject of the sentence.
-        remedy: how to mend it.
+        severity: ``error``: the file does not load, or what should be INT8 runs in float; ``warning``: slower
+            than possible, or correct on some processors only.
+        node: the node, tensor or property of the file, with the layer's name if the file gives it.
+        message: what is wrong and its consequence; ``node`` is the beginning of the sentence.
+        remedy: how to fix it.
     """
 
     rule: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings in one file, as a text for ``str``."""
+    """The findings in one file; ``str`` gives them as text."""
 
     file: str
     target: str
@@ -68,17 +68,17 @@ class Report:
         return "\n".join([head, describe(self.findings)]) if self.findings else head
 
     def to_json(self) -> str:
-        """All of it, with the two counts."""
+        """The findings and the two counts."""
         return json.dumps({**asdict(self), "errors": self.errors, "warnings": self.warnings}, indent=2)
 
 
 def lint(model: onnx.ModelProto | Path, target: str, float_layers: Collection[str] = ()) -> tuple[Finding, ...]:
-    """Hold a quantized file against what a target's profile asks for; errors come first.
+    """Compare a quantized file with a target's profile; errors come first.
 
     Args:
         model: a file, or a model with all its data inside.
         target: a name in ``targets.names()``.
-        float_layers: layers that are meant to stay float, by the names that their nodes or initializers begin with.
+        float_layers: layers meant to stay in float, by the first part of the names of their nodes or initializers.
 
     Raises:
         ModelError: the file is missing, damaged, not ONNX, or not quantized with Q/DQ.
@@ -97,11 +97,11 @@ def lint(model: onnx.ModelProto | Path, target: str, float_layers: Collection[st
 
 
 def lint_file(path: Path, target: str | None = None) -> Report:
-    """Lint a file for ``target``, else for the one that it says it was made for; so for the layers that stay float.
+    """Lint a file for ``target``; default: the target named in the file, with the layers that it leaves in float.
 
     Raises:
         ModelError, ConfigError: see ``lint``; or the file names no target.
-        EngineError: what it says about itself is damaged.
+        EngineError: the file's metadata is damaged.
     """
     metadata = metadata_of({entry.key: entry.value for entry in _load(path)[0].metadata_props}, path)
     target = target or (metadata.target if metadata else "")
@@ -111,10 +111,10 @@ def lint_file(path: Path, target: str | None = None) -> Report:
 
 
 def enforce(path: Path, target: str, float_layers: Collection[str] = (), progress: Progress = SILENT) -> None:
-    """Lint a file that has just been made: warnings are told, errors end the stage.
+    """Lint a file that was just written: report warnings; errors end the stage.
 
     Raises:
-        ModelError: the file does not suit the target; it names the first findings.
+        ModelError: the file does not suit the target; the message contains the first findings.
     """
     findings = lint(path, target, float_layers)
     warnings = [finding for finding in findings if finding.severity == "warning"]
@@ -128,7 +128,7 @@ def enforce(path: Path, target: str, float_layers: Collection[str] = (), progres
 
 
 def describe(findings: Sequence[Finding]) -> str:
-    """Findings as text, grouped by rule; of each rule the first few.
+    """Findings as text, grouped by rule; the first few of each rule are shown.
 
     >>> print(describe([Finding("scale", "error", "q1", "has a scale of 0", "calibrate again")]))
     error: scale
@@ -147,7 +147,7 @@ def describe(findings: Sequence[Finding]) -> str:
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A whole model, and the names of the tensors that it keeps outside of its file."""
+    """Load a complete model, and the names of the tensors that it stores outside of its file."""
     if not path.is_file():
         raise ModelError(f"no such file: {path}", remedy="give an exported .onnx file")
     check_size(path)
@@ -167,20 +167,20 @@ def _load(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:
 
 
 def check_size(path: Path) -> None:
-    """Refuse a file that is larger than ONNX can be, before it is in memory.
+    """Refuse a file that is larger than ONNX allows, before it is loaded into memory.
 
     Raises:
-        ModelError: it is.
+        ModelError: it is too large.
     """
     if path.is_file() and (size := path.stat().st_size) > MOST_BYTES:
-        raise ModelError(f"{path} has {size} bytes, an ONNX file has {MOST_BYTES} at most", remedy="export it again")
+        raise ModelError(f"{path} has {size} bytes; an ONNX file has at most {MOST_BYTES}", remedy="export it again")
 
 
 def _check_values(graph: onnx.GraphProto) -> None:
-    """Make sure that every constant has as many values as it says, and a type that there is: ONNX does not.
+    """Check that every constant has as many values as its shape says, and a known type; ONNX does not check this.
 
     Raises:
-        KeyError, TypeError, ValueError: one has not.
+        KeyError, TypeError, ValueError: a constant is wrong.
     """
     attributes = (attribute.t for node in graph.node for attribute in node.attribute if attribute.HasField("t"))
     for tensor in (*graph.initializer, *attributes):

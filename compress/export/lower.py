@@ -1,4 +1,4 @@
-"""From quantizer values to graph operations that the ONNX exporter knows: QuantizeLinear and DequantizeLinear."""
+"""Lower quantizers to graph operations that the ONNX exporter knows: QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
-# Importing it registers the quantized_decomposed operators, which the exporter translates to Q/DQ. The exporter takes
-# no torch.fake_quantize_* with a dynamic batch.
+# Importing it registers the quantized_decomposed operators, which the exporter translates to Q/DQ. The exporter does
+# not translate torch.fake_quantize_* with a dynamic batch.
 from torch.ao.quantization.fx import _decomposed  # noqa: F401
 from torch.nn.utils import parametrize
 
@@ -35,7 +35,7 @@ class _QuantizeDequantize(nn.Module):
 
 
 class _Dequantize(nn.Module):
-    """The weight's integers, dequantized; the float weight that it stands for is not exported."""
+    """The weight's integers, dequantized; the float weight itself is not exported."""
 
     integers: Tensor
     scale: Tensor
@@ -55,7 +55,7 @@ class _Dequantize(nn.Module):
 
 
 class _DequantizeBias(nn.Module):
-    """A bias as int32 in steps of input scale * weight scale: what integer arithmetic adds to its accumulator."""
+    """A bias as int32 in steps of input scale * weight scale, as integer arithmetic adds it to its accumulator."""
 
     integers: Tensor
     scale: Tensor
@@ -76,9 +76,9 @@ class _DequantizeBias(nn.Module):
 
 
 def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
-    """A copy of the BN-folded ``net`` with Q/DQ operations and int8 weights: what ``fake_quantized`` simulates.
+    """A copy of the BN-folded ``net`` with Q/DQ operations and int8 weights; ``fake_quantized`` simulates it.
 
-    Where the target computes fully connected layers in integers only if their bias is int32, it is.
+    The bias is int32 if the target computes fully connected layers in integers only then.
     """
     graph = insert(net, quantizers, _QuantizeDequantize, _Dequantize)
     _fence(graph, {w.layer for w in quantizers.weights})
@@ -94,9 +94,9 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
 
 
 def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
-    """Put a clamp that changes nothing between a quantizer and a layer that is to stay float.
+    """Put a clamp that changes nothing between a quantizer and a layer that is to stay in float.
 
-    ONNX Runtime would make an integer convolution of it, with one scale for all of its weights.
+    Otherwise ONNX Runtime would make it an integer convolution, with one scale for all of its weights.
     """
     for node in list(graph.graph.nodes):
         if isinstance(layer_of(graph, node), nn.Conv2d | nn.Linear) and node.target not in quantized:
@@ -110,7 +110,7 @@ def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
 
 
 def _input_scale(graph: fx.GraphModule, node: fx.Node) -> float | None:
-    """The scale of what flows into a node, seen through operations that move values; None where it is float."""
+    """The scale of a node's input, through operations that only move values; None if the input is float."""
     while node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]
         module = layer_of(graph, node)

@@ -1,4 +1,4 @@
-"""Write a network as one ONNX file: dynamic batch, weights inside, checked, with our metadata."""
+"""Write a network as one ONNX file: dynamic batch, weights inside, checked, with this package's metadata."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int, *, h
 
     Args:
         net: float, or with Q/DQ from ``lower``; eval mode, on the CPU.
-        path: replaced when the new file is whole and has passed ``onnx.checker``.
-        metadata: goes into ``metadata_props``; its preprocess says the input's shape.
-        half: type it float16 but for its inputs and outputs; see ``to_half``.
+        path: replaced when the new file is complete and has passed ``onnx.checker``.
+        metadata: written to ``metadata_props``; its preprocess gives the input's shape.
+        half: make it float16 except for its inputs and outputs; see ``to_half``.
 
     Raises:
         ModelError: the network has an operation that the exporter cannot translate, or does not fit float16, or the
@@ -72,9 +72,9 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int, *, h
 
 
 def _pool_globally(graph: onnx.GraphProto) -> None:
-    """Turn means over height and width, as the exporter writes average pooling to 1x1, back into GlobalAveragePool.
+    """Turn means over height and width, as the exporter writes average pooling to 1x1, into GlobalAveragePool.
 
-    ONNX Runtime has an integer kernel for that one; a ReduceMean it runs in float between two conversions.
+    ONNX Runtime has an integer kernel for GlobalAveragePool; it runs ReduceMean in float between two conversions.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
@@ -93,7 +93,7 @@ def _pool_globally(graph: onnx.GraphProto) -> None:
 
 
 def example_input(preprocess: Preprocess) -> torch.Tensor:
-    """Two zero images (2, C, H, W): a batch of 1 would be taken for a constant."""
+    """Two zero images (2, C, H, W): the exporter would take a batch of 1 for a constant."""
     return torch.zeros(2, *preprocess.shape)
 
 
@@ -106,7 +106,7 @@ def output_names(net: nn.Module, example: torch.Tensor) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints, log lines and warnings from the user's terminal."""
+    """Suppress the exporter's progress prints, log lines and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:

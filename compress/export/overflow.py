@@ -1,4 +1,4 @@
-"""Which layers of a file can overflow where pairs of products are added in int16, whoever made the file."""
+"""Find the layers of any ONNX or OpenVINO file that can overflow when pairs of products are added in int16."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from compress.registries import BACKENDS
 
 
 def pairs_in_danger(graph: Graph) -> dict[str, int]:
-    """How many pairs of weights can overflow, by layer, of those that have any.
+    """The number of pairs of weights that can overflow, by layer, for the layers that have any.
 
-    Counted are int8 weights as stored; the layers are named as in ``Graph.label``.
+    int8 weights are counted as stored; the layers are named as in ``Graph.label``.
     """
     found = {}
     for layer, node in graph.weights():
@@ -31,18 +31,18 @@ def pairs_in_danger(graph: Graph) -> dict[str, int]:
         if layer.op_type == "Conv" and 1 < attribute(layer, "group", 1) == len(weights):
             continue  # depthwise: its kernels add no pairs
         if layer.op_type == "MatMul" or (layer.op_type == "Gemm" and not attribute(layer, "transB", 0)):
-            weights = weights.T if weights.ndim == 2 else weights[:0]  # a batch of matrices is no layer's weight
+            weights = weights.T if weights.ndim == 2 else weights[:0]  # a batch of matrices is not a layer's weight
         if count := _count(weights):
             found[graph.label(layer)] = count
     return found
 
 
 def overflow_warnings(path: Path, engine: str) -> list[str]:
-    """What to say where a file has pairs that overflow on this machine; nothing otherwise.
+    """The warnings for a file that has pairs of weights that overflow on this machine; empty if it has none.
 
     Args:
         path: the engine file.
-        engine: that runs it.
+        engine: the engine that runs it.
     """
     if pair_sums(engine) != "int16":
         return []
@@ -62,7 +62,7 @@ def overflow_warnings(path: Path, engine: str) -> list[str]:
 
 
 def _count(weights: Array) -> int:
-    """Of weights (C_out, C_in, ...) with one or two kernel axes, or none."""
+    """Count the pairs of weights (C_out, C_in, ...) with one or two kernel axes, or none."""
     shape = weights.shape
     if weights.ndim == 3:
         weights = weights.reshape(*shape[:2], 1, shape[2])

@@ -1,7 +1,7 @@
-"""Does the exported file compute what torch computes? Both run on the same images, and the difference is reported.
+"""Check that an exported file computes what torch computes: run both on the same images and report the difference.
 
-A file runs in the engine that it is made for, where that is on this machine. Elsewhere ONNX Runtime evaluates it
-operation by operation, without any optimization: in float, and so alike on every processor.
+A file runs in the engine that it is made for, if that is on this machine. Otherwise ONNX Runtime evaluates it operation
+by operation without optimization: in float, and so with the same result on every processor.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from compress.export.difference import UNKNOWN, Run, explain
 from compress.targets import Profile
 
 FP32_ERROR = 1e-3
-INT8_ERROR = 0.15  # of two correct computations that add up in different orders: see ``integer``
-INTEGER_ERROR = 1e-5  # against the integers: the last bits of what is float at the end
-MIXED_ERROR = 0.03  # what float operations between integers were seen to make of them at most
-_EXPLAINED_ON = 4  # images
+INT8_ERROR = 0.15  # between two correct computations that add in different orders: see ``integer``
+INTEGER_ERROR = 1e-5  # against the integers: the last bits of the float operations at the end
+MIXED_ERROR = 0.03  # the largest error that float operations between integers were seen to cause
+_EXPLAINED_ON = 4  # images that a difference is explained on
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Parity:
     """The difference between two computations of the same outputs.
 
     Attributes:
-        images: how many were compared.
+        images: number of images compared.
         max_abs: largest absolute difference.
-        error: root of the summed squared differences, over that of the reference.
+        error: relative error: root of the summed squared differences, divided by that of the reference.
         cosine: between the two, all outputs as one vector.
-        agreement: share of images with the same top-1; None for a network without a single row of logits.
+        agreement: share of images with the same top-1; None unless the network returns one row of logits per image.
     """
 
     images: int
@@ -83,10 +83,10 @@ def _leaves(outputs: object) -> list[Tensor]:
 
 
 def run_onnx(path: Path, images: Tensor, *, optimized: bool = True) -> list[NDArray[np.float32]]:
-    """The same through ONNX Runtime on the CPU, one image at a time as on a device.
+    """The file's outputs from ONNX Runtime on the CPU, one image at a time as on a device.
 
     Args:
-        optimized: as it runs in production; else operation by operation.
+        optimized: run as in production; otherwise operation by operation.
 
     Raises:
         ModelError: ONNX Runtime cannot load the file or run it.
@@ -103,13 +103,13 @@ def run_onnx(path: Path, images: Tensor, *, optimized: bool = True) -> list[NDAr
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"ONNX Runtime {ort.__version__} cannot run {path.name}: {reason}",
-            remedy="an operation was exported in a form that it does not take; please report it with the network",
+            remedy="an operation was exported in a form that it does not support; please report it with the network",
         ) from error
     return [np.concatenate(parts) for parts in zip(*results, strict=True)]
 
 
 def run_openvino(path: Path, images: Tensor) -> list[NDArray[np.float32]]:
-    """The same through OpenVINO.
+    """The file's outputs from OpenVINO.
 
     Raises:
         BackendAbsent: OpenVINO is not installed.
@@ -123,11 +123,11 @@ def run_openvino(path: Path, images: Tensor) -> list[NDArray[np.float32]]:
 
 @dataclass(frozen=True)
 class Runner:
-    """What runs a file here.
+    """Runs a file on this machine.
 
     Attributes:
-        name: in messages.
-        engine: a name in ``engines.BACKENDS`` where it is the one that the file is made for; else None.
+        name: for messages.
+        engine: a name in ``engines.BACKENDS`` if it is the engine that the file is made for, otherwise None.
     """
 
     name: str
@@ -140,7 +140,7 @@ EVALUATED = Runner("ONNX Runtime without optimizations", None, partial(run_onnx,
 
 
 def runner_for(target: Profile) -> Runner:
-    """The target's own engine where it is on this machine, else ONNX Runtime without optimizations."""
+    """The target's own engine if it is on this machine, otherwise ONNX Runtime without optimizations."""
     try:
         check_machine(target.name)
         if target.engines[0] == "onnxruntime":
@@ -155,13 +155,13 @@ def runner_for(target: Profile) -> Runner:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a file is held against.
+    """A computation that a file is compared with.
 
     Attributes:
-        name: in messages.
-        network: from images to outputs.
-        limit: the largest relative error that rounding explains; infinite where the comparison is a remark.
-        at_quantizers: from images to what the network's quantized tensors say, by quantizer; see ``IntegerNetwork``.
+        name: for messages.
+        network: maps images to outputs.
+        limit: the largest relative error that rounding explains; infinite if the comparison is only reported.
+        at_quantizers: maps images to the values of the quantized tensors, by quantizer; see ``IntegerNetwork``.
     """
 
     name: str
@@ -171,13 +171,13 @@ class Reference:
 
 
 def check(path: Path, reference: Reference, images: Tensor, runner: Runner = NATIVE) -> Parity:
-    """Hold a file against the network that it was exported from.
+    """Compare a file with the network that it was exported from.
 
     Args:
         images: (N, C, H, W), preprocessed.
 
     Raises:
-        ModelError: they differ by more than ``reference.limit``; it says where that begins, and why if that is known.
+        ModelError: they differ by more than ``reference.limit``; the message says where that begins, and why if known.
     """
     parity = compare(run_torch(reference.network, images), runner.run(path, images))
     if not parity.error <= reference.limit:

@@ -1,4 +1,4 @@
-"""An ONNX graph as a quantizer sees it: layers, the Q and DQ around them, and what feeds what."""
+"""An ONNX graph as quantization sees it: layers, the Q and DQ nodes around them, and how they are connected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOVES = MOVES_IN_ONNX
 
 
 def module_of(node: NodeProto) -> str | None:
-    """The module whose forward made a node, as PyTorch's exporter notes it; None where nothing is noted.
+    """The module whose forward made a node, as recorded by PyTorch's exporter; None if it recorded none.
 
     >>> module_of(onnx.helper.make_node("Relu", ["x"], ["y"])) is None
     True
@@ -37,12 +37,12 @@ def module_of(node: NodeProto) -> str | None:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a Q or DQ node computes: x ~ scale * (q - zero_point).
+    """The parameters of a Q or DQ node: x ~ scale * (q - zero_point).
 
     Attributes:
-        scale: a number, or one for each slice along ``axis``; None where it is not a constant.
-        zero_point: of the same shape; None where it is not a constant.
-        integers: element type of q, such as ``uint8``; empty where it is not known.
+        scale: a number, or one for each slice along ``axis``; None if it is not a constant.
+        zero_point: of the same shape; None if it is not a constant.
+        integers: element type of q, such as ``uint8``; empty if it is not known.
         axis: None for one scale for the whole tensor.
     """
 
@@ -52,7 +52,7 @@ class Parameters:
     axis: int | None
 
     def same(self, other: Parameters) -> bool:
-        """Whether both map the same integers to the same numbers."""
+        """Whether both map the same integers to the same values."""
         return (
             self.integers == other.integers
             and _equal(self.scale, other.scale)
@@ -65,8 +65,8 @@ class Graph:
 
     Args:
         model: with all of its data inside.
-        float_layers: layers that are meant to stay float, by the names that their nodes or initializers begin with.
-        external: tensors that the file kept outside of itself.
+        float_layers: layers meant to stay in float, by the first part of the names of their nodes or initializers.
+        external: names of the tensors that are stored outside of the file.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Graph:
         return numpy_helper.to_array(self._tensors[tensor]) if tensor in self._tensors else None
 
     def source(self, tensor: str) -> NodeProto | None:
-        """The node whose values ``tensor`` holds, seen through nodes that only move values."""
+        """The node that computes the values of ``tensor``, skipping nodes that only move values."""
         node = self.producer(tensor)
         while node is not None and node.op_type in MOVES:
             node = self.producer(node.input[0])
@@ -120,38 +120,38 @@ class Graph:
         return self.is_constant(self._behind(tensor))
 
     def origin(self, tensor: str) -> NodeProto | None:
-        """What computed ``tensor`` before a Q/DQ pair, if there is one, quantized it."""
+        """The node that computed ``tensor``, before a Q/DQ pair if there is one."""
         node = self.source(tensor)
         while node is not None and node.op_type in (Q, DQ):
             node = self.source(node.input[0])
         return node
 
     def readers(self, node: NodeProto) -> list[NodeProto]:
-        """What computes with the values of a Q node, seen through its DQs and through nodes that only move values."""
+        """The nodes that compute with the values of a Q node, skipping its DQs and nodes that only move values."""
         through = (DQ, *MOVES)
         users = [user for output in node.output for user in self.consumers(output)]
         return [end for user in users for end in (self.readers(user) if user.op_type in through else [user])]
 
     def after_clamp(self, node: NodeProto) -> str:
-        """The tensor that ``node`` makes, after the ReLU that alone reads it, if one does."""
+        """The output tensor of ``node``, after the ReLU if a ReLU is its only reader."""
         tensor: str = node.output[0]
         while tensor not in self.outputs and len(users := self.consumers(tensor)) == 1 and users[0].op_type in CLAMPS:
             tensor = users[0].output[0]
         return tensor
 
     def label(self, node: NodeProto) -> str:
-        """A node's name (that of its output where it has none), and the layer that its weight or bias names."""
+        """A node's name (or its output's, if it has none), with the layer that its weight or bias names."""
         name = node.name or node.output[0]
         layer = next((found for tensor in self._held(node) if (found := _layer_of(tensor))), "")
         return f"{name} ({layer})" if layer and layer not in name else name
 
     def _held(self, node: NodeProto) -> Iterator[str]:
-        """Names of a layer's weight and bias, seen through their Q/DQ."""
+        """Names of a layer's weight and bias, before their Q/DQ."""
         tensors = [self._behind(tensor) for tensor in node.input[1:3]] if node.op_type in LAYERS else []
         return (tensor for tensor in tensors if self.is_constant(tensor))
 
     def _behind(self, tensor: str) -> str:
-        """The tensor that Q/DQ right before ``tensor`` stand for."""
+        """The tensor that is quantized by the Q/DQ right before ``tensor``."""
         while (node := self.producer(tensor)) is not None and node.op_type in (Q, DQ):
             tensor = node.input[0]
         return tensor
@@ -165,7 +165,7 @@ class Graph:
         return (node for node in self.of(Q) if not self.holds_constant(node))
 
     def layers(self) -> Iterator[NodeProto]:
-        """Convolutions and matrix products, but for those that are meant to stay float."""
+        """Convolutions and matrix products, except those that are meant to stay in float."""
         return (node for node in self.of(*LAYERS) if not self.stays_float(node))
 
     def weights(self) -> Iterator[tuple[NodeProto, NodeProto]]:
@@ -176,7 +176,7 @@ class Graph:
                 yield layer, node
 
     def stays_float(self, node: NodeProto | None) -> bool:
-        """Whether a layer is among those that are meant to stay float."""
+        """Whether a layer is among those that are meant to stay in float."""
         if node is None or not self._float_layers:
             return False
         return any(_begins(name, prefix) for name in (node.name, *self._held(node)) for prefix in self._float_layers)
@@ -209,7 +209,7 @@ class Graph:
         return {value.name: _type_name(value.type.tensor_type.elem_type) for value in values}
 
     def shape(self, tensor: str) -> tuple[int, ...]:
-        """Of a constant, or of the constant that a DQ or Q/DQ before ``tensor`` holds; empty where there is none."""
+        """Shape of a constant, or of the constant before a DQ or Q/DQ before ``tensor``; empty if there is none."""
         tensor = self._behind(tensor)
         return tuple(self._tensors[tensor].dims) if tensor in self._tensors else ()
 
@@ -224,7 +224,7 @@ def _equal(a: Array | None, b: Array | None) -> bool:
 
 
 def _layer_of(tensor: str) -> str:
-    """The layer whose parameter a tensor is, as torch names it; empty where the name does not say.
+    """The layer that a parameter tensor belongs to, as torch names it; empty if the name does not say.
 
     >>> _layer_of("layer1.0.conv1.weight")
     'layer1.0.conv1'
@@ -234,7 +234,7 @@ def _layer_of(tensor: str) -> str:
 
 
 def _begins(name: str, prefix: str) -> bool:
-    """Whether ``name`` is ``prefix`` or something inside it: layer1 does not begin layer10."""
+    """Whether ``name`` is ``prefix`` or something inside it: layer10 does not begin with layer1."""
     rest = name.removeprefix(prefix)
     return name.startswith(prefix) and not rest[:1].isalnum()
 

@@ -1,4 +1,4 @@
-"""The stage ``export``: ONNX files of the network before and after compression, checked against torch."""
+"""Stage ``export``: ONNX files of the network before and after compression, checked against torch."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Exported:
     """One file of ``export.json``.
 
     Attributes:
-        bytes: its size.
-        parity: how far it is from each computation that it was held against, by that one's name.
+        bytes: size of the file.
+        parity: the difference from each computation that it was compared with, by that one's name.
     """
 
     bytes: Count
@@ -69,7 +69,7 @@ ExportFile = dict[str, Exported]
 
 
 def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
-    """Stage ``export``: three files and the record ``export.json`` with each one's parity with torch.
+    """Stage ``export``: three files and the record ``export.json`` with the parity of each with torch.
 
     ``<name>_int8.onnx`` is the quantized network, ``<name>_fp32.onnx`` the network that it was quantized from, and
     ``<name>_dense_fp32.onnx`` the unpruned baseline.
@@ -78,7 +78,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         source: the stage whose network was quantized: ``finetune`` or ``baseline``.
 
     Raises:
-        PipelineError: a stage has not run.
+        PipelineError: an earlier stage has not run.
         ConfigError: the network was quantized from another stage than ``source``, or for another engine.
         ModelError: a network cannot be exported, or a file does not compute what torch computes.
     """
@@ -88,7 +88,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         raise ConfigError(
             f"the network was quantized from '{record.source}' for {record.target}, "
             f"not from '{source}' for {config.target.name}",
-            remedy=f"python -m compress quantize --from {source} --set target.name={config.target.name} first",
+            remedy=f"run python -m compress quantize --from {source} --set target.name={config.target.name} first",
         )
 
     arch = config.model.arch
@@ -112,7 +112,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
                 if math.isinf(reference.limit) and parity.error > INT8_ERROR:
                     run.progress.note(
                         f"  note: more than {INT8_ERROR:.0%}, though the integers are right: torch's fake quantization "
-                        "adds up in float, and this network carries its rounding far; trust the engine's accuracy"
+                        "adds in float, and this network amplifies the rounding errors; rely on the engine's accuracy"
                     )
                 parities[reference.name] = parity
             report[path.name] = Exported(path.stat().st_size, parities)
@@ -124,7 +124,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         compressed, calibrated = load_model(quantized, arch), load_calibrated(quantized, arch)
         described = metadata_for(compressed, load_model(parent, arch), "int8", calibrated.quantizers.target)
         versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, record.float_layers)}
-        if record.float_layers:  # the price of those layers is measured beside a file that has none
+        if record.float_layers:  # so that the latency cost of those layers can be measured against a file with none
             versions["int8_all"] = load_calibrated(quantized / ALL_INT8, arch), ()
         runner = runner_for(config.target.profile)
         for suffix, (network, float_layers) in versions.items():
@@ -143,9 +143,9 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
 
 
 def _references(calibrated: Calibrated, target: Profile, runner: Runner, image: Tensor) -> list[Reference]:
-    """What an INT8 file is held against: its integers, where it is known how the engine adds them, and torch's float.
+    """The computations that an INT8 file is compared with: its integers if they can be simulated, and torch's float.
 
-    Bit by bit the integers decide; two correct computations in float may differ by several percent.
+    The integers must agree bit by bit; two correct computations in float may differ by several percent.
     """
     fake = calibrated.fake()
     if not (simulates(target) and runner.engine):
@@ -157,7 +157,7 @@ def _references(calibrated: Calibrated, target: Profile, runner: Runner, image: 
 
 
 def metadata_for(model: Model, float_model: Model, precision: str, target: str) -> Metadata:
-    """What goes into a file of ``model``; costs are counted on ``float_model``."""
+    """The metadata of a file of ``model``; costs are counted on ``float_model``."""
     cost = count(float_model.net, float_model.preprocess.shape)
     return Metadata(
         arch=model.arch,
@@ -172,7 +172,7 @@ def metadata_for(model: Model, float_model: Model, precision: str, target: str) 
 
 
 def _images(config: Config, preprocess: Preprocess) -> Tensor:
-    """Images (N, C, H, W) spread over the evaluation split (else the calibration split); noise where there are none."""
+    """Images (N, C, H, W) spread over the evaluation split (or the calibration split); noise if there are none."""
     data = open_data(config.data, config.run.seed)
     split = data.eval or data.calibration
     if split is None:

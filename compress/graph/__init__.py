@@ -1,4 +1,4 @@
-"""What a traced network is made of: operations, channels that go together, pieces that latency adds up over.
+"""The structure of a traced network: its operations, the channels that go together, and its segments.
 
-Pruning, quantization and export read this, and nothing here knows of them.
+Pruning, quantization and export use this package; it does not depend on them.
 """

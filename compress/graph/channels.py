@@ -1,7 +1,7 @@
-"""The book of channels that is kept while a graph is walked: which exist, which are tied, which must stay, and where.
+"""The record of channels that is filled while the nodes of a graph are visited in the order of execution.
 
-A channel is a number; a tensor carries an array of them, one a position of dimension 1. The same number in two tensors
-is the same channel.
+Each channel has a number; a tensor carries an array of numbers, one for each index of dimension 1. The same number
+in two tensors means the same channel. The record says which channels are tied, which must stay, and where they are.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Side = Literal["in", "out", "norm"]
 
 @dataclass
 class ChannelMap:
-    """Filled by the rules, one operation after another.
+    """The channel record; the propagation rules fill it, one operation after another.
 
     Attributes:
-        size: channels made so far.
+        size: number of channels made so far.
         ties: pairs of equally long arrays; channels at the same position go together.
         sums: channels that an addition has tied.
         frozen: channels that must stay, with the reason.
@@ -44,7 +44,7 @@ class ChannelMap:
         return np.arange(self.size - count, self.size, dtype=np.int64)
 
     def fixed(self, count: int, reason: str) -> Ids:
-        """Fresh channels that must stay."""
+        """Make new channels that must stay."""
         ids = self.fresh(count)
         self.freeze(ids, reason)
         return ids
@@ -56,20 +56,20 @@ class ChannelMap:
         self.frozen.append((ids, reason))
 
     def place(self, layer: str, side: Side, ids: Ids) -> None:
-        """Note that ``ids`` sit on a side of a layer; a layer that is called again ties them to the first call's."""
+        """Record that ``ids`` are on a side of a layer; a second call ties its channels to those of the first."""
         first = self.places.setdefault((layer, side), ids)
         if first is not ids:
             self.tie(first, ids)
 
     def written(self, layer: str, count: int) -> Ids:
-        """The output channels of a layer: fresh at its first call."""
+        """The output channels of a layer: new ones at its first call."""
         if (layer, "out") not in self.places:
             self.places[layer, "out"] = self.fresh(count)
         return self.places[layer, "out"]
 
 
 class Value(NamedTuple):
-    """A tensor in the graph; ``ids`` is None where it does not depend on the input (a parameter, a buffer)."""
+    """A tensor in the graph; ``ids`` is None if it does not depend on the input (a parameter, a buffer)."""
 
     ids: Ids | None
     shape: tuple[int, ...]
@@ -77,7 +77,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Op:
-    """One operation whose result is a tensor and which reads at least one tensor that depends on the input."""
+    """An operation whose result is a tensor and which reads at least one tensor that depends on the input."""
 
     node: fx.Node
     module: nn.Module | None
@@ -85,7 +85,7 @@ class Op:
     shape: tuple[int, ...]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """A call's argument; position 0 is the tensor. A layer's own attribute where the operation is a module."""
+        """An argument of a call (position 0 is the tensor), or a layer's attribute if the operation is a module."""
         if self.module is not None:
             return getattr(self.module, name, default)
         if name in self.node.kwargs:
@@ -94,7 +94,7 @@ class Op:
 
     @property
     def operands(self) -> list[Value]:
-        """Every tensor that the operation reads, once."""
+        """Every tensor that the operation reads, without repetition."""
         return [self.values[n] for n in self.node.all_input_nodes if n in self.values]
 
     @property

@@ -1,4 +1,4 @@
-"""A network run piece by piece on tensors that are kept, so that a change in one place costs only what comes after."""
+"""Run a network step by step and keep the tensors, so that after a change only the later steps run again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from compress.graph.segments import Segment
 from compress.graph.tracing import Trace
 
 Values = dict[str, Tensor]
-"""By graph node: what the nodes after some point still need."""
+"""By graph node: the values that the nodes after some point still need."""
 
 See = Callable[[fx.Node, tuple[Any, ...], Any], None]
 
 
 class Executor:
-    """The steps of a forward pass: one a segment, or one for several that overlap in time.
+    """The steps of a forward pass: one per segment, or one for several segments that overlap.
 
-    Any network with the same graph can be walked: the original, or a copy with other weights.
+    It runs any network with the same graph: the original, or a copy with other weights.
 
     Attributes:
         segments: names of the segments of each step.
@@ -55,39 +55,39 @@ class Executor:
         return self._step_of[node]
 
     def step_calling(self, layer: str) -> int:
-        """The step in which a layer is called first."""
+        """The step in which a layer is first called."""
         return self._first_call[layer]
 
     @torch.no_grad()
     def run(self, step: int, net: nn.Module, values: Mapping[str, Tensor], see: See | None = None) -> Values:
-        """One step of ``net``. Each value is let go after its last use.
+        """Run one step of ``net``. Each value is released after its last use.
 
         Args:
-            values: what the step before left; for the first one ``start`` makes it.
-            see: is shown each node of the step, its operands, and its value before anything can change it in place.
+            values: the result of the previous step; ``start`` makes that of the first step.
+            see: called with each node of the step, its operands, and its value before anything can change it in place.
 
         Returns:
-            what later steps need; after the last one the network's outputs.
+            the values that later steps need; after the last step the network's outputs.
         """
         return self._run(step, net, values, see)
 
     def slopes(
         self, step: int, net: nn.Module, values: Values, loss: Callable[[Values], Tensor], see: See | None = None
     ) -> Values:
-        """Gradients of a loss by what a step reads. Nothing but this step is held for the way back.
+        """Gradients of a loss with respect to the values that a step reads. Only this step is kept for backward.
 
         Args:
-            values: what the step before left; for the first one ``start`` makes it.
-            loss: from what the step returns, see ``run``.
-            see: as for ``run``; its values know their gradients on the way back, see ``Tensor.register_hook``.
+            values: the result of the previous step; ``start`` makes that of the first step.
+            loss: computed from the step's result, see ``run``.
+            see: as for ``run``; a hook on its values receives their gradients, see ``Tensor.register_hook``.
 
         Returns:
-            those by the floating-point values that the loss depends on.
+            the gradients of the floating-point values that the loss depends on.
         """
         inputs = {n: v for n, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
         leaves = {name: value.detach().requires_grad_() for name, value in inputs.items()}
         with torch.enable_grad():
-            own = {name: leaf.clone() for name, leaf in leaves.items()}  # an operation in place must not change a leaf
+            own = {name: leaf.clone() for name, leaf in leaves.items()}  # an in-place operation must not change a leaf
             total = loss(self._run(step, net, {**values, **own}, see))
             if not total.requires_grad:
                 return {}
@@ -121,18 +121,18 @@ class Executor:
         return {name: known[name] for name in self._live[step]}
 
     def start(self, images: Iterable[Tensor]) -> list[Values]:
-        """Batches of images (N, C, H, W) as the first step takes them."""
+        """Convert batches of images (N, C, H, W) into the values that the first step reads."""
         return [{"images": batch} for batch in images]
 
     def finish(self, step: int, net: nn.Module, values: Values) -> Any:
-        """From a step on to the end: what the network returns."""
+        """Run from a step to the end and return the network's outputs."""
         for index in range(step, len(self)):
             values = self.run(index, net, values)
         (output,) = values.values()
         return output
 
     def first_non_finite(self, net: nn.Module, images: Tensor) -> str:
-        """The first layer (or graph node) whose output on a batch has a NaN or an infinity; the batch has made one."""
+        """The first layer (or graph node) whose output has a NaN or an infinity; the batch must have caused one."""
         found: list[str] = []
 
         def see(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
@@ -151,7 +151,7 @@ class Executor:
         return [node.name for node in self._nodes[:end] if any(user in later for user in node.users)]
 
     def _unused_after(self, step: int) -> dict[str, list[str]]:
-        """By node of a step: the values that nothing needs once the node has been computed."""
+        """By node of a step: the values that no later node needs."""
         nodes = self._steps[step]
         last = {source.name: node.name for node in nodes for source in (node, *node.all_input_nodes)}
         spent: dict[str, list[str]] = {node.name: [] for node in nodes}

@@ -1,9 +1,9 @@
-"""Which channels must go together.
+"""Find the channels that must be removed together.
 
 The graph is traced, every channel gets a number, and the operations tie numbers: an addition ties its operands
-position by position, a grouped convolution ties a whole group, a batch norm passes them on. What is connected is a
-**unit**: it is removed as a whole or not at all. Units that sit in the same layers make a **group**, whose width can be
-chosen.
+position by position, a grouped convolution ties a whole group, a batch norm passes them on. Connected channels form a
+**unit**, which is removed as a whole or not at all. Units that sit in the same layers form a **group**, whose width
+pruning chooses.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from compress.graph.tracing import Trace, trace, where
 
 @dataclass(frozen=True)
 class Slot:
-    """One side of a layer, and where the units of a group sit on it.
+    """One side of a layer, and the positions of a group's units on it.
 
     Attributes:
-        channels: (units, channels a unit) positions along that side's axis.
+        channels: (units, channels per unit) positions along that side's axis.
     """
 
     layer: str
@@ -43,7 +43,7 @@ class Group:
         name: the layer that writes it last, such as ``layer1.0.conv1``.
         kind: ``stream`` if an addition ties its writers (a residual stream), else ``inner``.
         writers: layers with it on their output side.
-        readers: layers with it on their input side. A removed channel is one that no reader sees any more.
+        readers: layers with it on their input side. Removing a channel means that no reader reads it any more.
         norms: batch norms that it passes through.
     """
 
@@ -55,12 +55,12 @@ class Group:
 
     @property
     def units(self) -> int:
-        """How many units there are to choose from."""
+        """The number of units to choose from."""
         return len(self.writers[0].channels)
 
     @property
     def unit(self) -> int:
-        """Channels that a unit takes in the writer that names the group: 1, or a group's width in a ResNeXt."""
+        """Channels of a unit in the writer that names the group: 1, or the width of a ResNeXt's convolution group."""
         return len(self.writers[-1].channels[0])
 
     @property
@@ -71,11 +71,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Coupling:
-    """What can be removed from a network.
+    """The groups of a network, and what must stay.
 
     Attributes:
         groups: in the order of execution.
-        frozen: layers of which some output channels must stay, and why.
+        frozen: layers with output channels that must stay, and why.
         layers: every layer that writes or normalises channels.
     """
 
@@ -101,7 +101,7 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
         shape: of one image (C, H, W).
 
     Raises:
-        ModelError: it cannot be traced, or an operation is not understood; names the layer and the line.
+        ModelError: it cannot be traced, or an operation is not known; the message names the layer and the line.
 
     >>> from compress.models.registry import build
     >>> found = couple(build("cifar_resnet20_b"), (3, 32, 32))
@@ -112,10 +112,10 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
 
 
 def groups_of(traced: Trace) -> Coupling:
-    """``couple``, of a network that is traced already.
+    """``couple`` for a network that is already traced.
 
     Raises:
-        ModelError: an operation is not understood; names the layer and the line.
+        ModelError: an operation is not known; the message names the layer and the line.
     """
     channels = _channels_of(traced)
     labels = _components(channels)
@@ -167,7 +167,7 @@ def _channels_of(traced: Trace) -> ChannelMap:
 
 
 def _components(channels: ChannelMap) -> Ids:
-    """A label for each channel; tied channels have the same."""
+    """A label for each channel; tied channels have the same label."""
     ends = [np.concatenate([pair[k] for pair in channels.ties] or [channels.fresh(0)]) for k in (0, 1)]
     links = coo_matrix((np.ones(len(ends[0]), dtype=np.int8), (ends[0], ends[1])), shape=(channels.size, channels.size))
     labels: Ids = connected_components(links, directed=False)[1].astype(np.int64)
@@ -181,7 +181,7 @@ def _group(units: Sequence[Mapping[tuple[str, Side], list[int]]], summed: bool, 
 
     writers = slots("out")
     name, count = writers[-1].layer, 1
-    while name in taken:  # a layer's output may fall into several groups, where a concatenation or padding splits it
+    while name in taken:  # a concatenation or padding can split a layer's output into several groups
         count += 1
         name = f"{writers[-1].layer}#{count}"
     return Group(name, "stream" if summed else "inner", writers, slots("in"), slots("norm"))

@@ -1,7 +1,7 @@
-"""A layer and the batch norm behind it, seen as one affine map.
+"""A linear layer and the batch norm behind it, as one linear map.
 
-What a convolution or fully connected layer and the norm that reads it compute together is y = A x + b. Repair works on
-A and b; written back, the norm keeps real statistics, so that the network can be trained on.
+A convolution or fully connected layer and the norm that reads it compute y = A x + b together. Repair changes A and b;
+when they are written back, the norm gets real statistics, so that the network can be trained further.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from compress.graph.tracing import Trace
 
 @dataclass(frozen=True)
 class LinearBN:
-    """Where the map is in a network.
+    """A linear layer with its batch norm, in a network.
 
     Attributes:
         layer: a Conv2d (ungrouped) or Linear.
-        norm: the BatchNorm2d that alone reads it; none where its output is used as it is.
+        norm: the BatchNorm2d that is the only reader of the layer; None if there is none.
         node: graph node of the layer's call.
         output: graph node of y.
         shifts: whether there is a b, in a norm or a bias.
@@ -34,7 +34,7 @@ class LinearBN:
 
 
 def linear_bns(traced: Trace) -> tuple[LinearBN, ...]:
-    """The maps of a network in the order of execution; a layer that is called twice, or grouped, is none."""
+    """The linear + BN pairs of a network in the order of execution; without grouped layers and layers called twice."""
     calls: dict[str, list[fx.Node]] = {}
     for node in traced.graph.nodes:
         if node.op == "call_module":
@@ -64,7 +64,7 @@ def _norm(node: fx.Node, traced: Trace, calls: dict[str, list[fx.Node]]) -> fx.N
 
 
 def read(net: nn.Module, place: LinearBN) -> tuple[Tensor, Tensor]:
-    """A (inputs * kernel, outputs) and b (outputs,), in float64; rows are channel by channel, as weights are stored."""
+    """Read A (inputs * kernel, outputs) and b (outputs,), in float64; rows are ordered as weights are stored."""
     module = net.get_submodule(place.layer)
     assert isinstance(module, nn.Conv2d | nn.Linear)
     weight = module.weight.detach().flatten(1).T.double()
@@ -82,14 +82,14 @@ def read(net: nn.Module, place: LinearBN) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def write(net: nn.Module, place: LinearBN, a: Tensor, b: Tensor, mean: Tensor, variance: Tensor) -> None:
-    """Make the map y = a x + b.
+    """Write weights and norm so that the layer computes y = a x + b.
 
-    A norm takes on the statistics of a x, with the gain and the shift that leave y as asked. Where there is neither
-    norm nor bias, there is no b.
+    The norm gets the statistics of a x, with the scale and shift that give y. If there is neither a norm nor a bias,
+    there is no b.
 
     Args:
         a, b: see ``read``.
-        mean, variance: (outputs,) of a x on real images. Other values than the true ones do not change y.
+        mean, variance: (outputs,) of a x on real images. Values other than the true ones do not change y.
 
     Raises:
         FloatingPointError: they are not finite in float32.

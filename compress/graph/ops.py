@@ -1,10 +1,11 @@
 """Every operation that the pipeline understands, in one table.
 
-An operation has one name, however it is written: ``leakyrelu`` for nn.LeakyReLU, F.leaky_relu and x.leaky_relu_().
-Pruning reads off the table how channels pass through it and which blocks can be removed; quantization and export read
-which operations hand integers on. What is not in the table is an error that names it, never a guess.
+An operation has one name, however it is written: ``leakyrelu`` stands for nn.LeakyReLU, F.leaky_relu and
+x.leaky_relu_(). Pruning reads from the table how channels pass through an operation and which blocks can be removed;
+quantization and export read which operations pass integers on. An operation that is not in the table raises an error
+that names it.
 
-To make one of your own known, add a row where your network is defined:
+To add an operation of your own, add a row in the module that defines your network:
 
 >>> OPERATIONS["triplerelu"] = Operation("channelwise", keeps_zero=True)  # f(0) = 0, each channel by itself
 >>> del OPERATIONS["triplerelu"]
@@ -37,21 +38,21 @@ Channels = Literal[
     "prelu",
     "whole",  # works on all channels at once: all stay
 ]
-"""How channels pass from what an operation reads to its result; ``propagation`` has a rule for each word."""
+"""How channels pass from an operation's inputs to its result; ``propagation`` has one rule for each word."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What the pipeline has to know of an operation.
+    """A row of the table: how the pipeline treats an operation.
 
     Attributes:
-        channels: how channels pass through.
+        channels: how channels pass through it; see ``Channels``.
         adds: it adds two tensors, as at the end of a residual block.
-        multiplies: its result is zero where one of its operands is.
+        multiplies: its result is zero wherever one of its operands is zero.
         keeps_zero: element-wise on one tensor, with f(0) = 0.
-        keeps_sign: of values that are not negative it makes none that is.
-        moves: it copies or chooses values, so that integers pass as they are.
-        onnx: the operators that it becomes in ONNX; of those that move values only.
+        keeps_sign: for inputs that are not negative, its result is not negative either.
+        moves: it only copies or selects values, so that integers stay integers.
+        onnx: the ONNX operators that it is exported to; given only for operations that move values.
     """
 
     channels: Channels
@@ -110,19 +111,19 @@ OPERATIONS: dict[str, Operation] = {
         Operation("whole"),
     ),
 }
-"""By the name that ``name_of`` gives. Open: see the module's text."""
+"""The rows by name, as ``name_of`` gives it. You may add rows: see the module's docstring."""
 
 MOVES_IN_ONNX = tuple(dict.fromkeys(kind for row in OPERATIONS.values() if row.moves for kind in row.onnx))
-"""ONNX operators that copy or choose values: Q/DQ commute with them, and engines move Q/DQ across."""
+"""ONNX operators that copy or select values: Q/DQ commute with them, and engines move Q/DQ across."""
 
 _HOMES = ("torch", "compress.models")
 
 
 def name_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
-    """What a node computes, in the table's spelling: lower case, without underscores.
+    """The name of a node's operation, as the table spells it: lower case, without underscores.
 
     Args:
-        modules: by the names that ``call_module`` nodes use.
+        modules: the network's layers, by the names that ``call_module`` nodes use.
     """
     if node.op == "call_module":
         return type(modules[str(node.target)]).__name__.lower()
@@ -131,10 +132,10 @@ def name_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
 
 
 def operation_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation | None:
-    """A node's row of the table; None where it has none.
+    """A node's row of the table; None if it has none.
 
-    A layer or function from elsewhere that shares its name with one of PyTorch's has none either: what it does is not
-    known. One that is in the table under its own name does.
+    A layer or function that is not PyTorch's but has the name of a PyTorch one gets None too, because it may compute
+    something else. Its own row in the table, under its own name, does count.
     """
     name = name_of(node, modules)
     row = OPERATIONS.get(name)
@@ -146,7 +147,7 @@ def operation_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation |
 
 
 def in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a node writes its result over what it reads."""
+    """Whether a node overwrites its input with its result."""
     if node.op == "call_module":
         return bool(getattr(modules[str(node.target)], "inplace", False))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -1,4 +1,4 @@
-"""What a layer reads for its outputs at some positions: rows of a matrix product."""
+"""The input patches that a layer reads for its outputs at some positions, as rows of a matrix product."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_LEAST = -100  # as a power of two: smaller inputs count as zero
+_LEAST = -100  # exponent of a power of two: smaller inputs count as zero
 
 
 def inputs_at(layer: nn.Module, x: Tensor, positions: Tensor, width: int) -> Tensor:
-    """What ``layer`` reads for its outputs at some positions: (N * P, C * kernel) rows, channel by channel.
+    """Gather the input patches of ``layer`` for its outputs at some positions: (N * P, C * kernel), channel by channel.
 
-    Sampled positions are gathered one kernel offset after the other; whole maps are never unfolded.
+    The patches are gathered one kernel offset after the other; the whole map is never unfolded.
 
     Args:
         x: (N, C, H, W).
         positions: (N, P) flat positions in the output map.
-        width: of the output map.
+        width: width of the output map.
     """
     assert isinstance(layer, nn.Conv2d)
     x = _padded(layer, x).permute(0, 2, 3, 1)
@@ -46,13 +46,13 @@ def output_size(conv: nn.Conv2d, x: Tensor) -> tuple[int, int]:
 
 
 def values_at(y: Tensor, positions: Tensor) -> Tensor:
-    """(N, C, H, W) at positions (N, P) -> (N * P, C)."""
+    """The values of y (N, C, H, W) at positions (N, P), as rows (N * P, C)."""
     image = torch.arange(len(y))[:, None]
     return y.permute(0, 2, 3, 1).flatten(1, 2)[image, positions].flatten(0, 1)
 
 
 def unit_of(x: Tensor) -> float:
-    """The power of two just above the largest |x|, at most 1: in it, what is tiny has squares that are not zero."""
+    """The power of two just above the largest |x|, at most 1. In it, squares of tiny values do not become zero."""
     return float(2.0 ** max(_LEAST, min(0, int(x.abs().amax().frexp().exponent))))
 
 

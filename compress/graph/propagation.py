@@ -1,6 +1,6 @@
-"""How channels pass through each kind of operation: one rule for each word in ``ops.Channels``.
+"""Propagate channels through operations: one rule for each word in ``ops.Channels``.
 
-A rule reads an ``Op``, notes in the ``ChannelMap`` which channels go together or must stay, and returns the channels
+A rule reads an ``Op``, records in the ``ChannelMap`` which channels go together or must stay, and returns the channels
 of the result.
 """
 
@@ -23,10 +23,10 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def rule_for(op: Op) -> Rule:
-    """The rule of an operation.
+    """Find the rule of an operation.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the operation is not in the table.
     """
     modules = {} if op.module is None else {str(op.node.target): op.module}
     row = operation_of(op.node, modules)
@@ -39,14 +39,14 @@ def rule_for(op: Op) -> Rule:
 
 
 def _layer(op: Op, kind: type[Layer]) -> tuple[Layer, str]:
-    """The layer that an operation calls, with its name."""
+    """The layer that an operation calls, and its name."""
     if not isinstance(op.module, kind):
         raise op.error("its weight belongs to no layer")
     return op.module, str(op.node.target)
 
 
 def _conv(channels: ChannelMap, op: Op) -> Ids:
-    """Output channels are new; in a grouped convolution (or depthwise) a group's inputs and outputs go together."""
+    """Output channels are new; in a grouped (or depthwise) convolution a group's inputs and outputs go together."""
     conv, layer = _layer(op, nn.Conv2d)
     read, _ = op.source
     channels.place(layer, "in", read)
@@ -68,7 +68,7 @@ def _linear(channels: ChannelMap, op: Op) -> Ids:
 
 
 def _select_pad(channels: ChannelMap, op: Op) -> Ids:
-    """The table says which input feeds which output, so either side can lose channels without the other."""
+    """The table of sources says which input feeds which output, so either side can lose channels without the other."""
     pad, layer = _layer(op, SelectPad)
     channels.place(layer, "in", op.source[0])
     return channels.written(layer, len(pad.source))
@@ -90,7 +90,7 @@ def _channelwise(channels: ChannelMap, op: Op) -> Ids:
 
 
 def _whole(channels: ChannelMap, op: Op) -> Ids:
-    """The operation needs all the channels that it gets; all must stay."""
+    """The operation needs all of its input channels; all must stay."""
     reason = f"{where(op.node)} works on all of them at once, or has a fixed number"
     for value in op.operands:
         if value.ids is not None:
@@ -142,7 +142,7 @@ def _cat(channels: ChannelMap, op: Op) -> Ids:
 
 
 def _pad(channels: ChannelMap, op: Op) -> Ids:
-    """Padded channels (option A shortcuts written with F.pad) stay; those between them keep their identity."""
+    """Padded channels (option A shortcuts written with F.pad) stay; the channels between them pass through."""
     ids, shape = op.source
     pad = op.argument(1, "pad", ())
     start = 2 * (len(shape) - 2)  # pairs are listed from the last axis backwards
@@ -158,17 +158,17 @@ def _pad(channels: ChannelMap, op: Op) -> Ids:
 
 
 def _slice(channels: ChannelMap, op: Op) -> Ids:
-    """``x[:, :, ::2, ::2]`` and its like."""
+    """Slices such as ``x[:, :, ::2, ::2]``."""
     ids, _ = op.source
     index = op.node.args[1]
     index = index if isinstance(index, tuple) else (index,)
     if index[0] != slice(None) or any(part is None or part is ... for part in index):
-        raise op.error("only slices that keep the batch axis whole are known")
+        raise op.error("it slices the batch axis, which must stay whole")
     return ids if len(index) == 1 or index[1] == slice(None) else _whole(channels, op)
 
 
 def _refold(ids: Ids, before: Sequence[int], after: Sequence[int]) -> Ids | None:
-    """Channels after a row-major change of shape: the same, or each H*W times where a map was flattened."""
+    """Channels after a row-major change of shape: the same ones, or each repeated H*W times if a map was flattened."""
     if len(after) < 2 or len(before) < 2 or after[0] != before[0]:
         return None
     if after[1] == before[1]:
@@ -191,12 +191,12 @@ def _view(channels: ChannelMap, op: Op) -> Ids:
     if refolded is None or len(sizes) != len(op.shape):
         return _whole(channels, op)
     if isinstance(sizes[1], int) and sizes[1] != -1:
-        channels.freeze(ids, f"{where(op.node)} says their number; write x.flatten(1)")
+        channels.freeze(ids, f"{where(op.node)} fixes their number; write x.flatten(1)")
     return refolded
 
 
 def _reduce(channels: ChannelMap, op: Op) -> Ids:
-    """Mean, sum or maximum over the pixels; over channels it needs them all."""
+    """Mean, sum or maximum over pixels keeps channels; over channels it needs all of them."""
     ids, shape = op.source
     axes = op.argument(1, "dim")
     axes = (axes,) if isinstance(axes, int) else axes

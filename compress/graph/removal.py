@@ -1,4 +1,4 @@
-"""How a traced graph forgets the residual branches that were removed from its network."""
+"""Drop removed residual branches from a traced graph."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Modules = Mapping[str, nn.Module]
 
 
 def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
-    """Take removed branches out of the graph of ``net``, in place.
+    """Remove the branches that hold a ``Removed`` layer from the graph of ``net``, in place.
 
-    The addition of a branch that holds ``Removed`` gives way to its other operand, a ReLU that thereby changes
-    nothing goes too, and so does whatever computed the branch.
+    The addition at the end of such a branch is replaced by its other operand. The nodes that computed the branch are
+    erased, and so is a ReLU that no longer changes anything.
     """
     modules = dict(net.named_modules())
     if not any(isinstance(module, Removed) for module in modules.values()):
@@ -32,7 +32,7 @@ def drop_removed(graph: fx.Graph, net: nn.Module) -> None:
 
 
 def _put_through(graph: fx.Graph, node: fx.Node, other: fx.Node, modules: Modules) -> None:
-    """Let one operand of an addition take its place."""
+    """Replace an addition by one of its operands."""
     for user in list(node.users):
         if name_of(user, modules) == "relu" and _never_negative(other, modules):
             user.replace_all_uses_with(other)
@@ -41,21 +41,21 @@ def _put_through(graph: fx.Graph, node: fx.Node, other: fx.Node, modules: Module
     node.replace_all_uses_with(other)
     _erase_unused(graph, node)
     for user in writers:
-        if len(other.users) > 1:  # it would change what others read
+        if len(other.users) > 1:  # an in-place operation would change the value for other readers
             with graph.inserting_before(user):
                 copied = graph.call_method("clone", (other,))
             user.args = (copied, *user.args[1:])
 
 
 def _never_negative(node: fx.Node, modules: Modules) -> bool:
-    """Whether the node is a ReLU's result, pooled or passed on."""
+    """Whether the node's value is the output of a ReLU, possibly pooled or passed on."""
     while (row := operation_of(node, modules)) is not None and row.keeps_sign and len(node.all_input_nodes) == 1:
         node = node.all_input_nodes[0]
     return name_of(node, modules) == "relu"
 
 
 def _is_zero(node: fx.Node, modules: Modules) -> bool:
-    """Whether the node passes on what a ``Removed`` returns, or multiplies it by something."""
+    """Whether the node passes on the output of a ``Removed`` layer, or multiplies it by something."""
     if node.op == "call_module" and isinstance(modules[str(node.target)], Removed):
         return True
     row, operands = operation_of(node, modules), node.all_input_nodes
@@ -65,7 +65,7 @@ def _is_zero(node: fx.Node, modules: Modules) -> bool:
 
 
 def _erase_unused(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase a node without users, and then what computed its operands for it alone."""
+    """Erase a node without users, and then the nodes that only it used."""
     waiting = [node]
     while waiting:
         last = waiting.pop()

@@ -1,4 +1,4 @@
-"""Cuts a network's graph into the pieces that latency adds up over: residual blocks, and the chains between them."""
+"""Cut a network's graph into segments, whose latencies add up: residual blocks, and the chains between them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Segment:
     """A piece of the network with one tensor in and one tensor out.
 
     Attributes:
-        name: of a residual block the longest common module prefix of its layers (``layer1.0``), else the graph node of
-            its addition; of any other piece its first layer.
+        name: for a residual block the longest common module prefix of its layers (``layer1.0``), or the node of its
+            addition; for any other segment its first layer.
         layers: Conv2d, Linear, BatchNorm2d and SelectPad inside, in the order of execution.
-        groups: the coupling groups that sit in those layers, on either side: what its cost depends on.
+        groups: the groups that sit in those layers, on either side; the segment's cost depends on their widths.
         source: graph node (``compress.graph.tracing.trace``) of the tensor that enters it.
-        result: graph node of the tensor that leaves it; of a block its addition, or the activation that follows.
-        removable: a residual block whose shortcut is the identity: without its branch it is nothing but its source.
+        result: graph node of the tensor that leaves it; for a block its addition, or the activation that follows.
+        removable: a residual block whose shortcut is the identity: without its branch, the block passes on its source.
     """
 
     name: str
@@ -62,7 +62,7 @@ def segments(net: nn.Module, coupling: Coupling, shape: Sequence[int]) -> tuple[
 
 
 def segments_of(traced: Trace, coupling: Coupling) -> tuple[Segment, ...]:
-    """``segments``, of a network that is traced already."""
+    """``segments`` for a network that is already traced."""
     flow = _Flow(traced)
     taken: set[str] = set()
     drafts: list[tuple[fx.Node | None, Segment]] = []  # with the addition of a block
@@ -133,7 +133,7 @@ class _Flow:
         return row is not None and row.multiplies
 
     def layer(self, node: fx.Node) -> str | None:
-        """The layer with channels that a node calls."""
+        """The layer with channels that a node calls; None if it calls none."""
         if node.op == "call_module" and isinstance(self.modules[str(node.target)], CHANNEL_LAYERS):
             return str(node.target)
         return None
@@ -145,7 +145,7 @@ class _Flow:
     def dominators(self) -> dict[fx.Node, fx.Node]:
         """The immediate dominator of each node but the input: where the dominators of its operands meet.
 
-        One pass is enough, as a graph without loops is walked in topological order (Cooper et al. 2001, "A simple,
+        One pass is enough, because an acyclic graph is visited in topological order (Cooper et al. 2001, "A simple,
         fast dominance algorithm").
         """
         above: dict[fx.Node, fx.Node] = {}
@@ -166,7 +166,7 @@ class _Flow:
 
 
 def _blocks(flow: _Flow) -> Iterator[tuple[fx.Node, fx.Node, set[fx.Node]]]:
-    """Source, addition and all nodes after the one up to the other, of each innermost residual block with layers."""
+    """Yield the source, the addition and all nodes between them, for each innermost residual block with layers."""
     above = flow.dominators()
     additions: set[fx.Node] = set()
     for node, operands in flow.reads.items():
@@ -192,8 +192,8 @@ def _result(flow: _Flow, addition: fx.Node) -> fx.Node:
 
 
 def _removable(flow: _Flow, source: fx.Node, addition: fx.Node, region: set[fx.Node]) -> bool:
-    """Whether the addition can give way to ``source``: one operand is that tensor, nothing else needs the branch, and
-    the branch gives zeros when its first layer does and the others pass on what they read."""
+    """Whether the addition can be replaced by ``source``: ``source`` is one of its operands, nothing else reads the
+    branch, and the branch gives zeros if its first layer gives zeros and its other layers pass their inputs on."""
     left, right = flow.reads[addition]
     shortcut, branch = (left, right) if _behind_identity(flow, left) is source else (right, left)
     if _behind_identity(flow, shortcut) is not source or flow.shapes[addition] != flow.shapes[source]:
@@ -205,13 +205,13 @@ def _removable(flow: _Flow, source: fx.Node, addition: fx.Node, region: set[fx.N
     if any(source in flow.reads[node] and in_place(node, flow.modules) for node in region - {addition}):
         return False
     inside = set(flow.layers(region))
-    if any(flow.layer(n) in inside for n in flow.reads if n not in region):  # a layer that is called elsewhere as well
+    if any(flow.layer(n) in inside for n in flow.reads if n not in region):  # a layer is also called elsewhere
         return False
     return not _needed_without(flow.graph, addition, shortcut) & (region - {addition, shortcut})
 
 
 def _vanishes(flow: _Flow, node: fx.Node, first: str) -> bool:
-    """Whether a node of a branch is zero when its layer ``first`` gives zeros and its other layers do nothing."""
+    """Whether a node of a branch is zero if its layer ``first`` gives zeros and its others pass their inputs on."""
     if (layer := flow.layer(node)) == first:
         return True
     operands = flow.reads[node]
@@ -227,7 +227,7 @@ def _behind_identity(flow: _Flow, node: fx.Node) -> fx.Node:
 
 
 def _needed_without(graph: fx.Graph, addition: fx.Node, shortcut: fx.Node) -> set[fx.Node]:
-    """What the outputs need when an addition is no more than one of its operands."""
+    """The nodes that the outputs need if an addition is replaced by one of its operands."""
     needed: set[fx.Node] = set()
     waiting = [node for node in graph.nodes if node.op == "output"]
     while waiting:
@@ -239,7 +239,7 @@ def _needed_without(graph: fx.Graph, addition: fx.Node, shortcut: fx.Node) -> se
 
 
 def _chains(flow: _Flow, inside: Collection[fx.Node]) -> list[list[fx.Node]]:
-    """The nodes outside the blocks, in maximal runs of one operand and one reader each."""
+    """The nodes outside the blocks, in maximal runs of nodes with one operand and one reader."""
     chains: dict[fx.Node, list[fx.Node]] = {}  # by the last node
     for node, operands in flow.reads.items():
         if node in inside or len(operands) != 1:
@@ -250,7 +250,7 @@ def _chains(flow: _Flow, inside: Collection[fx.Node]) -> list[list[fx.Node]]:
 
 
 def _prefix(layers: Sequence[str]) -> str:
-    """The longest common module path of some layers, of the parent where there is one layer only; may be empty.
+    """The longest common module path of some layers; for a single layer that of its parent. May be empty.
 
     >>> _prefix(["layer1.0.conv1", "layer1.0.downsample.0"])
     'layer1.0'

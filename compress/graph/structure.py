@@ -1,4 +1,4 @@
-"""All that pruning reads off a network's graph, in one place."""
+"""The structure of a network that pruning needs, from one trace."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from compress.graph.tracing import Trace, trace
 
 @dataclass(frozen=True)
 class Structure:
-    """The graph, the channels that go together, and the pieces that latency adds up over.
+    """The graph, the groups of channels, and the segments of a network.
 
     Attributes:
-        linear_bns: the layers whose weights can be solved for.
+        linear_bns: the linear layers, with their batch norms, whose weights can be solved.
     """
 
     traced: Trace
@@ -29,19 +29,19 @@ class Structure:
 
     @classmethod
     def of(cls, net: nn.Module, shape: Sequence[int]) -> Structure:
-        """Of a network that takes images of ``shape`` (C, H, W).
+        """Find the structure of a network that takes images of ``shape`` (C, H, W).
 
         Raises:
-            ModelError: it cannot be traced, or an operation is not understood; names the layer and the line.
+            ModelError: it cannot be traced, or an operation is not known; the message names the layer and the line.
         """
         traced = trace(net, shape)
         coupling = groups_of(traced)
         return cls(traced, coupling, segments_of(traced, coupling), linear_bns(traced))
 
     def within(self, original: Structure, removed: Sequence[str], names: Mapping[str, str]) -> Structure:
-        """The same, cut into the segments of the network that it was pruned from, less the removed ones.
+        """The same structure, cut into the segments of the original network, without the removed ones.
 
-        Chains that a removed block kept apart stay apart, so that a latency table still knows them.
+        Chains that were separated by a removed block stay separate, so that the latency table still has them.
 
         Args:
             names: the original's name of each group.
@@ -64,5 +64,5 @@ class Structure:
         return Executor(self.traced, self.segments)
 
     def named(self, removed: Sequence[str]) -> list[Segment]:
-        """Segments by their names."""
+        """The segments with the given names."""
         return [segment for segment in self.segments if segment.name in removed]

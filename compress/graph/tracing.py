@@ -25,7 +25,7 @@ _FRAME = re.compile(r'File "(?P<file>.+)", line (?P<line>\d+), in \S+\n\s+(?P<co
 
 
 class _Tracer(fx.Tracer):
-    """torch.nn layers stay whole, and so do our own: their inside is data movement, not arithmetic."""
+    """Treat torch.nn layers, and this package's own, as leaves: what is inside them only moves data."""
 
     record_stack_traces = True
 
@@ -34,10 +34,10 @@ class _Tracer(fx.Tracer):
 
 
 def symbolic_trace(net: nn.Module) -> fx.Graph:
-    """The graph of ``net.forward``, with its optional arguments at their defaults and without removed branches.
+    """The graph of ``net.forward``, with optional arguments at their defaults and without removed branches.
 
     Raises:
-        ModelError: the forward takes other than one input, or depends on its values; names the line.
+        ModelError: the forward does not take exactly one input, or depends on its values; the message names the line.
 
     >>> [node.name for node in symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())).nodes]
     ['input_1', '_0', '_1', 'output']
@@ -61,7 +61,7 @@ def symbolic_trace(net: nn.Module) -> fx.Graph:
 
 
 def without_removed(net: nn.Module) -> nn.Module:
-    """The module to hand to whatever runs ``net`` as it is written: itself, or its graph where branches were removed.
+    """The module that computes ``net`` without removed branches: ``net`` itself, or its graph if branches were removed.
 
     Raises:
         ModelError: see ``symbolic_trace``.
@@ -109,7 +109,7 @@ class Trace:
 
 
 class _ShapeReader(fx.Interpreter):
-    """Runs the graph and notes shapes; a value that is neither a tensor nor free of tensors is refused."""
+    """Run the graph and record shapes; a value that contains several tensors is refused."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -128,7 +128,7 @@ class _ShapeReader(fx.Interpreter):
 
 
 def trace(net: nn.Module, shape: Sequence[int]) -> Trace:
-    """Trace ``net`` in eval mode on a batch of two images of ``shape`` (C, H, W). The network itself is left alone.
+    """Trace ``net`` in eval mode on a batch of two images of ``shape`` (C, H, W). ``net`` itself is not changed.
 
     Raises:
         ModelError: see ``symbolic_trace``; or the network fails on such a batch.
@@ -151,7 +151,7 @@ def trace(net: nn.Module, shape: Sequence[int]) -> Trace:
 
 
 def where(node: fx.Node) -> str:
-    """A node in words: the operation, the module that calls it, and the line of source where the tracer knows it."""
+    """Describe a node: the operation, the module that calls it, and the line of source if the tracer knows it."""
     operation = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
     modules = list(node.meta.get("nn_module_stack", {}).values())
     text = f"'{operation}'" + (f" in '{modules[-1][0]}'" if modules and modules[-1][0] != operation else "")

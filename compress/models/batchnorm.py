@@ -1,8 +1,8 @@
-"""BN statistics that a checkpoint carries folded or stale, made real without changing the function.
+"""Measure BN statistics that are stale or folded into the weights, without changing the network's function.
 
-Some published checkpoints have running mean 0 and variance 1 in every BN, the real ones being folded into the weights.
-Such a net evaluates correctly, but training normalises by batch statistics that its gamma and beta were never meant
-for, and destroys it.
+Some published checkpoints have running mean 0 and variance 1 in every BN, because the real statistics are folded into
+the weights. Such a network evaluates correctly, but training normalises by batch statistics that its gamma and beta do
+not fit, which destroys it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _is_initial(layer: nn.BatchNorm2d) -> bool:
 
 @torch.no_grad()
 def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
-    """Give each BN the statistics of its own input, and move gamma and beta so that the eval function stays.
+    """Give each BN the statistics of its own input, and change gamma and beta so that the eval function stays the same.
 
     With old statistics (m, v), measured ones (m', v') and s = sqrt(v + eps), s' = sqrt(v' + eps):
     gamma' = gamma s'/s and beta' = beta + gamma (m' - m)/s,
@@ -59,7 +59,7 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
         assert layer.running_mean is not None
         assert layer.running_var is not None
         mean = total / count
-        variance = (squares / count - mean**2).clamp(min=1e-8)  # a dead channel keeps a positive variance
+        variance = (squares / count - mean**2).clamp(min=1e-8)  # a channel that is always 0 keeps a positive variance
         old = (layer.running_var.double() + layer.eps).sqrt()
         gain = layer.weight.double() / old
         layer.bias.copy_(layer.bias + gain * (mean - layer.running_mean))

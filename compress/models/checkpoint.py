@@ -1,4 +1,4 @@
-"""Read trained weights, tensors only, into an architecture; say what does not fit and why."""
+"""Load trained weights into an architecture, from files with tensors only; say what does not fit and why."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_trained(config: ModelConfig, num_classes: int | None = None) -> nn.Modu
     """Build the configured architecture and load its weights; the class count is the checkpoint's own.
 
     Args:
-        num_classes: for factories without a classifier to read it from.
+        num_classes: for factories whose networks have no classifier to read it from.
 
     Returns:
         the network in eval mode, float32.
@@ -82,13 +82,13 @@ def read_state(path: Path) -> State:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except Exception as error:  # damaged bytes make the unpickler raise nearly anything
+    except Exception as error:  # on damaged bytes the unpickler raises nearly any exception
         raise _unreadable(path, start, error) from None
     return _tensors(content, path)
 
 
 def own_names(net: nn.Module) -> list[list[str]]:
-    """The names in the network's state_dict, those of one shared tensor together.
+    """The names in the network's state_dict; the names of one shared tensor are listed together.
 
     >>> shared = nn.Linear(2, 2)
     >>> own_names(nn.Sequential(shared, shared))
@@ -102,7 +102,7 @@ def own_names(net: nn.Module) -> list[list[str]]:
 
 
 def under_all_names(net: nn.Module, state: State) -> State:
-    """``state`` with each tensor that ``net`` shares under all of its names; a file may hold it under one only."""
+    """``state`` with each tensor that ``net`` shares, under all of its names; a file may hold it under one only."""
     groups = [(names, [name for name in names if name in state]) for names in own_names(net)]
     return {name: state[given[0]] for names, given in groups if given for name in names} | state
 
@@ -126,7 +126,7 @@ def download_state(arch: str) -> State:
 
 
 def load_state(net: nn.Module, state: State, where: str) -> None:
-    """Load ``state`` into ``net`` strictly, as float32; missing ``num_batches_tracked`` counters are let pass.
+    """Load ``state`` into ``net`` strictly, as float32; missing ``num_batches_tracked`` counters are accepted.
 
     Raises:
         CheckpointError: keys or shapes that do not match (the first few are named, with the likely reason), or values
@@ -152,10 +152,10 @@ def load_state(net: nn.Module, state: State, where: str) -> None:
 
 
 def check_values(net: nn.Module, state: State, where: str) -> None:
-    """Make sure that a network can take these values: floats where it has floats, finite, no variance below 0.
+    """Check that a network can use these values: floats where it has floats, finite, no variance below 0.
 
     Raises:
-        CheckpointError: it cannot; names the first few tensors.
+        CheckpointError: a value is wrong; the message names the first few tensors.
     """
     own = net.state_dict()
     other = [
@@ -214,7 +214,7 @@ def _tensors(content: Any, path: Path) -> State:
 
 
 def _odd(tensor: Tensor) -> str:
-    """What keeps a tensor from being weights; empty where nothing does."""
+    """Why a tensor cannot be weights; empty if it can."""
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
         return f"a {'quantized' if tensor.is_quantized else str(tensor.layout).removeprefix('torch.')} tensor"
     held = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -224,10 +224,10 @@ def _odd(tensor: Tensor) -> str:
 
 
 def _check_packed(path: Path) -> None:
-    """Refuse a compressed archive: ``torch.save`` writes none, and a small one can fill the memory.
+    """Refuse a compressed archive: ``torch.save`` writes none, and a small one could fill the memory.
 
     Raises:
-        CheckpointError: it unpacks to more than it is.
+        CheckpointError: its content is larger than the file.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -241,7 +241,7 @@ def _check_packed(path: Path) -> None:
 
 
 def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
-    """What is wrong with a file that begins with ``start``, by the error that reading it raised."""
+    """The error for a file that begins with ``start`` and that could not be read because of ``error``."""
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return CheckpointError(
             f"{path} is an HTML page, not a checkpoint",
@@ -257,7 +257,7 @@ def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
             remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or .safetensors",
         )
     text = brief(str(error).partition("\n")[0] or type(error).__name__)
-    reason = "" if unpickling else f": {text}"  # torch's text on unpickling advises to load unsafely
+    reason = "" if unpickling else f": {text}"  # torch's text about unpickling advises to load unsafely
     return CheckpointError(
         f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint{reason}",
         remedy="copy or download it again and compare its checksum",

@@ -1,4 +1,4 @@
-"""What a network costs for one image: multiply-accumulates and parameters."""
+"""The cost of a network for one image: multiply-accumulates and parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cost:
 
 
 def count(net: nn.Module, shape: Sequence[int]) -> Cost:
-    """The cost of any network whose forward takes one image batch; nothing is computed, only shapes are followed.
+    """Count the cost of a network whose forward takes one image batch; only shapes are computed, no values.
 
     Args:
         shape: of one image (C, H, W).

@@ -1,7 +1,7 @@
-"""The kinds of layer that have channels, in one table: how each is written, cut, and what it costs.
+"""The layer types that have channels, in one table: how each is described, cut, and what it costs.
 
-A row is a ``LayerKind``. What pruning cuts, what ``model.json`` says of a layer, what the cost of a width is made of,
-and which layers make up a segment follow from it.
+A row is a ``LayerKind``. The table determines what pruning cuts, what ``model.json`` says of a layer, how the cost
+follows from the width, and which layers belong to a segment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # before Python 3.12 pydantic needs this one
 
 from compress.models.cifar import SelectPad
 from compress.models.removed import Removed
@@ -63,18 +63,18 @@ class Unshaped(TypedDict):
 
 
 AnyShape = Annotated[ConvShape | BatchNormShape | LinearShape | SelectPadShape | Unshaped, Field(discriminator="type")]
-"""What ``model.json`` may say of a layer."""
+"""What ``model.json`` holds for a layer."""
 
 
 class LayerSize(NamedTuple):
-    """What a layer costs is made of: it has ``kernel * inputs * outputs + per_output * outputs`` parameters, and
-    ``kernel * inputs * outputs`` multiply-accumulates a position.
+    """The sizes from which a layer's cost follows: it has ``kernel * inputs * outputs + per_output * outputs``
+    parameters, and ``kernel * inputs * outputs`` multiply-accumulates per position.
 
     Attributes:
-        inputs: channels that each output reads: in a grouped convolution those of its group.
-        kernel: weights for each pair of an input and an output; 0 for a layer that multiplies none.
-        per_output: parameters for each output besides.
-        grouped: its inputs do not get fewer when channels go; whole groups go.
+        inputs: channels that each output reads; in a grouped convolution the channels of one group.
+        kernel: weights for each pair of an input and an output; 0 for a layer that does not multiply by weights.
+        per_output: further parameters for each output, such as a bias.
+        grouped: cutting removes whole groups, so ``inputs`` does not change.
     """
 
     inputs: int
@@ -86,12 +86,12 @@ class LayerSize(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerKind:
-    """A row of the table.
+    """A row of the table: one type of layer.
 
     Attributes:
-        shape: the constructor's arguments of a layer.
-        size: what its cost is made of; None for a layer without parameters.
-        cut: a copy without the inputs and the outputs at some positions; None where channels do not matter.
+        shape: the constructor arguments of a layer, as ``model.json`` holds them.
+        size: the sizes from which its cost follows; None for a layer without parameters.
+        cut: makes a copy without the inputs and the outputs at some positions; None for a layer that is never cut.
     """
 
     shape: Callable[[Any], Shape]
@@ -161,7 +161,7 @@ def _select_pad_shape(pad: SelectPad) -> Shape:
 
 
 def _cut_select_pad(pad: SelectPad, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
-    """An output whose input went is zeros from now on; the other inputs move up."""
+    """Outputs whose input is removed become zeros; the sources of the other outputs are renumbered."""
     size = 1 + max(*pad.source, *gone_inputs, 0)
     place = {position: rank for rank, position in enumerate(_rest(size, gone_inputs))}
     source = [place.get(s, -1) for k, s in enumerate(pad.source) if k not in gone_outputs]
@@ -178,11 +178,11 @@ KINDS: dict[type[nn.Module], LayerKind] = {
 }
 
 CHANNEL_LAYERS = tuple(kind for kind, row in KINDS.items() if row.cut is not None)
-"""The layers that lose channels when some go."""
+"""The layer types whose inputs or outputs can be cut."""
 
 
 def shape_of(module: nn.Module) -> Shape | None:
-    """``{"type": ..., <constructor arguments>}`` of one layer; None for a layer that surgery leaves alone.
+    """``{"type": ..., <constructor arguments>}`` of one layer; None for a layer that surgery does not change.
 
     >>> shape_of(nn.Linear(4, 2))
     {'type': 'Linear', 'in_features': 4, 'out_features': 2, 'bias': True}
@@ -192,7 +192,7 @@ def shape_of(module: nn.Module) -> Shape | None:
 
 
 def size_of(module: nn.Module) -> LayerSize | None:
-    """What the cost of a layer is made of; None for a layer without parameters, or of another kind.
+    """The sizes from which a layer's cost follows; None for a layer without parameters, or of a type not in the table.
 
     >>> size_of(nn.Conv2d(4, 8, 3, groups=2, bias=False))
     LayerSize(inputs=2, outputs=8, kernel=9, per_output=0, grouped=True)
@@ -202,10 +202,10 @@ def size_of(module: nn.Module) -> LayerSize | None:
 
 
 def cut_layer(module: nn.Module, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
-    """A copy of a layer without the channels at some positions of its input and of its output.
+    """Make a copy of a layer without some channels.
 
     Raises:
-        KeyError: the layer is not of a kind in the table that has channels.
+        KeyError: the table has no row for the layer, or its row has no channels to cut.
     """
     row = KINDS[type(module)]
     if row.cut is None:
@@ -214,19 +214,19 @@ def cut_layer(module: nn.Module, gone_inputs: set[int], gone_outputs: set[int]) 
 
 
 def make_layer(shape: Mapping[str, Any]) -> nn.Module:
-    """A fresh layer of the given shape."""
+    """Make a new layer of the given shape, with fresh weights."""
     types: Mapping[str, Callable[..., nn.Module]] = {kind.__name__: kind for kind in KINDS}
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in shape.items() if key != "type"}
     return types[shape["type"]](**arguments)
 
 
 def plain(shape: Mapping[str, Any]) -> Shape:
-    """A shape as JSON holds it: with lists in the place of tuples."""
+    """Convert a shape to the form that JSON holds: lists in place of tuples."""
     return {key: list(v) if isinstance(v, tuple) else v for key, v in shape.items()}
 
 
 def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.Module:
-    """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights as they were."""
+    """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights are kept."""
     shape = shape_of(old)
     assert shape is not None
     reference = next(iter(old.state_dict().values()), torch.zeros(()))

@@ -1,4 +1,4 @@
-"""A trained network with all that it needs to run elsewhere: saved as tensors and JSON, never pickled."""
+"""A trained network with all that is needed to run it elsewhere: saved as tensors and JSON, never pickled."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _REMEDY = "run the stage that wrote it again"
 
 @dataclass(frozen=True)
 class Model:
-    """A network, how to rebuild it, what it eats and what it says.
+    """A network, how to rebuild it, its preprocessing and its classes.
 
     Attributes:
         net: in eval mode, float32, on the CPU.
         arch, args: what ``registry.build`` makes it from (before any channel was removed).
-        preprocess: what an input image goes through.
+        preprocess: how an input image is preprocessed.
         classes: name of each logit; empty for a backbone.
     """
 
@@ -51,7 +51,7 @@ class Model:
     args: Mapping[str, Any] = field(default_factory=dict)
 
     def clone(self, net: nn.Module | None = None) -> Model:
-        """The same model around ``net``, or around a deep copy of its own."""
+        """The same model with ``net`` as its network, or with a deep copy of its own network."""
         net = copy.deepcopy(self.net) if net is None else net
         return Model(net.eval(), self.arch, self.preprocess, self.classes, self.args)
 
@@ -103,11 +103,11 @@ def describe_model(folder: Path) -> Description:
 
 
 def load_model(folder: Path, factory: str = "") -> Model:
-    """Read what ``save_model`` wrote. Built-in families need no class file; a user's own needs its factory.
+    """Load what ``save_model`` wrote. Built-in families need no class file; a user's own network needs its factory.
 
     Args:
-        factory: ``package.module:factory`` as the user's own configuration names it, or ``ANY``. A file's word alone
-            imports nothing: a ``model.json`` that names another factory is refused.
+        factory: ``package.module:factory`` as the user's own configuration names it, or ``ANY``. A ``model.json`` that
+            names another factory is refused, because importing a factory runs code.
 
     Raises:
         CheckpointError: a file is missing, truncated, of a later format, changed since a stage has written it, or does
@@ -148,10 +148,10 @@ def load_model(folder: Path, factory: str = "") -> Model:
 
 
 def _shaped(record: Description, classes: int | None, folder: Path) -> nn.Module:
-    """The network of a description, its weights fresh.
+    """Build the network of a description, with fresh weights.
 
     Raises:
-        CheckpointError: there is no such network, or it is too large.
+        CheckpointError: the network is not known, or is too large.
     """
     try:
         net = build(record.arch, classes, record.args)
@@ -164,7 +164,7 @@ def _shaped(record: Description, classes: int | None, folder: Path) -> nn.Module
 
 
 def _check(net: nn.Module, state: Mapping[str, torch.Tensor], record: Description, path: Path) -> None:
-    """Hold a network without memory against its weights and its classes, and see that its layers fit one another."""
+    """Check the weights and classes of a network without memory, and check that its layers fit one another."""
     own = net.state_dict()
     wrong = [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
     if wrong:

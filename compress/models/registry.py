@@ -1,4 +1,4 @@
-"""Architectures by name: torchvision's ResNets, CIFAR ResNets, or a user's own factory."""
+"""Build architectures by name: torchvision's ResNets, CIFAR ResNets, or a user's own factory."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def factory_of(arch: str) -> Callable[..., nn.Module]:
     factory = getattr(module, name)
     if not _makes_networks(factory, module):
         raise ModelError(
-            f"'{arch}' is no factory of networks",
+            f"'{arch}' is not a factory of networks",
             remedy=f"name a class of torch.nn.Module, or a function that '{module_name}' defines",
         )
     return factory  # type: ignore[no-any-return]
 
 
 def _makes_networks(factory: object, module: ModuleType) -> bool:
-    """Whether this is a class of networks, or a function of the module or of one within it, or a partial of either."""
+    """Whether this is a class of networks, a function that the module or a submodule defines, or a partial of it."""
     if isinstance(factory, partial):
         return _makes_networks(factory.func, module)
     if inspect.isclass(factory):

@@ -1,4 +1,4 @@
-"""What stands where a whole residual branch was removed."""
+"""The placeholder for a removed residual branch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Removed(nn.Module):
-    """Zeros like its input, in the place of the first layer of a removed residual branch.
+    """Returns zeros like its input, in place of the first layer of a removed residual branch.
 
-    So the block computes ``x + 0`` when it is run as it is written; ``graph.removal`` takes both out of its graph.
+    So the block computes ``x + 0`` if it is run as written; ``graph.removal`` drops both from its graph.
 
     >>> Removed()(torch.ones(1, 2)).tolist()
     [[0.0, 0.0]]

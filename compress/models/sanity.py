@@ -1,4 +1,4 @@
-"""Can a network compute what it is asked to? Weights can be finite and yet lead to values that no number holds."""
+"""Check that a network's outputs are usable: finite weights can still lead to infinite values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ LARGEST = 1e12  # of a layer's outputs: sums of a million squares still fit into
 
 @torch.no_grad()
 def check_activations(net: nn.Module, images: Tensor) -> None:
-    """Run a network once and look at what each layer gives.
+    """Run a network once and check the outputs of each layer.
 
     Args:
         net: in eval mode; left as it is.
         images: (N, C, H, W), on its device.
 
     Raises:
-        ModelError: a layer's outputs are NaN, infinite or beyond ``LARGEST``; names the first such layer.
+        ModelError: a layer's outputs are NaN, infinite or beyond ``LARGEST``; the message names the first such layer.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False))
     >>> _ = nn.init.constant_(net[0].weight, 1e30)

@@ -1,4 +1,4 @@
-"""The shape of each layer, as plain JSON: what makes a pruned or BN-folded network loadable without its class pickled.
+"""The shape of each layer, as plain JSON: with it a pruned or BN-folded network is loaded without pickled classes.
 
 ``describe`` reads the layers whose shape surgery may change; ``reshape`` rebuilds them in a freshly constructed
 network, so that a state_dict of the changed shapes loads strictly.
@@ -23,7 +23,7 @@ def describe(net: nn.Module) -> dict[str, Shape]:
 
 
 def replace_module(net: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` in the place of the submodule called ``name``, under every name that it has in ``net``."""
+    """Replace the submodule called ``name`` by ``module``, under every name that it has in ``net``."""
     old = net.get_submodule(name)
     for alias in [alias for alias, found in net.named_modules(remove_duplicate=False) if found is old]:
         parent, _, child = alias.rpartition(".")

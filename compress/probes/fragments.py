@@ -1,4 +1,4 @@
-"""Pieces of the exported graph as models of their own: a segment, several copies of it in a row, or none.
+"""Cut pieces out of the exported graph as models of their own: a segment, several copies of it in a row, or none.
 
 In the network a segment reads what an integer convolution wrote, and an integer convolution reads its result. A piece
 that began with a float input would get other kernels: ONNX Runtime then keeps the residual addition in the input's
@@ -75,7 +75,7 @@ def signature(graph: Template) -> str:
     """
     texts: dict[str, str] = {name: f"input {shape}" for name, shape in graph.inputs.items()}
     texts |= {name: f"{value.dtype} {value.shape}" for name, value in graph.constants.items()}
-    for node in graph.nodes:  # a node is told by how its value comes about, so their order does not matter
+    for node in graph.nodes:  # a node is identified by how its value is computed, so the order does not matter
         scaled = node.op_type in (Q, DQ)  # which axis a scale goes along, its shape says
         attributes = [] if scaled else sorted(a.SerializeToString(deterministic=True).hex() for a in node.attribute)
         said = f"{node.op_type} {[texts.get(name, '') for name in node.input]} {attributes}"

@@ -1,4 +1,4 @@
-"""The exported graph at other widths, and without whole blocks: what pruning, quantizing and exporting would give.
+"""The exported graph at other widths, and without whole blocks, as pruning, quantizing and exporting would give it.
 
 Scales are those of the dense network, so a resized graph computes something close to the pruned network at best; it
 has its operators and its shapes, and so its latency.
@@ -21,7 +21,7 @@ from compress.prune.surgery import removed_positions
 
 
 def resized(template: Template, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> Template:
-    """The graph with some units of some groups only.
+    """Keep only some units of some groups in the graph.
 
     Args:
         template: of the dense network.
@@ -51,7 +51,7 @@ def resized(template: Template, coupling: Coupling, kept: Mapping[str, Sequence[
 
 
 def without(template: Template, removed: Iterable[Segment]) -> Template:
-    """The graph without some removable blocks: what read their result reads their source."""
+    """Remove some removable blocks from the graph: the readers of their result read their source instead."""
     for segment in removed:
         if not segment.removable:
             raise ModelError(f"'{segment.name}' cannot be removed: its shortcut is not the identity")

@@ -1,4 +1,4 @@
-"""The exported INT8 graph, taken apart: nodes and constants that can be cut and put together again in milliseconds.
+"""The exported INT8 graph as nodes and constants that can be cut and reassembled in milliseconds.
 
 Latency is measured on pieces of the file that ships, at hundreds of width assignments. Exporting takes seconds, so the
 dense network is exported once; what is timed then has the lowering of the shipped file because it is cut out of it.

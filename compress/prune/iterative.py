@@ -1,8 +1,9 @@
-"""Pruning in several rounds: what one round knows in terms of the network that the first one began with.
+"""Pruning in several rounds: translate between a pruned network and the original network.
 
-Losses of single cuts do not add up when much is cut, so a far goal is reached in steps, each scored on what the one
-before has left. A pruned network names its channels anew: a stream whose last block is gone is called after another
-layer, a group of a removed block is no more. Latency tables and plans speak of the original's names.
+Losses of single cuts do not add up when much is cut, so a far budget is reached in several rounds, each scored on the
+network that the round before made. A pruned network has other group names: a stream whose last block is removed is
+named after another layer, and a group of a removed block no longer exists. Latency tables and plans use the original's
+names.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def schedule(start: float, goal: float, rounds: int) -> list[float]:
 
 
 def ancestors(original: Coupling, pruned: Coupling) -> dict[str, str]:
-    """By name of a group of the pruned network: the group of the original that it is what is left of.
+    """Map each pruned group to the original group it descends from, by name.
 
-    It sits in the same layers, or in fewer, where blocks are gone. Of several that fit, the first in the order of
-    execution is taken first.
+    A pruned group sits in the same layers as its original group, or in fewer if blocks were removed. If several
+    original groups fit, the first in the order of execution is taken.
     """
     free = {group.name: _places(group) for group in original}
     found = {}
@@ -53,13 +54,13 @@ def _places(group: Group) -> set[Position]:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The original's latency model, asked about a pruned network by that one's names; see ``search_space.Latency``.
+    """The original's latency model, used with the group names of a pruned network; see ``search_space.Latency``.
 
     Attributes:
         model: of the original.
         names: ``ancestors`` of the pruned network's groups.
-        units: what is left of each of the original's groups.
-        removed: segments that are gone.
+        units: how many units of each of the original's groups remain.
+        removed: segments that were removed.
     """
 
     model: Latency
@@ -90,10 +91,10 @@ class Inherited:
 
 
 def combined(original: Coupling, before: WidthPlan, names: Mapping[str, str], after: WidthPlan) -> WidthPlan:
-    """Two plans one after the other as one, in the original's names.
+    """Combine two consecutive plans into one, in the original's names.
 
     Args:
-        before: what led to the network that ``after`` is about.
+        before: the plan that made the network that ``after`` prunes.
         names: ``ancestors`` of that network's groups.
     """
     later = {names[group.name]: group for group in after.groups}

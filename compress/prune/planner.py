@@ -1,4 +1,4 @@
-"""What a round of pruning starts from: the unpruned network, the budgets, and the network that it begins with."""
+"""The start of a pruning round: the unpruned network, the budgets, and the network that the round prunes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TABLE = "latency_table.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """The unpruned network, and what is asked of the pruned one.
+    """The unpruned network, and the budgets of the pruned one.
 
     Attributes:
         table: the file that ``latency`` is from.
@@ -80,13 +80,13 @@ class Origin:
             groups = {group.name: group.units for group in structure.coupling}
             if {(member.name, member.groups) for member in measured.segments} != pieces or measured.groups != groups:
                 raise ConfigError(
-                    f"{table} cuts the network into other pieces than this version does",
-                    remedy="measure it anew with `python -m benchmarks.latency_table --config FILE`",
+                    f"{table} divides the network into other segments than this version does",
+                    remedy="measure it again with `python -m benchmarks.latency_table --config FILE`",
                 )
             latency = LatencyModel(measured)
             if not latency.scale > 0:
                 raise ConfigError(
-                    f"{table} says that whole networks take no longer where their pieces do",
+                    f"{table} is inconsistent: whole networks do not take longer when their segments do",
                     remedy="measure it again on a quiet machine: `python -m benchmarks.latency_table --config FILE`",
                 )
         multiple = settings.multiple or (8 if latency is None else 1)
@@ -163,7 +163,7 @@ class RoundStart:
         return Losses(groups, {s.name: 0.0 for s in self.structure.segments if s.removable})
 
     def planner(self, measured: Measured | None, budgets: Sequence[Budget], score: Callable[[], Scores]) -> Planner:
-        """What makes plans within the budgets, by losses that were measured or, where there are none, by scores.
+        """Make the planner for the budgets, from measured losses or, if there are none, from scores.
 
         Args:
             score: is asked for the scores where there are no losses.

@@ -1,4 +1,4 @@
-"""The stage ``prune``: reads the baseline and the latency table, writes the cut network and the plan behind it.
+"""Stage ``prune``: read the baseline and the latency table, write the pruned network and its plan.
 
 With ``prune.rounds`` above 1 the budget is approached step by step; the networks between are kept in ``rounds/``.
 """
@@ -75,7 +75,7 @@ def _round(
     model = load_model(network, config.model.arch)
     start = RoundStart.of(model, origin, before)
     budgets = origin.limits(number, settings.rounds)
-    check_reachable(start.space, start.nothing_lost(), budgets)  # told before the images are looked at
+    check_reachable(start.space, start.nothing_lost(), budgets)  # reported before the images are read
     losses = measured_losses(config, run, network, start.structure, images) if settings.repair else None
 
     def work(out: Path, scratch: Path) -> None:
@@ -159,7 +159,7 @@ def _scores(config: Config, model: Model, structure: Structure, images: RunImage
     scores = _criterion_scores(config, model, structure, images, run)
     if scores is None:
         raise ConfigError(
-            f"importance '{config.prune.importance}' gives no scores, and prune.repair=false has nothing else to go by",
+            f"importance '{config.prune.importance}' gives no scores, which prune.repair=false needs",
             remedy="set prune.repair=true, or another prune.importance",
         )
     return scores

@@ -1,4 +1,4 @@
-"""Cuts channels and blocks out of a network, and proves that the rest computes what the masked network computes."""
+"""Cut channels and blocks out of a network, and verify that the rest computes what the masked network computes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def verify(
     if not worst <= TOLERANCE:
         raise ModelError(
             f"the pruned network's output differs from the masked network's by {worst:.1e} of its largest value",
-            remedy="its forward uses the number of channels in a way that was not seen; please report the network",
+            remedy="its forward uses the number of channels in an unsupported way; please report the network",
         )
     return worst
 
@@ -116,7 +116,7 @@ def _branches(removed: Collection[Segment]) -> dict[str, nn.Module]:
     for segment in removed:
         if not segment.removable:
             raise ModelError(
-                f"the plan removes '{segment.name}', which is no residual block with an identity shortcut",
+                f"the plan removes '{segment.name}', which is not a residual block with an identity shortcut",
                 remedy="was the plan made for another network?",
             )
         first, *others = segment.layers

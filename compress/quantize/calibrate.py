@@ -97,10 +97,10 @@ def calibrate(
 
     Args:
         net: float, on the CPU; not changed.
-        images: what is observed; memory does not grow with their number.
+        images: the images to observe; memory does not grow with their number.
         target: a name in ``targets.names()``.
         method: how a tensor's range is chosen: a name in ``registries.RANGES``.
-        correction: what is done about the errors of rounding the weights; see ``correct``.
+        correction: how rounding errors of the weights are corrected; see ``correct``.
         equalization: even out channels, and keep that where it lessens the error of the outputs.
 
     Raises:
@@ -133,7 +133,7 @@ def calibrate(
         progress.note("channels cannot be equalized: not every operation scales with its input (a ReLU does)")
         return plain
     best = _closest((plain, quantized(evened)), folded, _last(images, _JUDGED_ON))
-    progress.note(f"channels equalized: {'no, the error is less without' if best is plain else 'yes'}")
+    progress.note(f"channels equalized: {'no, the error is lower without' if best is plain else 'yes'}")
     return best
 
 
@@ -222,7 +222,7 @@ def _check_finite(net: Unrolled, images: Iterable[Tensor]) -> None:
 
 @contextmanager
 def _fitting(batch: Tensor) -> Iterator[None]:
-    """Say so where the network does not take images of this shape."""
+    """Turn a failure of the network on images of this shape into a DataError."""
     try:
         yield
     except RuntimeError as error:

@@ -18,7 +18,7 @@ def keep_accuracy(
     max_drop: float,
     progress: Progress = SILENT,
 ) -> tuple[Calibrated, tuple[str, ...]]:
-    """Take layers out of INT8, the costliest first, until the drop is at most ``max_drop``.
+    """Leave layers in float, the costliest first, until the drop is at most ``max_drop``.
 
     Args:
         order: layers, those that gain most in float first; see ``Sensitivities.worst_first``.
@@ -35,7 +35,7 @@ def keep_accuracy(
         layers = tuple(order[:count])
         mixed = calibrated.leaving(layers)
         lost = drop(mixed.fake())
-        progress.note(f"  {count} layers in float: drop {lost:.2f} (at most {max_drop:g} wanted)")
+        progress.note(f"  {count} layers in float: drop {lost:.2f} (limit {max_drop:g})")
         if lost <= max_drop:
             return mixed, layers
     raise ModelError(

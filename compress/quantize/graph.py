@@ -1,6 +1,6 @@
-"""The traced network that calibration, fake quantization and export all speak about.
+"""The traced network that calibration, fake quantization and export share.
 
-One tracing, so that the node names in ``quantizers.json`` mean the same tensor everywhere.
+It is traced once, so that the node names in ``quantizers.json`` mean the same tensor everywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The integers that stand for a tensor, as the target's engine has them."""
+"""The integers of a tensor, with the range and zero point that the target's engine uses."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Grid:
         return (values / scale).round_().add_(zero_point)
 
     def rounded(self, values: Tensor, low: float, high: float) -> Tensor:
-        """What is left of ``values``."""
+        """``values`` rounded to the grid and clipped to its range."""
         scale, zero_point = self.fit(low, high)
         return self.codes(values, low, high).clamp_(self.least, self.most).sub_(zero_point).mul_(scale)
 

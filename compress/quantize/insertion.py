@@ -1,4 +1,4 @@
-"""Where quantizers go: NNCF's propagation rules decide, and its answer is read into our own values.
+"""Find where quantizers go: NNCF's propagation rules decide, and the result is converted to this package's values.
 
 NNCF knows which operations run in integers, which merely pass integers on, and where one quantizer serves several
 readers. What it measures is not used: ranges are found, and rounding errors corrected, for the placement that ships.

@@ -1,4 +1,4 @@
-"""The values that say what is INT8 in a network: our one form of it, from calibration to the exported file."""
+"""The quantizers of a network: the one representation that is used from calibration to the exported file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layer costs the accuracy?"""
+"""Measure how much of the accuracy each layer's quantization costs."""
 
 from __future__ import annotations
 

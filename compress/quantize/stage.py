@@ -1,4 +1,4 @@
-"""The stage ``quantize``: a trained network in, the same network in INT8 out, as files; and ``sensitivity``."""
+"""Stages ``quantize``, which turns a trained network into INT8 files, and ``sensitivity``."""
 
 from __future__ import annotations
 

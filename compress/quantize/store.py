@@ -46,9 +46,9 @@ def _check(net: nn.Module, quantizers: Quantizers, path: Path) -> None:
     for one in quantizers.weights:
         weight = getattr(layers.get(one.layer), "weight", None)
         if not isinstance(weight, Tensor) or len(weight) != len(one.scale):
-            raise CheckpointError(f"{path} has {len(one.scale)} scales for '{one.layer}', no such layer", remedy=remedy)
+            raise CheckpointError(f"{path} does not fit layer '{one.layer}': {len(one.scale)} scales", remedy=remedy)
     nodes = {node.name for node in trace(net).graph.nodes}
     for each in quantizers.activations:
         for name in (each.source, each.user):
             if name is not None and name not in nodes:
-                raise CheckpointError(f"{path} quantizes the output of '{name}', which is no node", remedy=remedy)
+                raise CheckpointError(f"{path} quantizes the output of '{name}', which is not a node", remedy=remedy)

@@ -1,4 +1,4 @@
-"""What each target's engine wants its INT8 files to look like: one small TOML file a target.
+"""The form of the INT8 files that each target's engine needs: one small TOML file per target.
 
 ``add`` makes a file of your own known; one that belongs to the package is added to this folder.
 
@@ -32,7 +32,7 @@ class Profile(BaseModel):
     machines: tuple[str, ...] = Field(
         (), description="processors, as platform.machine() says, whose kernels it is made for; none: any"
     )
-    default: bool = Field(False, description="what its first engine gets where no target is named")
+    default: bool = Field(False, description="whether its first engine uses this target if no target is named")
     activations: Literal["uint8", "int8"] = Field(description="integers of an activation")
     symmetric: bool = Field(description="activations have zero point 0; else any, so that the range fits closely")
     weights: Literal["per_channel", "per_tensor"] = Field(
@@ -40,7 +40,7 @@ class Profile(BaseModel):
     )
     pair_sums: Literal["int32", "int16"] = Field(
         "int32",
-        description="what a processor of this target may hold the sum of two products in: int16 overflows, so weights "
+        description="type in which a processor of this target may add two products: int16 overflows, so weights "
         "are chosen whose pairs fit",
     )
     add: Literal["both", "skip"] = Field(
@@ -49,7 +49,7 @@ class Profile(BaseModel):
     float_output: bool = Field(
         description="an integer convolution may give a float result; else it must be quantized, or all runs in float"
     )
-    keep_float: tuple[Literal["Conv2d", "Linear"], ...] = Field((), description="kinds of layer that stay float")
+    keep_float: tuple[Literal["Conv2d", "Linear"], ...] = Field((), description="layer types that stay in float")
     integer_bias: bool = Field(description="fully connected layers carry an int32 bias; else a float one")
     float_type: Literal["float32", "float16"] = Field(
         "float32", description="type of what is not quantized; the file's inputs and outputs are float32 always"
@@ -126,4 +126,4 @@ def named(name: str) -> str:
     if name in engines:
         return default_target(name)
     known = ", ".join(dict.fromkeys((*names(), *engines)))
-    raise ConfigError(f"'{name}' is no target and no engine", remedy=f"known: {known}")
+    raise ConfigError(f"'{name}' is neither a target nor an engine", remedy=f"known: {known}")

@@ -1,4 +1,4 @@
-"""How often a network is right."""
+"""Measure the accuracy of a network."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _on_black(net: nn.Module, preprocess: Preprocess) -> object:
         except RuntimeError as error:
             raise ModelError(
                 f"the network does not run on an input of {preprocess.shape}: {str(error).splitlines()[0]}",
-                remedy="do data.input_size and data.channels fit it?",
+                remedy="check data.input_size and data.channels against the network",
             ) from None
 
 

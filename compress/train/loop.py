@@ -74,7 +74,7 @@ def fit(
 
     here = join(device)
     if batch % here.size:
-        raise ConfigError(f"batches of {batch} images do not divide evenly over {here.size} processes")
+        raise ConfigError(f"a batch of {batch} images cannot be split evenly over {here.size} processes")
     if not here.leads:
         progress = SILENT
 
@@ -84,7 +84,7 @@ def fit(
         state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
         if state is not None and (saved := state.load(device)) is not None:
             rows, best = saved
-            progress.note(f"going on after epoch {rows[-1].epoch} of {epochs}")
+            progress.note(f"continuing after epoch {rows[-1].epoch} of {epochs}")
         else:
             started, best = time.monotonic(), copy_weights(net)
             rows = [Epoch(0, None, step.lr, _held_out(net, holdout, preprocess, here, workers), _since(started))]

@@ -1,4 +1,4 @@
-"""The state file that lets a killed training go on where it stopped."""
+"""The state file from which a killed training continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages ``baseline`` (the trained network that everything is held against) and ``finetune`` (after pruning)."""
+"""Stages ``baseline`` (the trained network that later results are compared with) and ``finetune`` (after pruning)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def baseline(config: Config, run: Run) -> Path:
         if weights is not None:
             check_activations(net, _a_few_images(data.calibration or data.eval, preprocess))
         if weights is not None and data.calibration is not None and has_stale_statistics(net):
-            run.progress.note("BN statistics are folded into the weights: measured anew, the function unchanged")
+            run.progress.note(
+                "BN statistics were folded into the weights: measured again, without changing the function"
+            )
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
         history = _train(net, data, preprocess, config.train, epochs, config, scratch, run.progress)
         names = _class_names(outputs, labelled)

@@ -1,7 +1,8 @@
-"""What is done to a batch before the forward pass, beyond what is done to each image: ``train.steps`` names them.
+"""Training steps: changes to a whole batch before the forward pass. ``train.steps`` names them, in their order.
 
-A step takes images (N, C, H, W) and targets (N, classes), the share of each class in an image, and returns both. Random
-numbers come from torch's global generator, which the loop seeds, so that a training can be repeated and resumed.
+A step takes images (N, C, H, W) and targets (N, classes), the share of each class in an image, and returns both. It
+draws random numbers from torch's global generator, which the training loop seeds, so that a training can be repeated
+and resumed.
 """
 
 from __future__ import annotations

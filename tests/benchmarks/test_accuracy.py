@@ -106,14 +106,14 @@ def test_gates_decide_on_the_bound_not_on_the_point(pair: PairedAccuracy) -> Non
     drop, worst_drop = -100 * pair.difference.value, -100 * pair.difference.lo
     between = (drop + worst_drop) / 2  # the drop that was measured is allowed, the one within the interval is not
     assert drop < between
-    assert [text.split(" is ")[0] for text in Gates(max_drop=between).failures(pair)] == [
-        f"a drop of {worst_drop:.2f} points"
+    assert [text.split(", ")[0] for text in Gates(max_drop=between).failures(pair)] == [
+        f"the 95% interval includes a drop of {worst_drop:.2f} points"
     ]
     assert not Gates(max_drop=worst_drop + 0.01).failures(pair)
     between = (pair.ratio.value + pair.ratio.lo) / 2
     assert pair.ratio.value > between
-    assert [text.split(" is ")[0] for text in Gates(min_ratio=between).failures(pair)] == [
-        f"a ratio of {pair.ratio.lo:.4f}"
+    assert [text.split(", ")[0] for text in Gates(min_ratio=between).failures(pair)] == [
+        f"the 95% interval includes a ratio of {pair.ratio.lo:.4f}"
     ]
     assert not Gates(min_ratio=pair.ratio.lo - 1e-4).failures(pair)
     assert not Gates().failures(pair)

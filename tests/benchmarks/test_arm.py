@@ -106,7 +106,7 @@ def test_an_emulated_run_that_fails_is_an_error(int8_onnx: Path, images: np.ndar
     (tmp_path / "opt/site/onnxruntime").mkdir(parents=True)
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/python3").symlink_to(sys.executable)  # whose library is not in the tree
-    with pytest.raises(EngineError, match="the emulated run on Haswell ended with"):
+    with pytest.raises(EngineError, match="the emulated run on Haswell failed with exit code"):
         emulate(int8_onnx, "Haswell", images, tmp_path)
 
 

@@ -98,7 +98,7 @@ def test_the_only_engines_and_chosen_ones_need_no_common_name(made: Make) -> Non
     assert len(compare_runs([a], [b]).engines) == 1
     (chosen,) = compare_runs([a, b], [c], pairs=[("build/b.onnx", "c.onnx")]).engines
     assert (chosen.baseline.path, chosen.candidate.path) == ("build/b.onnx", "build/c.onnx")
-    with pytest.raises(ConfigError, match=r"no engine is in both: a\.onnx, b\.onnx against c\.onnx"):
+    with pytest.raises(ConfigError, match=r"no engine is in both runs: a\.onnx, b\.onnx against c\.onnx"):
         compare_runs([a, b], [c])
     with pytest.raises(ConfigError, match=r"2 engines of the baseline are called a\.onnx"):
         compare_runs([a, a], [a])
@@ -195,7 +195,7 @@ def test_a_busy_machine_is_told(made: Make) -> None:
 def test_a_single_worker_process_is_told(made: Make) -> None:
     one = made(1.0, seed=0)
     several = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 10})})
-    assert any(text.startswith("baseline: one worker process") for text in compare_runs([one], [several]).warnings)
+    assert any(text.startswith("baseline: only one worker process") for text in compare_runs([one], [several]).warnings)
     assert not any("worker process" in text for text in compare_runs([several], [several]).warnings)
     few = one.model_copy(update={"scenario": one.scenario.model_copy(update={"processes": 4})})
     assert (
@@ -380,7 +380,7 @@ def test_other_files_are_refused(made: Make, tmp_path: Path, change: Callable[[A
 def test_a_field_of_a_later_version_is_reported_and_left_out(made: Make, tmp_path: Path) -> None:
     path, one = tmp_path / "a.json", made(1.0, seed=0)
     path.write_text(json.dumps([one.model_dump(mode="json") | {"later": 1}]))
-    with pytest.warns(UnknownFields, match=r"leaves out: \[\]\.later"):
+    with pytest.warns(UnknownFields, match=r"ignores: \[\]\.later"):
         assert load_latency(path) == [one]
 
 

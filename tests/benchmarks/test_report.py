@@ -252,7 +252,7 @@ def test_no_prediction_is_held_against_a_measurement_of_another_place(run: Path,
     part = prediction(read_record(run))
     assert part is not None
     assert "The exported network takes" not in part.text
-    assert "No INT8 network of this run was measured on the engine, device and threads" in part.text
+    assert "No INT8 network of this run was measured with the model's engine, device and threads" in part.text
     assert part.tables[0].rows[1][3:] == ["", ""]
 
 

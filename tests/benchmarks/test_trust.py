@@ -57,7 +57,7 @@ def test_the_runtimes_own_tool_times_the_same_file(float_onnx: Path, monkeypatch
     monkeypatch.setattr("benchmarks.selfcheck.tools._SECONDS", 0.2)
     found = tools(float_onnx, replace(QUICK, threads=psutil.cpu_count(logical=False) or 1), 2, SILENT)
     assert 0.1 < ratio(found.rows[0][2]) < 10
-    with pytest.raises(EngineError, match="one image at a time, on a thread for each core"):
+    with pytest.raises(EngineError, match="only batch 1 and one thread per core"):
         rival(float_onnx, replace(QUICK, threads=1000))
 
 

@@ -256,5 +256,5 @@ def test_other_links_are_followed_and_a_folder_counts_once(folders):
 
 def test_a_link_to_nothing_is_named(folders):
     (folders / "train" / "a" / "gone.png").symlink_to("nowhere.png")
-    with pytest.raises(DataError, match=r"gone\.png is no file"):
+    with pytest.raises(DataError, match=r"gone\.png is not a file"):
         read_folder(folders / "train", "train")

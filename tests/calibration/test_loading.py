@@ -170,7 +170,7 @@ def test_a_worker_that_is_killed_is_told_with_a_remedy(workers, capfd):
     multiprocessing.active_children()[0].kill()
     with pytest.raises(DataError, match=r"worker process that reads images was killed") as error:
         list(steps)
-    assert "set data.workers=0" in str(error.value)
+    assert "set data.workers to a smaller number" in str(error.value)
     assert "Traceback" not in capfd.readouterr().err
     assert len(list(loader)) == 40
 

@@ -169,7 +169,7 @@ def test_a_second_process_waits_and_finds_the_output(tmp_path: Path) -> None:
             assert second.stderr is not None
             waiting = second.stderr.readline()
             assert f"process {first.pid}" in waiting
-            assert "waiting until it has ended" in waiting
+            assert "waiting until it ends" in waiting
             first.communicate("go\n")
             _, said = second.communicate("go\n")
     assert "up to date" in said
@@ -277,4 +277,4 @@ def test_where_the_disk_knows_no_locks_it_says_so_and_goes_on(
     work = Counting()
     Run(tmp_path / "run", progress=Terminal()).stage("prune", work, settings={})
     assert work.runs == 1
-    assert "a disk that knows no locks (No locks available)" in capsys.readouterr().err
+    assert "a disk without file locks (No locks available)" in capsys.readouterr().err

@@ -33,8 +33,8 @@ def fuzz(out: Path, cases: int, *more: str) -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}\n{again}"
 
 
-def test_a_thousand_spoilt_files_are_used_or_refused(tmp_path: Path) -> None:
-    fuzz(tmp_path / "results.json", 1000)
+def test_five_hundred_spoilt_files_are_used_or_refused(tmp_path: Path) -> None:
+    fuzz(tmp_path / "results.json", 500)
     results = json.loads((tmp_path / "results.json").read_text())
     refused = [name for name, cases in results.items() if cases[0][1] != "accepted"]
     assert refused == [".plan"]  # the corpus itself is whole; there is no TensorRT here

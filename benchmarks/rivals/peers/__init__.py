@@ -1,8 +1,8 @@
-"""Other tools' INT8 of a file that we exported, to hold ours against: one module a tool.
+"""Quantize a file that we exported with other tools, one module per tool, to compare with ours.
 
-A peer is a module with ``quantize(source, images, out, **options)``; adding one is a new file and a line in ``PEERS``.
-``python -m benchmarks.rivals.peers NAME --fp32 FILE --data FOLDER --out FILE`` runs one.
-``torch_pruning`` is of another kind: it prunes, and ``benchmarks.rivals.pruning`` holds ours against it.
+A rival is a module with ``quantize(source, images, out, **options)``; to add one, write a new file and a line in
+``PEERS``. ``python -m benchmarks.rivals.peers NAME --fp32 FILE --data FOLDER --out FILE`` runs one.
+``torch_pruning`` is different: it prunes, and ``benchmarks.rivals.pruning`` compares it with ours.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ PEERS: dict[str, Peer] = {
     "nncf_openvino_fix": Peer("nncf_openvino", ".xml", {"overflow_fix": "enable"}),
     "nncf_openvino_nofix": Peer("nncf_openvino", ".xml", {"overflow_fix": "disable"}),
 }
-# Those that are compared unless others are named.
+# The rivals that are compared by default.
 USUAL = ("ort_minmax", "ort_entropy", "ort_percentile", "nncf_onnx", "nncf_openvino")
 
 Quantize = Callable[[Source, Images, Path], None]
 
 
 def load(name: str) -> Quantize:
-    """Import a peer's libraries, and give what writes its INT8 file: ``quantize(source, images, out)``.
+    """Import a rival's libraries and return the function that writes its INT8 file: ``quantize(source, images, out)``.
 
     Raises:
         ConfigError: no peer has that name.

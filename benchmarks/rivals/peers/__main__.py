@@ -1,4 +1,4 @@
-"""``python -m benchmarks.rivals.peers NAME --fp32 FILE --data FOLDER --out FILE``: another tool's INT8 file."""
+"""``python -m benchmarks.rivals.peers NAME --fp32 FILE --data FOLDER --out FILE``: quantize with another tool."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def peer(
     images: Count = 300,
     seed: Seed = 0,
 ) -> int:
-    """Another tool's INT8 file.
+    """Quantize an exported FP32 file with another tool.
 
-    Exit code: 0, 1 error, 2 usage, 5 the peer's library is absent.
+    Exit code: 0, 1 error, 2 usage, 5 the tool's library is absent.
 
     Args:
-        name: The tool, and how it is called.
+        name: The tool and its settings.
         fp32: Exported FP32 file.
         out: INT8 file to write (.onnx; OpenVINO: .xml).
         images: How many calibration images, class-balanced.

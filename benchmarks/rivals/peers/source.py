@@ -1,4 +1,4 @@
-"""What every peer starts from: our exported FP32 file, and calibration images prepared as that file says."""
+"""The inputs of every rival: our exported FP32 file, and calibration images preprocessed as that file says."""
 
 from __future__ import annotations
 

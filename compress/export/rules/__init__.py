@@ -1,4 +1,4 @@
-"""What can be wrong with a quantized file, one rule a function; ``docs/targets.md`` says why engines want it so."""
+"""The lint rules for quantized files, one function per rule; ``docs/targets.md`` says why engines need each."""
 
 from compress.export.rules import integers, layers, storage
 from compress.export.rules.registry import RULES, Severity

@@ -22,7 +22,7 @@ def activation_type(graph: Graph, want: Profile) -> Faults:
 
 @rule("warning")
 def foreign_activation(graph: Graph, want: Profile) -> Faults:
-    """Integers that the engine runs, though others suit it better."""
+    """The engine runs these integers, but others suit it better."""
     for node, kind in _other_activations(graph, want) if not want.symmetric else ():
         yield graph.label(node), f"is quantized to {kind}; this target's files have {want.activations} there"
 
@@ -41,7 +41,7 @@ def activation_zero_point(graph: Graph, want: Profile) -> Faults:
 
 @rule("error")
 def relu_zero_point(graph: Graph, want: Profile) -> Faults:
-    """A ReLU is absorbed where the least integer means 0, since the clamp to that integer is the ReLU then."""
+    """A ReLU is fused if the least integer means 0, since the clamp to that integer then is the ReLU."""
     for node in graph.activations() if onnxruntime_runs(want) else ():
         before, p = graph.producer(node.input[0]), graph.parameters(node)
         if before is None or before.op_type != "Relu" or p.zero_point is None or p.integers not in ("int8", "uint8"):
@@ -50,8 +50,8 @@ def relu_zero_point(graph: Graph, want: Profile) -> Faults:
         if (p.zero_point != least).any():
             yield (
                 graph.label(node),
-                f"quantizes what a ReLU made to {p.integers} with zero point {p.zero_point.flat[0]}, not {least}: the "
-                "ReLU stays, and the convolution before it runs in float without a word",
+                f"quantizes a ReLU's output to {p.integers} with zero point {p.zero_point.flat[0]}, not {least}: the "
+                "ReLU is not fused, and the convolution before it runs in float",
             )
 
 
@@ -63,7 +63,7 @@ def scale(graph: Graph, want: Profile) -> Faults:
         if steps is None:
             yield graph.label(node), "computes its scale at run time, which the engine does not run in INT8"
         elif not np.isfinite(steps).all():
-            yield graph.label(node), "has a scale that is NaN or infinite: everything after it is lost"
+            yield graph.label(node), "has a scale that is NaN or infinite: everything after it is invalid"
         elif (steps <= 0).any():
             yield (
                 graph.label(node),
@@ -73,7 +73,7 @@ def scale(graph: Graph, want: Profile) -> Faults:
 
 @rule("error", "give a DequantizeLinear the scale and zero point of the QuantizeLinear before it")
 def pair(graph: Graph, want: Profile) -> Faults:
-    """What Q divides by, DQ must multiply by."""
+    """DQ must use the scale and zero point of the Q before it."""
     for node in graph.of(DQ):
         before = graph.producer(node.input[0])
         if before is not None and before.op_type == Q:
@@ -87,7 +87,7 @@ def pair(graph: Graph, want: Profile) -> Faults:
 
 @rule("warning", "remove one of the two")
 def twice(graph: Graph, want: Profile) -> Faults:
-    """DQ and Q with nothing between them round a second time."""
+    """A DQ followed directly by a Q rounds a second time."""
     for node in graph.activations():
         before = graph.producer(node.input[0])
         if before is not None and before.op_type == DQ:
@@ -98,7 +98,7 @@ def twice(graph: Graph, want: Profile) -> Faults:
 
 @rule("error")
 def weight_type(graph: Graph, want: Profile) -> Faults:
-    """Weights are signed: their zero point is 0 then, and the sums need no correction."""
+    """Weights are signed, so that their zero point is 0 and the sums need no correction."""
     for layer, node in graph.weights():
         kind = graph.parameters(node).integers
         if kind != "int8":
@@ -118,7 +118,7 @@ def pair_sums(graph: Graph, want: Profile) -> Faults:
 
 @rule("error")
 def weight_zero_point(graph: Graph, want: Profile) -> Faults:
-    """With any other zero point each product would need a correction, so engines take 0 only."""
+    """With any other zero point each product would need a correction, so engines take only 0."""
     for layer, node in graph.weights():
         zero = graph.parameters(node).zero_point
         if zero is not None and zero.any():
@@ -143,7 +143,7 @@ def weight_axis(graph: Graph, want: Profile) -> Faults:
 
 @rule("warning")
 def weight_granularity(graph: Graph, want: Profile) -> Faults:
-    """One scale for all channels gives the small ones few steps."""
+    """One scale for all channels leaves few steps for small channels."""
     for layer, node in graph.weights():
         p = graph.parameters(node)
         channelwise = p.scale is None or p.axis is not None
@@ -153,7 +153,7 @@ def weight_granularity(graph: Graph, want: Profile) -> Faults:
                 "has one scale for the whole weight; one for each output channel loses less accuracy",
             )
         elif p.axis is not None and want.weights == "per_tensor":
-            yield graph.label(layer), "has a weight scale for each channel; the target takes one for the layer"
+            yield graph.label(layer), "has a weight scale per channel; the target takes one for the whole layer"
 
 
 @rule("error")

@@ -1,4 +1,4 @@
-"""Rules about places: which layers run in INT8, and which fuse."""
+"""Rules about layers: which of them run in INT8, and which fuse."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def float_layer(graph: Graph, want: Profile) -> Faults:
             if not graph.is_dequantized(tensor)
         ]
         if missing == ["weight"] and onnxruntime_runs(want):
-            yield graph.label(node), f"({node.op_type}) has a float weight: the engine rounds it to a scale of its own"
+            yield graph.label(node), f"({node.op_type}) has a float weight: the engine chooses a scale for it by itself"
         elif missing:
             verb = "are" if len(missing) == 2 else "is"
             yield graph.label(node), f"({node.op_type}) runs in float: its {' and '.join(missing)} {verb} not quantized"
@@ -33,7 +33,7 @@ def float_layer(graph: Graph, want: Profile) -> Faults:
 
 @rule("error")
 def convolution_output(graph: Graph, want: Profile) -> Faults:
-    """ONNX Runtime makes one integer kernel of DQ, convolution, ReLU and Q; if Q is missing, of none of them."""
+    """ONNX Runtime fuses DQ, convolution, ReLU and Q into one integer kernel; without the Q it fuses none of them."""
     for node in graph.layers() if onnxruntime_runs(want) else ():
         tensor = graph.after_clamp(node)
         if node.op_type != "Conv" or tensor in graph.outputs:
@@ -57,17 +57,17 @@ def mixed_integers(graph: Graph, want: Profile) -> Faults:
         after = [user for user in graph.consumers(graph.after_clamp(node)) if user.op_type == Q]
         kinds = {_integers_at_run_time(graph, q, want) for q in [*before, *after] if q is not None}
         if len(kinds) > 1:
-            yield graph.label(node), f"runs in float: around it are {' and '.join(sorted(kinds))}, which do not mix"
+            yield graph.label(node), f"runs in float: its inputs and output mix {' and '.join(sorted(kinds))}"
 
 
 @rule("warning", "expect this layer in float, or quantize the output")
 def float_output(graph: Graph, want: Profile) -> Faults:
-    """What the network returns has no Q after it to fuse with."""
+    """The output of the network has no Q after it that could be fused."""
     for node, _ in [*_convolutions(graph), *_adds(graph)] if onnxruntime_runs(want) else ():
         if graph.after_clamp(node) in graph.outputs:
             yield (
                 graph.label(node),
-                "makes an output of the network, which is not quantized: the engine runs it in float",
+                "computes an output of the network, which is not quantized: the engine runs it in float",
             )
 
 
@@ -82,7 +82,7 @@ def residual_add(graph: Graph, want: Profile) -> Faults:
 
 @rule("error")
 def residual_fusion(graph: Graph, want: Profile) -> Faults:
-    """TensorRT and OpenVINO make one kernel of convolution, add and ReLU if nothing stands between."""
+    """TensorRT and OpenVINO fuse convolution, add and ReLU if nothing is between them."""
     for node, inputs in _adds(graph) if want.add == "skip" else ():
         sources = [graph.source(tensor) for tensor in inputs]
         origins = [graph.origin(tensor) for tensor in inputs]
@@ -91,20 +91,20 @@ def residual_fusion(graph: Graph, want: Profile) -> Faults:
         convs = [origin for origin in origins if origin is not None and origin.op_type == "Conv"]
         if convs:
             what = f"has Q/DQ between it and convolution '{graph.label(convs[0])}' that feeds it: the two do not fuse"
-            yield graph.label(node), f"{what}, or fuse without the Q/DQ; only the skip input is to be quantized"
+            yield graph.label(node), f"{what}, or fuse without the Q/DQ; quantize only the skip input"
 
 
 @rule("warning")
 def residual_skip(graph: Graph, want: Profile) -> Faults:
-    """A float skip input is read at two or four times the bytes."""
+    """Reading a float skip input takes two or four times the bytes."""
     for node, inputs in _adds(graph) if want.add == "skip" else ():
         if not any(graph.is_dequantized(tensor) for tensor in inputs):
-            yield graph.label(node), "has no quantized input: the skip is carried in float"
+            yield graph.label(node), "has no quantized input: the skip connection is float"
 
 
 @rule("warning")
 def float_pool(graph: Graph, want: Profile) -> Faults:
-    """Pooling has integer kernels, if it stands among Q/DQ."""
+    """Pooling has integer kernels, if Q/DQ are around it."""
     for node in graph.of("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"):
         before, users = graph.source(node.input[0]), graph.consumers(node.output[0])
         leads = any(user.op_type in (Q, *MOVES) for user in users)
@@ -123,9 +123,9 @@ def float_pool(graph: Graph, want: Profile) -> Faults:
             )
 
 
-@rule("warning", "give the pruning a multiple to round widths to (the latency table shows the steps)")
+@rule("warning", "set prune.multiple to round widths to a multiple (the latency table shows the steps)")
 def channel_width(graph: Graph, want: Profile) -> Faults:
-    """Kernels compute channels in groups; what is left over costs as much as a whole group."""
+    """Kernels compute channels in blocks; a partial block costs as much as a whole one."""
     step = 32 if "tensorrt" in want.engines else 4
     for layer, _ in graph.weights():
         shape = graph.shape(layer.input[1])
@@ -134,7 +134,7 @@ def channel_width(graph: Graph, want: Profile) -> Faults:
         if shape[0] % 4:
             yield (
                 graph.label(layer),
-                f"has {shape[0]} output channels, no multiple of 4: it may be slower than a wider one",
+                f"has {shape[0]} output channels, not a multiple of 4: it may be slower than a wider layer",
             )
         else:
             yield (
@@ -149,20 +149,20 @@ def _convolutions(graph: Graph) -> Iterator[tuple[NodeProto, list[str]]]:
 
 
 def _quantizer(graph: Graph, tensor: str) -> NodeProto | None:
-    """The Q whose integers ``tensor`` stands for."""
+    """The Q node that ``tensor`` was quantized by."""
     node = graph.source(tensor)
     before = graph.source(node.input[0]) if node is not None and node.op_type == DQ else None
     return before if before is not None and before.op_type == Q else None
 
 
 def _integers_at_run_time(graph: Graph, q: NodeProto, want: Profile) -> str:
-    """On x86 ONNX Runtime makes uint8 of int8 when it loads a file, but only of a tensor with one reader."""
+    """On x86 ONNX Runtime turns int8 into uint8 when it loads a file, but only for a tensor with one reader."""
     kind = graph.parameters(q).integers
     return "uint8" if kind == "int8" and want.activations == "uint8" and len(graph.readers(q)) < 2 else kind
 
 
 def _adds(graph: Graph) -> Iterator[tuple[NodeProto, list[str]]]:
-    """The adds of two computed tensors, but for those that a layer meant to stay float feeds."""
+    """The additions of two computed tensors, except those whose input comes from a layer meant to stay in float."""
     for node in graph.of("Add"):
         inputs = list(node.input)
         floats = any(graph.stays_float(graph.origin(tensor)) for tensor in inputs)

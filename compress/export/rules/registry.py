@@ -1,7 +1,7 @@
 """The registry of lint rules.
 
-A rule reads the graph and the target's profile and yields (node, what is wrong and what follows from it). To add one,
-write a function under ``@rule`` in a module of this folder: its name, in words, is the rule's name.
+A rule reads the graph and the target's profile and yields (node, what is wrong and its consequence). To add a rule,
+write a function with ``@rule`` in a module of this folder; the rule's name is the function's name, with dashes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Check = Callable[[Graph, Profile], Faults]
 
 
 class Rule(NamedTuple):
-    """A check with what its findings have in common."""
+    """A check, with the severity and the remedy that its findings share."""
 
     name: str
     severity: Severity
@@ -42,5 +42,5 @@ def rule(severity: Severity, remedy: str = REQUANTIZE) -> Callable[[Check], Chec
 
 
 def onnxruntime_runs(want: Profile) -> bool:
-    """Whether ONNX Runtime runs the files: its integer kernels take a layer together with the Q after it."""
+    """Whether ONNX Runtime runs the files: its integer kernels include a layer and the Q after it."""
     return "onnxruntime" in want.engines

@@ -1,4 +1,4 @@
-"""Rules about the file as a whole: types, opset, where its data is."""
+"""Rules about the file as a whole: types, opset, and where its data is stored."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from compress.targets import Profile
 
 @rule("error", "export again with `--set target.name={target}`")
 def float_type(graph: Graph, want: Profile) -> Faults:
-    """What is not quantized runs in the type that it is written in."""
+    """A layer that is not quantized runs in the type that the file gives it."""
     unchecked = {"Cast", "Constant", "QuantizeLinear"}
     for node in graph.nodes:
         kind = graph.types.get(node.output[0], "")
         if kind.startswith(("float", "bfloat")) and kind != want.float_type and node.op_type not in unchecked:
-            yield graph.label(node), f"({node.op_type}) is typed {kind} and runs so; the target wants {want.float_type}"
+            yield graph.label(node), f"has type {kind} ({node.op_type}) and runs so; the target wants {want.float_type}"
 
 
 @rule("error", "put a Cast inside the file instead")
 def interface_type(graph: Graph, want: Profile) -> Faults:
-    """Callers pass float32 images and read float32 results, whatever is inside."""
+    """Callers pass float32 images and read float32 results, whatever the types inside."""
     given = {tensor.name for tensor in graph.model.graph.initializer}
     for value in [*graph.model.graph.input, *graph.model.graph.output]:
         kind = graph.types.get(value.name, "")
@@ -29,7 +29,7 @@ def interface_type(graph: Graph, want: Profile) -> Faults:
 
 @rule("error", "export again with opset {opset}")
 def opset(graph: Graph, want: Profile) -> Faults:
-    """Scales by channel came with 13, float16 scales with 19, 16 and 4 bit integers with 21."""
+    """Scales per channel came with opset 13, float16 scales with 19, 16 and 4 bit integers with 21."""
     version = graph.opset
     halves = any(tensor.data_type == tensor.FLOAT16 for tensor in graph.model.graph.initializer)
     least = 19 if halves or want.float_type == "float16" else 13
@@ -42,13 +42,13 @@ def opset(graph: Graph, want: Profile) -> Faults:
 
 @rule("warning", "export again with opset {opset}")
 def newer_opset(graph: Graph, want: Profile) -> Faults:
-    """What nobody has tried."""
+    """This combination of target and opset is untested."""
     if graph.opset > want.opset:
         yield "opset", f"is {graph.opset}; files for this target are made and checked with {want.opset}"
 
 
 @rule("warning", "save the model with its data inside")
 def external_data(graph: Graph, want: Profile) -> Faults:
-    """A file in two parts can lose one; sums and signatures of the first say nothing of the second."""
+    """One of the two files can get lost, and checksums and signatures of one do not cover the other."""
     for name in graph.external:
         yield name, "is stored in another file, which has to travel with this one"

@@ -1,4 +1,4 @@
-"""How many units each group keeps and which blocks go, so that the budget is met at the least loss."""
+"""Choose how many units each group keeps and which blocks are removed, for the least loss within the budget."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Front:
         """The plan of least loss that costs ``limit`` at most.
 
         Raises:
-            BudgetError: there is none; says what can be reached.
+            BudgetError: there is none; the message says what can be reached.
         """
         _check_reachable(self.space, self.losses, self.formulation, np.array([limit]))
         choice = _best(self.formulation, self.solution, np.array([limit]))
@@ -125,7 +125,7 @@ def allocate(
 
 
 def check_reachable(space: SearchSpace, losses: Losses, budgets: Sequence[Budget]) -> None:
-    """Refuse budgets none of which can be met alone; cheap, as no loss is minimised.
+    """Refuse budgets that cannot be met even alone; this is cheap, as no loss is minimised.
 
     Raises:
         BudgetError, ConfigError: see ``allocate``.
@@ -139,7 +139,7 @@ def check_reachable(space: SearchSpace, losses: Losses, budgets: Sequence[Budget
 
 
 def by_scores(scores: Scores) -> Keep:
-    """Those with the highest scores."""
+    """Keep the units with the highest scores."""
     return lambda group, count: np.argsort(-scores[group], kind="stable")[:count].tolist()
 
 
@@ -168,7 +168,7 @@ def _best(formulation: Formulation, solution: Solution, bounds: Array) -> Choice
 
 
 def _check_reachable(space: SearchSpace, losses: Losses, formulation: Formulation, bounds: Array) -> None:
-    """Refuse a limit that nothing meets; say the least that can be reached and what relaxing would give."""
+    """Refuse a limit that cannot be met; report the least reachable cost, and what relaxing constraints gives."""
     for resource, (kind, bound) in enumerate(zip(formulation.kinds, bounds, strict=True)):
         lowest = float(formulation.cost(least(formulation.problem, resource))[resource])
         if lowest <= bound + 1e-12 * abs(bound):

@@ -1,4 +1,4 @@
-"""What a plan must respect besides its budget, and which widths and blocks that leaves to choose from."""
+"""The constraints on a plan besides its budget, and the widths and blocks that they allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compress.graph.segments import Segment
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a plan must respect besides the budget.
+    """The constraints on a plan besides the budget.
 
     Attributes:
         multiple: a group that gets narrower ends at a multiple of this many channels.
@@ -43,7 +43,7 @@ class Constraints:
         return ", ".join(listed)
 
     def relaxed(self) -> dict[str, Constraints]:
-        """What could be asked for in place of these, by the settings that say so."""
+        """Looser constraints to suggest, by the settings that ask for them."""
         looser = {
             "prune.keep=[]": replace(self, keep=()),
             "prune.depth=true": replace(self, depth=True),
@@ -88,7 +88,7 @@ def kept_groups(coupling: Coupling, constraints: Constraints, segments: Sequence
 
 
 def removable(coupling: Coupling, constraints: Constraints, segments: Sequence[Segment]) -> set[str]:
-    """Names of the segments that may go: neither they nor a layer of theirs is kept.
+    """Names of the segments that may be removed: neither they nor a layer of theirs is kept.
 
     Raises:
         ConfigError: a keep pattern matches no layer and no segment.

@@ -1,4 +1,4 @@
-"""What any width assignment costs, without building the network."""
+"""The MACs and parameters of any widths, computed without building the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A width plan: which units every group keeps, and what that costs. Plain values; JSON either way."""
+"""A plan: which units every group keeps, and what that costs. Plain values, stored as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GroupPlan:
 
     Attributes:
         name, kind: the group's.
-        before, after: channels; none after, where all blocks that it sits in are removed.
+        before, after: channels; none after if all blocks that it sits in are removed.
         kept: indices of the units that stay, ascending.
     """
 
@@ -40,7 +40,7 @@ class GroupPlan:
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """What allocation decides and surgery carries out.
+    """The result of allocation, which surgery carries out.
 
     Attributes:
         before, after: cost of the unpruned and of the pruned network.
@@ -57,7 +57,7 @@ class WidthPlan:
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names) or not self.before.macs or not self.before.params:
-            raise ValueError("a group is there twice, or the unpruned network costs nothing")
+            raise ValueError("a group occurs twice, or the unpruned network costs nothing")
 
     @property
     def kept(self) -> Mapping[str, Sequence[int]]:
@@ -82,4 +82,4 @@ class WidthPlan:
         Raises:
             PipelineError: (or ``error``) it is absent, or no plan.
         """
-        return read(path, cls, remedy="give a plan that stage prune has written, RUN/prune/plan.json", error=error)
+        return read(path, cls, remedy="give a plan that stage prune has written: RUN/prune/plan.json", error=error)

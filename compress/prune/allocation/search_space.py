@@ -1,4 +1,4 @@
-"""A network's widths and blocks as variables and terms of ``elimination``: what each costs and what each loses."""
+"""A network's widths and blocks as the variables and terms of ``solver``, with their costs and losses."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Exact minimisation of a loss under limits on additive costs. Knows numbers only, nothing of networks.
+"""Exact minimisation of a loss under limits on additive costs. It works on numbers only and knows nothing of networks.
 
 Each **variable** takes one of its candidates, at a loss. Each **term** costs what the candidates of a few variables
 make it cost; some terms can be removed, at a loss. With a grid on the costs, the least loss at *every* limit follows
 from one pass of bucket elimination (Dechter 1999, "Bucket elimination: a unifying framework for reasoning"): the
-variables go one after another, and what is left of those gone is a table, over the variables that they touch and over
-the grid. Tables are joined by min-plus convolution along the grid (``minplus``).
+variables are eliminated one after another; eliminating them leaves a table over the variables that they share terms
+with and over the grid. Tables are joined by min-plus convolution along the grid (``minplus``).
 
 Time grows exponentially only in how many variables such a table spans; for the chain of streams that a ResNet is, two.
 """
@@ -86,7 +86,7 @@ class Problem:
 
 
 def least(problem: Problem, resource: int) -> Choice:
-    """The choice that costs least, whatever its loss."""
+    """The choice with the least cost, ignoring its loss."""
     leaves = []
     for index, term in enumerate(problem.terms):
         costs = term.costs[resource]

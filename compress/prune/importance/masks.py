@@ -1,8 +1,8 @@
-"""A factor on each unit, applied wherever the unit is read.
+"""Gates: a factor on each unit, applied wherever the unit is read.
 
-A removed channel is one that no layer reads any more. So a gate of zero at all readers of a unit has the same effect
-as cutting it out, whatever lies between writer and reader, and the derivative of the loss by a gate of one says what
-cutting would cost. Masking and scoring are this one mechanism.
+Removing a channel means that no layer reads it any more. So a gate of zero at all readers of a unit has the same effect
+as cutting the unit out, whatever is between writer and reader, and the derivative of the loss with respect to a gate
+of one estimates the cost of cutting. Masking and scoring both use these gates.
 """
 
 from __future__ import annotations

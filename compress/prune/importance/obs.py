@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon on structures: which channels to remove, the repair of the rest taken into account.
+"""Optimal Brain Surgeon on structures: choose the channels to remove, given that the remaining weights are repaired.
 
 A reader with weights A (inputs x outputs) and input covariance C loses E|A'x - y|^2 when the rows r of a channel go
 and the remaining rows are re-solved; with H = C^-1 that is (Hassibi & Stork 1993; for structures Kurtic et al. 2023,
@@ -71,7 +71,7 @@ def remove(
         readers: of one group; without any, units go in their order.
         units: how many there are.
         widths: numbers of units kept, each at least 1.
-        order: all units, best first, where something else has decided; the weights are repaired all the same.
+        order: all units, best first, if another criterion chose it; the weights are repaired in either case.
 
     Memory: three copies of the largest covariance, in float32; a reader that is made on demand is not held.
 
@@ -89,7 +89,7 @@ def remove(
             return given[left]
         found = sum((state.scores() for state in states), torch.zeros(len(left)))
         if not found.isfinite().all():
-            raise FloatingPointError("what its channels are worth is not finite")
+            raise FloatingPointError("the scores of its channels are not finite")
         return found
 
     snapshots: dict[int, tuple[Tensor, ...]] = {}
@@ -108,7 +108,7 @@ def remove(
 
 
 class _State:
-    """What is left of a reader: ``H`` over the inputs that can still go, unit by unit; inputs of no unit come last."""
+    """A reader during removal: ``H`` over the inputs that can still go, unit by unit; inputs of no unit come last."""
 
     def __init__(self, reader: Reader, ridge: float) -> None:
         self._shape = reader.weights.shape

@@ -1,4 +1,4 @@
-"""Scores of units: how much is lost when one goes.
+"""Scores of units: the loss that removing a unit causes.
 
 Scores add up within a group, and those of different groups can be compared: allocation weighs them against one another.
 """
@@ -20,7 +20,7 @@ Scores = dict[str, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Scored:
-    """What a criterion may look at.
+    """The data that a criterion may use.
 
     Attributes:
         net: in eval mode; a criterion leaves it alone.

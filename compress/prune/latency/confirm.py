@@ -1,4 +1,4 @@
-"""Plans near a latency budget, measured whole on the target's engine; the best of those that meet it is taken.
+"""Measure the plans near a latency budget as whole networks on the target's engine, and take the best that meets it.
 
 A latency model is wrong by a few percent. So the neighbours of the plan that just meets the budget by prediction are
 timed as whole INT8 networks, together with the unpruned one, in one interleaved run.
@@ -76,7 +76,7 @@ class ConfirmedFile:
 def confirmed(
     planned: Callable[[float], WidthPlan], limit: float, unpruned: float, measure: Measure
 ) -> tuple[Candidate, list[Candidate]]:
-    """The widest plan that was measured to meet a limit, and all that were measured, widest first.
+    """Return the widest plan that was measured to meet a limit, and all measured plans, widest first.
 
     Where all of the first neighbours are too slow, or all are fast enough, the next attempt is where they point to.
 
@@ -113,7 +113,7 @@ def confirmed(
         least = min(tried, key=lambda one: one.ms)
         raise BudgetError(
             f"a budget of {limit:.3f} ms cannot be met: of {len(tried)} plans the fastest was {least}",
-            remedy="ask for less, or measure the table anew while the machine is quiet",
+            remedy="raise the budget, or measure the latency table again while the machine is quiet",
         )
     return fitting[0], tried
 

@@ -1,4 +1,4 @@
-"""What this machine would measure a target's latency on, to hold a table against it."""
+"""Describe the machine, engine and device that this process would measure a target's latency on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.prune.latency.table import Machine
 
 
 def here(target: TargetConfig) -> Machine | None:
-    """The target's engine and device on this machine; none where it cannot run the target's files."""
+    """The target's engine and device on this machine; None if it cannot run the target's files."""
     try:
         backend(target.engine).require(target.device)
         check_machine(target.name)

@@ -1,9 +1,9 @@
-"""What a width assignment costs on the engine that ships, predicted from a measured table.
+"""Predict the latency of a plan on the engine that ships, from a latency table.
 
     T = a + b * (sum of the segments that stay)
 
-The time of a segment follows from the rows of its kind; a and b from whole networks of random widths, because what a
-segment costs alone is not quite what it costs among others. Networks that the fit has not seen tell the error.
+The time of a segment follows from the rows of its segment type; a and b are fitted to whole networks of random widths,
+because a segment alone does not cost quite what it costs in a network. The error is measured on other networks.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class LatencyModel:
 
 
 def fit_kind(kind: SegmentKind, rows: Sequence[Row]) -> Predictor:
-    """A function from the units of each axis (arrays that broadcast) to ms, fitted to the rows of a kind.
+    """Fit a function from the units of each axis (arrays that broadcast) to ms, to the rows of a segment type.
 
     Nonnegative least squares (Lawson and Hanson 1974) in relative error on what the kernels' work is made of: products
     of input and output widths of each layer, these widths alone, and a constant. Widths are rounded up to the kind's

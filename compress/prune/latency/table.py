@@ -1,7 +1,7 @@
-"""The latency table, which ``benchmarks.latency_table`` writes: what was measured on which engine, of which network.
+"""The latency table, which ``benchmarks.latency_table`` writes: latencies measured on one engine, for one network.
 
-A row is one width assignment of one **kind** of segment. Segments with the same operations, shapes and full widths are
-one kind, measured once: the two blocks of a ResNet-18's first stage, for example.
+A row is one width assignment of one **segment type**. Segments with the same operations, shapes and full widths have
+the same type, which is measured once: the two blocks of a ResNet-18's first stage, for example.
 """
 
 from __future__ import annotations
@@ -209,14 +209,14 @@ class LatencyTable:
         foreign: bool = False,
         name: str = "the latency table",
     ) -> None:
-        """Is this table about ``network`` on the target that is asked for?
+        """Check that this table was measured for ``network`` on the requested target.
 
         Args:
             network: ``fingerprint`` of the network that is to be pruned.
-            target: as the configuration says it.
+            target: the configured target.
             here: ``latency.machine.here(target)``; none where the target's engine does not run on this machine.
                 Such a table, and one from a kit, is taken to be of the device that the user means.
-            foreign: the user has said that version, device and threads may differ.
+            foreign: accept another version, device or number of threads.
             name: of this table, for messages.
 
         Raises:
@@ -239,7 +239,7 @@ class LatencyTable:
             if getattr(self.place, what) != wanted and not foreign:
                 raise ConfigError(
                     f"{name} {_differs(what, self.place, wanted)}",
-                    remedy=f"{measure}; or take it nevertheless with --set prune.allow_foreign_table=true",
+                    remedy=f"{measure}; or accept it with --set prune.allow_foreign_table=true",
                 )
 
 

@@ -1,4 +1,4 @@
-"""What pruning costs: the loss as a function of each group's width, and of each removable block's removal.
+"""Measure what pruning costs: the loss as a function of each group's width, and of removing each removable block.
 
 Every cell is measured: one group is cut to one width, or one block is removed, the layers that read it are repaired,
 and the network is run from there on over images that the repair has not seen. The loss is the divergence of the
@@ -188,7 +188,7 @@ class Sensitivity:
         )
         if not math.isfinite(total):
             raise ModelError(
-                f"without channels or layers of '{what}' the network's outputs cannot be told from infinity",
+                f"without channels or layers of '{what}' the network's outputs are not finite",
                 remedy=f"set prune.keep to leave out '{what}', or evaluate the float network: it may have diverged",
             )
         return max(0.0, total / sum(map(len, self._images.judge)))  # rounding can make it negative
@@ -249,7 +249,7 @@ class Sensitivity:
                 kept[step] = list(judged)
             self._advance(step, values, see)
             self._advance(step, judged)
-            here.clear()  # or its moments would stay for another step
+            here.clear()  # otherwise its statistics would be kept for another step
             for group in [g for g in waiting if self._first(g) in kept and self._seen(g, moments)]:
                 path = self._path(group, widths[group.name], moments)
                 means = [moments[place.layer].mean for place in self._readers(group)]

@@ -1,4 +1,4 @@
-"""What pruning a network would lose, measured once and kept in ``losses/`` of the run: budgets come and go."""
+"""Measure the losses of pruning once, and keep them in ``losses/`` of the run for any budget."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def labelled(train: Split | None, model: Model, wanted: int, seed: int, progress
     """
     if train is None:
         raise DataError(
-            "this importance criterion looks at labelled training images, and data.train is not set",
+            "this importance criterion needs labelled training images, and data.train is not set",
             remedy="set data.train, or prune.importance=obs",
         )
     check_classes(train, len(model.classes))

@@ -1,4 +1,4 @@
-"""Repairs a pruned network without training: the weights that stay are solved anew, layer by layer, in closed form.
+"""Repair a pruned network without training: solve the remaining weights again, layer by layer, in closed form.
 
 One forward sweep. Each layer whose inputs were cut gets the weights that come closest to the original network's output
 at that place, given what the pruned network really feeds it (He et al. 2017, arXiv:1707.06168, section 3.2, with the
@@ -27,7 +27,7 @@ from compress.prune.importance.masks import masked
 from compress.prune.repair.statistics import RIDGES, Moments, Sampler, Statistics, best_ridge, naming, solve
 
 ROWS = 24_000
-"""Output positions that a layer's moments are taken over, over all images."""
+"""Output positions that a layer's statistics are taken over, over all images."""
 
 _HELD_OUT = 5  # one batch in so many
 _OPERANDS = 2
@@ -62,7 +62,7 @@ def repair(
         images: batches (N, C, H, W), the more the better. One in five is held out to choose how far each layer may go
             from its old weights.
         steps: those of the executor that are swept; default: all.
-        values: of ``net`` before the first of ``steps``, in place of walking there; one for each batch of images.
+        values: of ``net`` before the first of ``steps``, so that earlier steps are not run; one per batch of images.
     """
     sweep = _Sweep(net, structure, kept, removed, images, values)
     with masked(sweep.new, structure.coupling, kept, structure.named(removed)):

@@ -1,4 +1,4 @@
-"""First and second moments of what a layer reads, and the weights that follow from them in closed form."""
+"""First and second moments of a layer's inputs, and the weights that follow from them in closed form."""
 
 from __future__ import annotations
 
@@ -131,10 +131,10 @@ class Moments:
 
 @contextmanager
 def naming(layer: str, way_out: str = "") -> Iterator[None]:
-    """Where the moments of a layer's inputs cannot be inverted inside, or give no weights, say whose they are.
+    """Wrap the solving of a layer's weights: a failure becomes a ModelError that names the layer.
 
     Args:
-        way_out: what else the user can do, to end the remedy with.
+        way_out: a further remedy, appended to the message.
 
     Raises:
         ModelError: a factorization or a solution failed or is not finite, because of infinite values or of values so

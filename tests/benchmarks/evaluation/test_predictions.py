@@ -45,9 +45,9 @@ def test_the_same_images_elsewhere_are_the_same(float_onnx: Path, kept: Path) ->
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (DIGITS.subset(range(39), "eval"), "is of 40 images, the eval images are 39"),
+        (DIGITS.subset(range(39), "eval"), "is of 40 images, but there are 39 eval images"),
         (DIGITS.subset(range(1, 41), "eval"), "of other images: 40 of 40 differ"),
-        (DIGITS.subset([1, 0, *range(2, 40)], "eval"), "of other images: 2 of 40 differ, or stand in another order"),
+        (DIGITS.subset([1, 0, *range(2, 40)], "eval"), "of other images: 2 of 40 differ, or are in another order"),
         (Split("eval", FEW.classes, (FEW.labels + 1) % 10, FEW.source, FEW.indices), "40 of their labels have changed"),
     ],
 )
@@ -64,8 +64,8 @@ def test_other_images_are_not_paired(kept: Path, split: Split, message: str) -> 
         ({"record": np.array("{}")}, "is damaged"),
         ({"ranked": None}, "no item named 'ranked"),
         ({"ranked": np.zeros((3, 5))}, "'ranked' holds float64"),
-        ({"ranked": np.zeros((3, 5), np.int32)}, "no pairs"),
-        ({"ranked": np.full((40, 5), 99, np.int32)}, "are no classes"),
+        ({"ranked": np.zeros((3, 5), np.int32)}, "to pair it with"),
+        ({"ranked": np.full((40, 5), 99, np.int32)}, "are not classes"),
     ],
 )
 def test_a_file_of_another_version_or_damaged_says_so(kept: Path, change: dict[str, object], message: str) -> None:

@@ -44,8 +44,8 @@ def test_each_concern_is_told() -> None:
     assert "80% busy" in concerns(monitor(busy, QUIET), 1)[0]
     assert "'powersave'" in concerns(monitor(QUIET, saving), 1)[0]
     assert "3000 to 1500 MHz" in concerns(monitor(QUIET, slow), 1)[0]
-    assert "4 threads on 2 processors" in concerns(monitor(QUIET, QUIET), 4)[0]
-    assert "2 threads on 1 processors" in concerns(monitor(QUIET, QUIET), 2, affinity=(1,))[0]
+    assert "4 threads shared 2 processors" in concerns(monitor(QUIET, QUIET), 4)[0]
+    assert "2 threads shared 1 processors" in concerns(monitor(QUIET, QUIET), 2, affinity=(1,))[0]
 
 
 def test_what_the_machine_does_not_say_is_null() -> None:
@@ -72,7 +72,7 @@ def test_other_programs_are_told_where_they_matter(monkeypatch: pytest.MonkeyPat
     assert shared(Contention(waited=0.01, others=0.1)) == []
     assert shared(Contention(waited=None, others=0.0)) == []
     assert shared(Contention(waited=0.034, others=1.21)) == [
-        "had no processor for 3.4% of the time in which it could have run",
+        "it was ready to run but had to wait for a processor 3.4% of the time",
         "other programs kept 1.2 processors busy meanwhile",
     ]
 
@@ -212,5 +212,7 @@ def test_a_processor_that_was_slowed_down_for_its_heat_is_told(
 def test_a_processor_that_was_cooled_all_the_time_is_warned_of(board: Callable[..., Heat]) -> None:
     hot = QUIET.model_copy(update={"heat": board({"class/thermal/cooling_device0/cur_state": "2"})})
     (warning,) = concerns(monitor(hot, hot), 1)
-    assert warning == "cooling_device0 (cpufreq-cpu0) cooled the processor already before the measurement, in state 2"
+    assert (
+        warning == "cooling_device0 (cpufreq-cpu0) was already cooling the processor before the measurement, in state 2"
+    )
     assert throttled(monitor(hot, hot), on_gpu=False) == []

@@ -112,7 +112,7 @@ def test_no_engine_at_all_is_an_error_that_leaves_nothing(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_no_engine_present_is_a_backend_absent(exported: Callable[[Path], Run], int8_onnx: Path) -> None:
     run = exported(int8_onnx)
-    with pytest.raises(BackendAbsent, match="no engine for target tensorrt is here: TensorRT cannot run"):
+    with pytest.raises(BackendAbsent, match="no engine for target tensorrt runs on this machine: TensorRT cannot run"):
         build(load_config(None, ["target.name=tensorrt"]), run, engine=AUTO)
     assert not run.folder("build").exists()
 
@@ -126,7 +126,9 @@ def test_the_configured_engine_comes_first() -> None:
 @pytest.mark.skipif(platform.machine() in profile("ort-arm").machines, reason="this is such a processor")
 def test_an_engine_for_another_processor_is_left_out(exported: Callable[[Path], Run], int8_onnx: Path) -> None:
     run = exported(int8_onnx)
-    with pytest.raises(BackendAbsent, match=r"no engine for target ort-arm is here: .*made for aarch64 or arm64"):
+    with pytest.raises(
+        BackendAbsent, match=r"no engine for target ort-arm runs on this machine: .*made for aarch64 or arm64"
+    ):
         build(load_config(None, ["target.name=ort-arm"]), run, engine=AUTO)
     assert "onnxruntime is left out: a file for target ort-arm is made for aarch64" in said(run)
 
@@ -134,7 +136,7 @@ def test_an_engine_for_another_processor_is_left_out(exported: Callable[[Path], 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_engine_without_that_device_is_left_out() -> None:
     progress = Notes()
-    with pytest.raises(BackendAbsent, match="no engine for target ort-x86 is here"):
+    with pytest.raises(BackendAbsent, match="no engine for target ort-x86 runs on this machine"):
         candidates(TargetConfig(device="cuda"), progress)
     assert "openvino is left out: the OpenVINO engine runs on the CPU, not on 'cuda'" in progress.said
 

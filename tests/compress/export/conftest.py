@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from compress.models.registry import build
 
@@ -24,11 +25,17 @@ class Maps(nn.Module):
         return [x, F.relu(self.b(F.relu(self.a(x))) + self.short(x))]
 
 
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "maps": Maps,
+    "resnext": lambda: ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=32, width_per_group=4),
+}
+
+
 @pytest.fixture(scope="session")
 def make() -> Callable[[str], nn.Module]:
     def build_one(name: str) -> nn.Module:
         torch.manual_seed(0)
-        net = Maps() if name == "maps" else build(name, 5)
+        net = NETS[name]() if name in NETS else build(name, 5)
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)

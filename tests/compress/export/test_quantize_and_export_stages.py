@@ -145,7 +145,7 @@ def test_layers_are_left_in_float_until_the_accuracy_is_kept(run: Run) -> None:
 def test_max_drop_needs_held_out_images(run: Run) -> None:
     with pytest.raises(DataError, match="held out"):
         quantize(config_of("quantize.max_drop=1", "data.holdout=0"), run)
-    with pytest.raises(ConfigError, match="max_drop goes with"):
+    with pytest.raises(ConfigError, match="max_drop needs mode"):
         config_of("quantize.max_drop=1", "quantize.mode=qat")
 
 

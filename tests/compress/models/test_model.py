@@ -131,7 +131,7 @@ def test_a_users_factory_is_found_by_its_dotted_path() -> None:
         ("no_such_package:build", "cannot import 'no_such_package'"),
         ("compress.models.cifar:Nothing", "has no 'Nothing'"),
         ("compress.models.cifar:CifarResNet", "failed: TypeError"),
-        ("builtins:dict", "no factory of networks"),
+        ("builtins:dict", "not a factory of networks"),
     ],
 )
 def test_a_factory_that_does_not_work_says_why(arch: str, message: str) -> None:

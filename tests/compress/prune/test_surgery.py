@@ -177,7 +177,7 @@ def test_only_a_block_with_an_identity_shortcut_can_be_removed():
     net, shape = built_in("cifar_resnet20")
     coupling = couple(net, shape)
     (block,) = [segment for segment in segments(net, coupling, shape) if segment.name == "layer2.0"]
-    with pytest.raises(ModelError, match=r"'layer2\.0', which is no residual block with an identity"):
+    with pytest.raises(ModelError, match=r"'layer2\.0', which is not a residual block with an identity"):
         cut(net, coupling, {}, [block])
 
 

@@ -46,3 +46,6 @@ def bindings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     paths = [str(stubs), str(request.param), str(_REPOSITORY)]
     environment = {**os.environ, "LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": os.pathsep.join(paths)}
     return Bindings(version, environment)
+
+
+collect_ignore = ["trt_probe.py", "trt_drive.py"]  # programs that run with the bindings; doctests are not looked for

@@ -129,7 +129,9 @@ def test_with_the_package_but_no_gpu_it_says_just_that(bindings: Bindings) -> No
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=bindings.environment, timeout=120
     )
-    assert "BackendAbsent: TensorRT cannot run here: missing an NVIDIA GPU that torch can see" in process.stderr
+    assert (
+        "BackendAbsent: TensorRT cannot run on this machine: missing an NVIDIA GPU that torch can see" in process.stderr
+    )
 
 
 def _run(bindings: Bindings, script: str, given: str) -> str:
