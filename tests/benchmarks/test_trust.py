@@ -43,6 +43,7 @@ def test_an_engine_against_itself_and_against_more_of_the_same_work(
     assert ratio(found.rows[0][1]) > 1.5
 
 
+@pytest.mark.slow
 def test_runs_apart_are_paired(int8_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.selfcheck.checks._RUNS_A_SPACE", 1)
     found = apart(int8_onnx, QUICK, 2, SILENT, minutes=1e-6)

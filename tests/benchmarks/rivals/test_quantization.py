@@ -62,6 +62,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     return Network(folder / "net_fp32.onnx", folder)
 
 
+@pytest.mark.slow
 def test_ours_beside_a_peer_and_asked_again(
     network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
