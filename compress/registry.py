@@ -95,11 +95,11 @@ def load_plugins(modules: Iterable[str] = ()) -> None:
     """
     named = [name for name in os.environ.get(PLUGINS, "").split(",") if name]
     wanted = list(dict.fromkeys([*named, *modules]))
-    if wanted != named:
-        os.environ[PLUGINS] = ",".join(wanted)
     for name in wanted:
         if name not in sys.modules:
             import_own(name, "plugin")
+    if wanted != named:
+        os.environ[PLUGINS] = ",".join(wanted)
 
 
 def import_own(name: str, what: str) -> Any:

@@ -60,8 +60,14 @@ def test_other_processes_know_the_engine_too(folder: Path) -> None:
     assert "se_resnet_int8" in run("benchmarks.latency", *quick, "--engine", engine, plugins="additions")
 
 
-def test_the_gate_is_cut_along_and_its_block_can_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(EXAMPLE)
+def test_the_gate_is_cut_along_and_its_block_can_be_removed() -> None:
+    """In a process of its own: what it registers would stay for other tests."""
+    subprocess.run(
+        [sys.executable, "-P", __file__], cwd=EXAMPLE, env={**os.environ, "PYTHONPATH": str(EXAMPLE)}, check=True
+    )
+
+
+def check_gate() -> None:
     from additions import se_resnet
 
     torch.manual_seed(0)
@@ -80,6 +86,21 @@ def test_the_gate_is_cut_along_and_its_block_can_be_removed(monkeypatch: pytest.
     assert not any("1.1" in str(node.target) for node in trace(pruned, shape).graph.nodes)
 
 
+def test_an_engine_without_a_latency_table_says_so(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.latency_table",
+        "--config",
+        "extending.toml",
+        "--set",
+        f"run.dir={folder}",
+    ]
+    done = subprocess.run(command, cwd=EXAMPLE, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "cannot be measured on engine 'reference'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -95,3 +116,7 @@ def test_a_name_that_nothing_stands_for_is_an_error(setting: str, said: str, mon
     with pytest.raises(ConfigError) as caught:
         load_config(None, [setting])
     assert said in str(caught.value)
+
+
+if __name__ == "__main__":
+    check_gate()

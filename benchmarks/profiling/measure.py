@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.profiling import kit
+from benchmarks.profiling.guest import ENGINES
 from benchmarks.profiling.kit import FAST as FAST
 from benchmarks.profiling.kit import NORMAL as NORMAL
 from benchmarks.profiling.kit import Effort
@@ -202,7 +203,13 @@ def this_machine(target: TargetConfig) -> Machine:
 
     Raises:
         BackendAbsent: the target's engine does not run here.
+        ConfigError: the pieces of a table cannot be timed on that engine.
     """
+    if target.engine not in ENGINES:
+        raise ConfigError(
+            f"a latency table cannot be measured on engine '{target.engine}': only on {', '.join(ENGINES)}",
+            remedy="prune to prune.macs, prune.params or prune.ratio",
+        )
     remedy = "write a kit for the device with --emit-kit DIR"
     try:
         backend(target.engine).require(target.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from benchmarks.timing.gpu import gpu_names
 from benchmarks.timing.heat import heat
 from benchmarks.timing.machine import own_processors
 from compress import __version__, targets
-from compress.engines.base import backend, check_machine
+from compress.engines.base import backend, check_machine, version_of
 from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent, PipelineError
 from compress.prune.latency.machine import processor
@@ -72,12 +71,12 @@ def abilities() -> list[Ability]:
 def _engine(name: str) -> Ability:
     try:
         backend(name).require(_device(name))
-        version = getattr(importlib.import_module(name), "__version__", "of unknown version")
+        version = version_of(name)
     except BackendAbsent as absent:
         return Ability("engine", name, absent.message, here=False, remedy=absent.remedy or "")
     except (ImportError, OSError) as error:  # the library is installed but does not load
         return Ability("engine", name, str(error), here=False)
-    return Ability("engine", name, str(version), here=True)
+    return Ability("engine", name, version, here=True)
 
 
 def _device(engine: str) -> str:

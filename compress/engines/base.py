@@ -171,6 +171,14 @@ def _module(name: str) -> Any:
     return importlib.import_module(name) if name.startswith("compress.") else import_own(name, "engine")
 
 
+def version_of(name: str) -> str:
+    """The version of an engine's runtime, whose package has the engine's name; "unknown" without such a package."""
+    try:
+        return str(getattr(importlib.import_module(name), "__version__", "unknown"))
+    except ModuleNotFoundError:  # an engine of the user's own
+        return "unknown"
+
+
 def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trust: bool = False) -> Engine:
     """Open an engine file; its suffix determines the runtime.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import platform
 from pathlib import Path
 
 import torch
 
 from compress.config import TargetConfig
-from compress.engines.base import backend, check_machine
+from compress.engines.base import backend, check_machine, version_of
 from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent
 from compress.prune.latency.table import Machine
@@ -22,12 +21,11 @@ def here(target: TargetConfig) -> Machine | None:
         check_machine(target.name)
     except BackendAbsent:
         return None
-    version = str(importlib.import_module(target.engine).__version__)
     device = torch.cuda.get_device_name() if target.device == "cuda" else processor()
     return Machine(
         target.name,
         target.engine,
-        version,
+        version_of(target.engine),
         device,
         platform.machine(),
         target.threads,
