@@ -2,6 +2,6 @@
 
 from compress.startup import begin
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 begin(__name__)

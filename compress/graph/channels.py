@@ -107,8 +107,4 @@ class Op:
         return value.ids, value.shape
 
     def error(self, reason: str) -> ModelError:
-        return ModelError(
-            f"cannot follow the channels through {where(self.node)}: {reason}",
-            remedy="rewrite it with convolutions, linear layers, batch norms, element-wise operations, "
-            "concatenations and pooling",
-        )
+        return ModelError(f"the channels cannot be followed through {where(self.node)}: {reason}")

@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import fx, nn
 
 from compress.graph.channels import ChannelMap, Ids, Op, Side, Value
-from compress.graph.propagation import rule_for
+from compress.graph.propagation import channels_after
 from compress.graph.tracing import Trace, trace, where
 
 
@@ -97,11 +97,11 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
     """Find the groups of a network.
 
     Args:
-        net: any network that torch.fx can trace, with one image batch as its input.
+        net: a network that takes one image batch.
         shape: of one image (C, H, W).
 
     Raises:
-        ModelError: it cannot be traced, or an operation is not known; the message names the layer and the line.
+        ModelError: it cannot be traced; the message names the line.
 
     >>> from compress.models.registry import build
     >>> found = couple(build("cifar_resnet20_b"), (3, 32, 32))
@@ -112,11 +112,7 @@ def couple(net: nn.Module, shape: Sequence[int]) -> Coupling:
 
 
 def groups_of(traced: Trace) -> Coupling:
-    """``couple`` for a network that is already traced.
-
-    Raises:
-        ModelError: an operation is not known; the message names the layer and the line.
-    """
+    """``couple`` for a network that is already traced."""
     channels = _channels_of(traced)
     labels = _components(channels)
     reasons = {label: reason for ids, reason in reversed(channels.frozen) for label in labels[ids].tolist()}
@@ -160,7 +156,7 @@ def _channels_of(traced: Trace) -> ChannelMap:
             elif any(value.ids is not None for value in inputs):
                 module = traced.modules[str(node.target)] if node.op == "call_module" else None
                 op = Op(node, module, values, size)
-                ids = rule_for(op)(channels, op)
+                ids = channels_after(op, channels)
                 assert len(size) < 2 or len(ids) == size[1], where(node)
             values[node] = Value(ids, size)
     return channels

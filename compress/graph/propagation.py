@@ -1,7 +1,7 @@
 """Propagate channels through operations: one rule for each word in ``ops.Channels``.
 
 A rule reads an ``Op``, records in the ``ChannelMap`` which channels go together or must stay, and returns the channels
-of the result.
+of the result. It raises ModelError, before it records anything, where it cannot follow the operation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
+from compress.errors import ModelError
+from compress.frontend.ops import Channels, operation_of
 from compress.graph.channels import ChannelMap, Ids, Op
-from compress.graph.ops import Channels, operation_of
 from compress.graph.tracing import where
 from compress.models.cifar import SelectPad
 
@@ -22,20 +23,14 @@ Rule = Callable[[ChannelMap, Op], Ids]
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def rule_for(op: Op) -> Rule:
-    """Find the rule of an operation.
-
-    Raises:
-        ModelError: the operation is not in the table.
-    """
+def channels_after(op: Op, channels: ChannelMap) -> Ids:
+    """Propagate the channels through one operation; where that is not possible, all of its channels stay."""
     modules = {} if op.module is None else {str(op.node.target): op.module}
     row = operation_of(op.node, modules)
-    if row is None:
-        target = op.node.target
-        name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
-        kind = f"the operation '{name}'" if op.module is None else f"a layer of type {type(op.module).__name__}"
-        raise op.error(f"{kind} is not known")
-    return _RULES[row.channels]
+    try:
+        return _unknown(channels, op) if row is None else _RULES[row.channels](channels, op)
+    except ModelError as error:
+        return _kept(channels, op, error.message)
 
 
 def _layer(op: Op, kind: type[Layer]) -> tuple[Layer, str]:
@@ -74,9 +69,23 @@ def _select_pad(channels: ChannelMap, op: Op) -> Ids:
     return channels.written(layer, len(pad.source))
 
 
-def _batch_norm(channels: ChannelMap, op: Op) -> Ids:
+def _norm(channels: ChannelMap, op: Op) -> Ids:
+    """A layer with values for each channel."""
     channels.place(str(op.node.target), "norm", op.source[0])
     return op.source[0]
+
+
+def _group_norm(channels: ChannelMap, op: Op) -> Ids:
+    """The channels of a group share their statistics, so they go together."""
+    norm, _ = _layer(op, nn.GroupNorm)
+    groups = op.source[0].reshape(norm.num_groups, -1)
+    channels.tie(np.broadcast_to(groups[:, :1], groups.shape).ravel(), groups.ravel())
+    return _norm(channels, op)
+
+
+def _prelu(channels: ChannelMap, op: Op) -> Ids:
+    prelu, _ = _layer(op, nn.PReLU)
+    return _channelwise(channels, op) if prelu.num_parameters == 1 else _norm(channels, op)
 
 
 def _channelwise(channels: ChannelMap, op: Op) -> Ids:
@@ -91,7 +100,14 @@ def _channelwise(channels: ChannelMap, op: Op) -> Ids:
 
 def _whole(channels: ChannelMap, op: Op) -> Ids:
     """The operation needs all of its input channels; all must stay."""
-    reason = f"{where(op.node)} works on all of them at once, or has a fixed number"
+    return _kept(channels, op, f"{where(op.node)} works on all of them at once, or has a fixed number")
+
+
+def _unknown(channels: ChannelMap, op: Op) -> Ids:
+    return _kept(channels, op, f"{where(op.node)} is not known: `compress.frontend.ops.OPERATIONS` has no row for it")
+
+
+def _kept(channels: ChannelMap, op: Op, reason: str) -> Ids:
     for value in op.operands:
         if value.ids is not None:
             channels.freeze(value.ids, reason)
@@ -182,15 +198,13 @@ def _flatten(channels: ChannelMap, op: Op) -> Ids:
     return _whole(channels, op) if refolded is None else refolded
 
 
-def _view(channels: ChannelMap, op: Op) -> Ids:
+def _reshape(channels: ChannelMap, op: Op) -> Ids:
     ids, shape = op.source
-    sizes = op.node.args[1:]
-    if len(sizes) == 1 and isinstance(sizes[0], list | tuple):
-        sizes = tuple(sizes[0])
+    sizes = op.argument(1, "shape")
     refolded = _refold(ids, shape, op.shape)
-    if refolded is None or len(sizes) != len(op.shape):
+    if refolded is None or not isinstance(sizes, list | tuple) or len(sizes) != len(op.shape):
         return _whole(channels, op)
-    if isinstance(sizes[1], int) and sizes[1] != -1:
+    if sizes[1] != -1:
         channels.freeze(ids, f"{where(op.node)} fixes their number; write x.flatten(1)")
     return refolded
 
@@ -206,20 +220,16 @@ def _reduce(channels: ChannelMap, op: Op) -> Ids:
 
 
 def _permute(channels: ChannelMap, op: Op) -> Ids:
-    axes = op.node.args[1:]
-    axes = tuple(axes[0]) if len(axes) == 1 and isinstance(axes[0], list | tuple) else axes
+    axes = op.argument(1, "dims")
     return op.source[0] if axes[:2] == (0, 1) else _whole(channels, op)
-
-
-def _prelu(channels: ChannelMap, op: Op) -> Ids:
-    return _channelwise(channels, op) if op.argument(1, "num_parameters") == 1 else _whole(channels, op)
 
 
 _RULES: dict[Channels, Rule] = {
     "conv": _conv,
     "linear": _linear,
     "select_pad": _select_pad,
-    "batch_norm": _batch_norm,
+    "norm": _norm,
+    "group_norm": _group_norm,
     "channelwise": _channelwise,
     "add": _add,
     "join": _join,
@@ -227,7 +237,7 @@ _RULES: dict[Channels, Rule] = {
     "pad": _pad,
     "slice": _slice,
     "permute": _permute,
-    "view": _view,
+    "reshape": _reshape,
     "flatten": _flatten,
     "reduce": _reduce,
     "prelu": _prelu,

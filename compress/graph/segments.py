@@ -9,8 +9,8 @@ from itertools import takewhile
 
 from torch import fx, nn
 
+from compress.frontend.ops import Operation, keeps_zero, name_of, operation_of
 from compress.graph.groups import Coupling
-from compress.graph.ops import Operation, in_place, name_of, operation_of
 from compress.graph.tracing import Trace, trace
 from compress.models.layers import CHANNEL_LAYERS
 
@@ -22,7 +22,7 @@ class Segment:
     Attributes:
         name: for a residual block the longest common module prefix of its layers (``layer1.0``), or the node of its
             addition; for any other segment its first layer.
-        layers: Conv2d, Linear, BatchNorm2d and SelectPad inside, in the order of execution.
+        layers: the layers inside that have channels to cut, in the order of execution.
         groups: the groups that sit in those layers, on either side; the segment's cost depends on their widths.
         source: graph node (``compress.graph.tracing.trace``) of the tensor that enters it.
         result: graph node of the tensor that leaves it; for a block its addition, or the activation that follows.
@@ -125,8 +125,7 @@ class _Flow:
         return row is not None and row.adds
 
     def keeps_zero(self, node: fx.Node) -> bool:
-        row = self.operation(node)
-        return row is not None and row.keeps_zero
+        return keeps_zero(node, self.modules)
 
     def multiplies(self, node: fx.Node) -> bool:
         row = self.operation(node)
@@ -201,8 +200,6 @@ def _removable(flow: _Flow, source: fx.Node, addition: fx.Node, region: set[fx.N
     if len(addition.args) != 2 or addition.kwargs:  # torch.add(x, y, alpha=2)
         return False
     if not _vanishes(flow, branch, flow.layers(region)[0]):
-        return False
-    if any(source in flow.reads[node] and in_place(node, flow.modules) for node in region - {addition}):
         return False
     inside = set(flow.layers(region))
     if any(flow.layer(n) in inside for n in flow.reads if n not in region):  # a layer is also called elsewhere

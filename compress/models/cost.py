@@ -40,14 +40,16 @@ def layer_macs(net: nn.Module, shape: Sequence[int]) -> dict[str, int]:
     >>> layer_macs(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), (3, 10, 10))
     {'0': 2400}
     """
-    prefix = f"{type(net).__name__}."
-    flops = _flops(net, shape)
-    return {key.removeprefix(prefix): sum(ops.values()) // 2 for key, ops in flops.items() if key.startswith(prefix)}
+    return {key: sum(ops.values()) // 2 for key, ops in _flops(net, shape).items() if key not in ("", "Global")}
 
 
 def _flops(net: nn.Module, shape: Sequence[int]) -> dict[str, dict[object, int]]:
-    """PyTorch's own counter (two operations a multiply-accumulate), on tensors that have shapes but no contents."""
+    """PyTorch's own counter (two operations a multiply-accumulate), on tensors that have shapes but no contents.
+
+    By dotted name: the counter puts the name of the network's class before it, which a copy may have changed.
+    """
     shadow = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(1, *shape, device="meta"))
-    return {name: dict(ops) for name, ops in counter.get_flop_counts().items()}
+    prefix = type(shadow).__name__
+    return {name.removeprefix(prefix).lstrip("."): dict(ops) for name, ops in counter.get_flop_counts().items()}

@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import TypedDict  # before Python 3.12 pydantic needs this one
 
+from compress.frontend.layers import FrozenBatchNorm, Removed
 from compress.models.cifar import SelectPad
-from compress.models.removed import Removed
 from compress.parse import Finite, Size
 
 Shape = dict[str, Any]
@@ -36,13 +36,26 @@ class ConvShape(TypedDict):
     bias: bool
 
 
-class BatchNormShape(TypedDict):
-    type: Literal["BatchNorm2d"]
+class NormShape(TypedDict):
+    type: Literal["BatchNorm2d", "FrozenBatchNorm", "BatchNorm1d", "InstanceNorm2d"]
     num_features: Size
     eps: Finite
     momentum: Finite | None
     affine: bool
     track_running_stats: bool
+
+
+class GroupNormShape(TypedDict):
+    type: Literal["GroupNorm"]
+    num_groups: Size
+    num_channels: Size
+    eps: Finite
+    affine: bool
+
+
+class PReLUShape(TypedDict):
+    type: Literal["PReLU"]
+    num_parameters: Size
 
 
 class LinearShape(TypedDict):
@@ -62,7 +75,10 @@ class Unshaped(TypedDict):
     type: Literal["Identity", "Removed"]
 
 
-AnyShape = Annotated[ConvShape | BatchNormShape | LinearShape | SelectPadShape | Unshaped, Field(discriminator="type")]
+AnyShape = Annotated[
+    ConvShape | NormShape | GroupNormShape | PReLUShape | LinearShape | SelectPadShape | Unshaped,
+    Field(discriminator="type"),
+]
 """What ``model.json`` holds for a layer."""
 
 
@@ -122,19 +138,41 @@ def _cut_conv(conv: nn.Conv2d, gone_inputs: set[int], gone_outputs: set[int]) ->
     return _rebuilt(conv, state, in_channels=len(inputs), out_channels=len(outputs), groups=groups)
 
 
-def _norm_shape(norm: nn.BatchNorm2d) -> Shape:
+_Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.InstanceNorm2d
+
+
+def _norm_shape(norm: _Norm) -> Shape:
     keys = ("num_features", "eps", "momentum", "affine", "track_running_stats")
     return {key: getattr(norm, key) for key in keys}
 
 
-def _norm_size(norm: nn.BatchNorm2d) -> LayerSize:
+def _norm_size(norm: _Norm) -> LayerSize:
     return LayerSize(0, norm.num_features, 0, 2 * int(norm.affine))
 
 
-def _cut_norm(norm: nn.BatchNorm2d, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+def _cut_norm(norm: _Norm, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
     features = _rest(norm.num_features, gone_outputs)
-    state = {name: value[features] if value.dim() else value for name, value in norm.state_dict().items()}
-    return _rebuilt(norm, state, num_features=len(features))
+    return _rebuilt(norm, _only(norm, features), num_features=len(features))
+
+
+def _group_norm_shape(norm: nn.GroupNorm) -> Shape:
+    return {key: getattr(norm, key) for key in ("num_groups", "num_channels", "eps", "affine")}
+
+
+def _group_norm_size(norm: nn.GroupNorm) -> LayerSize:
+    return LayerSize(0, norm.num_channels, 0, 2 * int(norm.affine))
+
+
+def _cut_group_norm(norm: nn.GroupNorm, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    """Whole groups are removed."""
+    channels = _rest(norm.num_channels, gone_outputs)
+    groups = len(channels) * norm.num_groups // norm.num_channels
+    return _rebuilt(norm, _only(norm, channels), num_channels=len(channels), num_groups=groups)
+
+
+def _cut_prelu(prelu: nn.PReLU, gone_inputs: set[int], gone_outputs: set[int]) -> nn.Module:
+    channels = _rest(prelu.num_parameters, gone_outputs)
+    return _rebuilt(prelu, _only(prelu, channels), num_parameters=len(channels))
 
 
 def _linear_shape(linear: nn.Linear) -> Shape:
@@ -170,7 +208,16 @@ def _cut_select_pad(pad: SelectPad, gone_inputs: set[int], gone_outputs: set[int
 
 KINDS: dict[type[nn.Module], LayerKind] = {
     nn.Conv2d: LayerKind(_conv_shape, _conv_size, _cut_conv),
-    nn.BatchNorm2d: LayerKind(_norm_shape, _norm_size, _cut_norm),
+    **dict.fromkeys(
+        (nn.BatchNorm2d, FrozenBatchNorm, nn.BatchNorm1d, nn.InstanceNorm2d),
+        LayerKind(_norm_shape, _norm_size, _cut_norm),
+    ),
+    nn.GroupNorm: LayerKind(_group_norm_shape, _group_norm_size, _cut_group_norm),
+    nn.PReLU: LayerKind(
+        lambda prelu: {"num_parameters": prelu.num_parameters},
+        lambda prelu: LayerSize(0, prelu.num_parameters, 0, 1),
+        _cut_prelu,
+    ),
     nn.Linear: LayerKind(_linear_shape, _linear_size, _cut_linear),
     SelectPad: LayerKind(_select_pad_shape, None, _cut_select_pad),
     nn.Identity: LayerKind(lambda _: {}),
@@ -229,12 +276,28 @@ def _rebuilt(old: nn.Module, state: Mapping[str, Tensor], **changes: Any) -> nn.
     """A layer like ``old`` with other sizes and the given tensors; device, dtype and frozen weights are kept."""
     shape = shape_of(old)
     assert shape is not None
-    reference = next(iter(old.state_dict().values()), torch.zeros(()))
+    floats = (tensor for tensor in old.state_dict().values() if tensor.is_floating_point())
+    reference = next(floats, torch.zeros(()))
     new = make_layer({**shape, **changes}).to(reference.device, reference.dtype)
     new.load_state_dict(dict(state))
-    for name, parameter in new.named_parameters():
-        parameter.requires_grad_(old.get_parameter(name).requires_grad)
+    return trained_like(old, new)
+
+
+def trained_like(old: nn.Module, new: nn.Module) -> nn.Module:
+    """``new``, in which a tensor is trained, frozen or a buffer as in ``old`` the one of the same name is."""
+    for name, parameter in list(new.named_parameters()):
+        if name in old._buffers:
+            new.register_parameter(name, None)
+            del new._parameters[name]
+            new.register_buffer(name, parameter.detach())
+        elif (before := old._parameters.get(name)) is not None:
+            parameter.requires_grad_(before.requires_grad)
     return new
+
+
+def _only(layer: nn.Module, channels: Sequence[int]) -> dict[str, Tensor]:
+    """The tensors of a layer with one value a channel, at some channels."""
+    return {name: value[channels] if value.dim() else value for name, value in layer.state_dict().items()}
 
 
 def _rest(size: int, gone: set[int]) -> Sequence[int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,13 +16,16 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from calibration.preprocess import Preprocess
-from compress.errors import CheckpointError, ModelError
+from compress.errors import CheckpointError, ModelError, PipelineError
 from compress.files import MANIFEST, write_atomic, write_json
+from compress.frontend.network import RaisedNetwork
+from compress.frontend.raising import raised
 from compress.models.checkpoint import check_values, own_names, under_all_names
 from compress.models.cifar import SelectPad
 from compress.models.layers import AnyShape
+from compress.models.prepare import prepare
 from compress.models.registry import build, is_factory
-from compress.models.shapes import describe, reshape
+from compress.models.shapes import describe, replace_module, reshape
 from compress.parse import brief, read
 from compress.run import verify
 
@@ -38,7 +43,7 @@ class Model:
     """A network, how to rebuild it, its preprocessing and its classes.
 
     Attributes:
-        net: in eval mode, float32, on the CPU.
+        net: raised (see ``compress.frontend``), in eval mode, float32, on the CPU.
         arch, args: what ``registry.build`` makes it from (before any channel was removed).
         preprocess: how an input image is preprocessed.
         classes: name of each logit; empty for a backbone.
@@ -124,20 +129,21 @@ def load_model(folder: Path, factory: str = "") -> Model:
             remedy=f"if you know the folder, set model.arch={record.arch} in your own configuration or by --set; "
             "or pass --trust to a command that has it",
         )
-    classes = len(record.classes) or None
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}", remedy=_REMEDY)
     try:
         state = load_file(path)
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot load {path}: {brief(error)}", remedy=_REMEDY) from None
-    if is_factory(record.arch):  # the user's own code may not run without memory
-        net = _shaped(record, classes, folder)
-        _check(copy.deepcopy(net).to("meta"), state, record, path)
+    net = _unpruned(record, folder)
+    shadow = copy.deepcopy(net).to("meta")  # shapes alone: a damaged file may ask for any amount of memory
+    with torch.device("meta"):
+        _reshape(shadow, record, folder)
+    _check(shadow, state, record, path)
+    if is_factory(record.arch):
+        _reshape(net, record, folder)
     else:
-        with torch.device("meta"):  # shapes alone: a damaged file may ask for any amount of memory
-            _check(_shaped(record, classes, folder), state, record, path)
-        net = _shaped(record, classes, folder)
+        net = _materialized(shadow)
     state = under_all_names(net, state)
     check_values(net, state, str(path))
     try:
@@ -147,20 +153,56 @@ def load_model(folder: Path, factory: str = "") -> Model:
     return Model(net.eval(), record.arch, record.preprocess, record.classes, record.args)
 
 
-def _shaped(record: Description, classes: int | None, folder: Path) -> nn.Module:
-    """Build the network of a description, with fresh weights.
+def _unpruned(record: Description, folder: Path) -> RaisedNetwork:
+    """The network of a description before any channel was removed; a built-in one has shapes and no contents.
 
     Raises:
         CheckpointError: the network is not known, or is too large.
     """
+    classes = len(record.classes) or None
     try:
-        net = build(record.arch, classes, record.args)
-        if (count := sum(parameter.numel() for parameter in net.parameters())) > MOST_PARAMETERS:
-            raise ModelError(f"'{record.arch}' has {count:,} parameters, too many for a ResNet")
-        reshape(net, record.layers)
+        if not is_factory(record.arch):
+            return _skeleton(record.arch, classes, json.dumps(record.args), record.preprocess.shape)
+        net = prepare(build(record.arch, classes, record.args), record.preprocess.shape)
+        _check_size(net, record.arch)
+        return raised(net.eval(), record.preprocess.shape)
     except (ModelError, CheckpointError) as error:
-        raise CheckpointError(f"{folder / 'model.json'}: {error.message}", remedy=error.remedy or _REMEDY) from None
+        raise _of_description(folder, error) from None
+
+
+@functools.lru_cache(maxsize=4)
+def _skeleton(arch: str, classes: int | None, args: str, shape: tuple[int, ...]) -> RaisedNetwork:
+    """A built-in network without contents; raised once, because the stages load the same one several times."""
+    with torch.device("meta"):
+        net = build(arch, classes, json.loads(args))
+    _check_size(net, arch)
+    return raised(net.eval(), shape)
+
+
+def _materialized(skeleton: RaisedNetwork) -> RaisedNetwork:
+    """The network with memory of its own, for ``load_state_dict`` to fill."""
+    net: RaisedNetwork = skeleton.to_empty(device="cpu")
+    for name, module in list(net.named_modules()):
+        if isinstance(module, SelectPad):  # its tables are not in the file of weights
+            replace_module(net, name, SelectPad(module.source, module.stride))
     return net
+
+
+def _reshape(net: RaisedNetwork, record: Description, folder: Path) -> None:
+    try:
+        reshape(net, record.layers)
+        net.recompile()
+    except CheckpointError as error:
+        raise _of_description(folder, error) from None
+
+
+def _check_size(net: nn.Module, arch: str) -> None:
+    if (count := sum(parameter.numel() for parameter in net.parameters())) > MOST_PARAMETERS:
+        raise ModelError(f"'{arch}' has {count:,} parameters, too many for a ResNet")
+
+
+def _of_description(folder: Path, error: PipelineError) -> CheckpointError:
+    return CheckpointError(f"{folder / 'model.json'}: {error.message}", remedy=error.remedy or _REMEDY)
 
 
 def _check(net: nn.Module, state: Mapping[str, torch.Tensor], record: Description, path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from compress.errors import CheckpointError
-from compress.models.layers import Shape, make_layer, plain, shape_of
+from compress.models.layers import Shape, make_layer, plain, shape_of, trained_like
 from compress.parse import brief
 
 
@@ -42,7 +42,7 @@ def reshape(net: nn.Module, shapes: Mapping[str, Mapping[str, Any]]) -> None:
             if current != plain(shape):
                 if not name:
                     raise ValueError("no name: that is the network itself")
-                replace_module(net, name, make_layer(shape))
+                replace_module(net, name, trained_like(net.get_submodule(name), make_layer(shape)))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"layer '{brief(name, 100)}' is said to be {brief(dict(shape))}, which the architecture lacks "

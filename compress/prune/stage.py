@@ -53,7 +53,7 @@ def prune(config: Config, run: Run) -> Path:
         DataError: there are no images to look at, or they do not fit the network's classes.
     """
     network = baseline = run.need("baseline")
-    images = RunImages(config.data, config.run.seed)
+    images = RunImages(config.data, config.run.seed, run.directory, run.progress)
     origin = Origin.of(baseline, config.model.arch, config.prune, config.target, run.directory / TABLE)
     if config.prune.rounds > 1 and config.prune.round_epochs and images.data.train is None:
         raise DataError(
@@ -224,6 +224,7 @@ def _train(
         model.preprocess,
         settings,
         epochs=config.prune.round_epochs,
+        labels=bool(model.classes),
         seed=config.run.seed,
         workers=config.data.workers,
         teacher=teacher if settings.distill > 0 else None,

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from compress.errors import ModelError
+from compress.frontend.layers import Removed
+from compress.frontend.network import RaisedNetwork
 from compress.graph.groups import Coupling
 from compress.graph.segments import Segment
 from compress.models.layers import cut_layer
-from compress.models.removed import Removed
 from compress.models.shapes import replace_module
 from compress.prune.importance.masks import masked
 
@@ -28,7 +29,7 @@ def cut(
     """A copy of ``net`` without some channels and branches; hooks on the layers that are cut are left behind.
 
     The first layer of a removed branch becomes ``Removed`` and the others ``nn.Identity``: names stay, the weights go,
-    and whatever traces the network no longer sees the block.
+    and a raised network does not run the branch any more.
 
     Args:
         kept: unit indices by group name; a group that is not named keeps all.
@@ -48,6 +49,8 @@ def cut(
         replace_module(net, layer, new)
     for layer, stand_in in gone.items():
         replace_module(net, layer, stand_in.train(net.get_submodule(layer).training))
+    if isinstance(net, RaisedNetwork):
+        net.recompile()  # without the branches
     return net
 
 

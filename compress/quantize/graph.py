@@ -12,27 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from compress.graph.ops import Operation, operation_of
-from compress.graph.tracing import symbolic_trace
+from compress.frontend.network import RaisedNetwork
+from compress.frontend.ops import Operation, operation_of
 
 PREFIX = "node_"
 
 
 def trace(net: nn.Module) -> fx.GraphModule:
-    """The network as a graph of layer calls, without its ``nn.Identity``; it shares the network's modules.
+    """A raised network as a graph of layer calls, without its ``nn.Identity``; it shares the network's modules.
 
-    Raises:
-        ModelError: see ``symbolic_trace``.
-
-    >>> [node.name for node in trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())).graph.nodes]
+    >>> from compress.frontend.raising import raised
+    >>> net = raised(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), (3, 8, 8))
+    >>> [node.name for node in trace(net).graph.nodes]
     ['input_1', '_0', '_1', 'output']
     """
-    graph = symbolic_trace(net)
-    module = fx.GraphModule(net, graph)
-    for node in list(graph.nodes):
+    assert isinstance(net, RaisedNetwork)
+    module = fx.GraphModule(net, net.live_graph())
+    for node in list(module.graph.nodes):
         if isinstance(layer_of(module, node), nn.Identity):  # where a BN was folded
             node.replace_all_uses_with(node.all_input_nodes[0])
-            graph.erase_node(node)
+            module.graph.erase_node(node)
     module.recompile()
     return module
 

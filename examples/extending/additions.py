@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import targets
-from compress.graph.ops import OPERATIONS, Operation
+from compress.frontend.ops import OPERATIONS, Operation
 from compress.prune.importance.scores import Scored, Scores
 from compress.quantize.grid import Grid
 from compress.quantize.histogram import Histogram

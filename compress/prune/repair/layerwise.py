@@ -100,7 +100,7 @@ class _Sweep:
         gone = structure.named(removed)
         self.executor = structure.executor()
         self.net, self.new = net, copy.deepcopy(net)
-        self._goals = _goals(structure, removed)
+        self._goals = self._within_a_step(_goals(structure, removed), structure)
         self._rows = kept_rows(net, structure.coupling, kept)
         inside = {layer for segment in gone for layer in segment.layers}
         ahead = {output for output, goal in self._goals.items() if goal.own != goal.addition}
@@ -113,6 +113,11 @@ class _Sweep:
         cuts = [self.executor.step_of(p.node) for p in self._places]
         cuts += [self.executor.step_of(segment.result) for segment in gone]
         self._first = min(cuts, default=len(self.executor))
+
+    def _within_a_step(self, goals: Mapping[str, _Goal], structure: Structure) -> dict[str, _Goal]:
+        """The goals of layers that run in the same step as the addition behind them (in an FPN some do not)."""
+        step_of, nodes = self.executor.step_of, {p.output: p.node for p in structure.linear_bns}
+        return {output: goal for output, goal in goals.items() if step_of(nodes[output]) == step_of(goal.own)}
 
     def advance(self, step: int) -> None:
         """Solve the layers of one step, and take both networks past it."""

@@ -123,7 +123,7 @@ BLOCKS = {
     "branch read elsewhere": (tapped, {"a": conv(), "b": conv()}, False),
     "called elsewhere": (lambda net, x: (x + net.a(x)).relu() * net.a(x).sigmoid(), {"a": conv()}, False),
     "pooled": (lambda net, x: x + F.interpolate(net.a(x), scale_factor=2), {"a": conv(2)}, False),
-    "in place on the source": (lambda net, x: x + net.a(F.relu_(x)), {"a": conv()}, False),
+    "in place on the source": (lambda net, x: x + net.a(F.relu_(x)), {"a": conv()}, True),
     "nested": (lambda net, x: x + net.b(F.relu(net.a(x))) + net.c(x), {"a": conv(), "b": conv(), "c": conv()}, None),
 }
 

@@ -11,6 +11,7 @@ from torch import nn
 from calibration.preprocess import Preprocess
 from compress.config import ModelConfig
 from compress.errors import CheckpointError, ModelError
+from compress.frontend.raising import raised
 from compress.graph.groups import couple
 from compress.models.checkpoint import load_trained
 from compress.models.model import Model, load_model, save_model
@@ -52,7 +53,8 @@ class Aliased(nn.Module):
 @pytest.fixture
 def aliased() -> Model:
     torch.manual_seed(0)
-    return Model(Aliased().eval(), f"{__name__}:Aliased", Preprocess(16), ("a", "b", "c"))
+    net = raised(Aliased().eval(), (3, 16, 16))
+    return Model(net, f"{__name__}:Aliased", Preprocess(16), ("a", "b", "c"))
 
 
 def pruned(model: Model) -> Model:
@@ -68,8 +70,6 @@ def test_a_net_with_aliased_layers_round_trips(
     save_model(model, tmp_path)
     net = load_model(tmp_path, aliased.arch).net
     assert torch.equal(net(model.example(2)), model.net(model.example(2)))
-    assert net.get_submodule("features.0") is net.get_submodule("conv1")
-    assert net.get_submodule("features.3.0") is net.get_submodule("block.0")
     assert not [key for key in load_file(tmp_path / "model.safetensors") if key.startswith("features")]
 
 
@@ -102,9 +102,10 @@ def test_reshape_restores_narrow_layers_and_folded_bn() -> None:
     assert describe(fresh) == describe(net)
 
 
-def test_a_replaced_layer_is_replaced_under_all_its_names(aliased: Model) -> None:
-    replace_module(aliased.net, "conv1", nn.Identity())
-    assert isinstance(aliased.net.get_submodule("features.0"), nn.Identity)
+def test_a_replaced_layer_is_replaced_under_all_its_names() -> None:
+    net = Aliased()
+    replace_module(net, "conv1", nn.Identity())
+    assert isinstance(net.get_submodule("features.0"), nn.Identity)
 
 
 def test_a_damaged_model_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from calibration.preprocess import Preprocess
 from compress.engines.onnxruntime import operator_counts, optimized_graph
 from compress.errors import ModelError
+from compress.frontend.raising import raised
 from compress.graph.groups import Coupling, couple
 from compress.graph.segments import Segment, segments
 from compress.models.cifar import CifarResNet
@@ -37,7 +38,7 @@ class Taken:
         for module in self.net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.bias, -0.3, 0.3)
-        self.net.eval()
+        self.net = raised(self.net.eval(), SHAPE)
         self.target = target
         self.coupling: Coupling = couple(self.net, SHAPE)
         self.segments: dict[str, Segment] = {s.name: s for s in segments(self.net, self.coupling, SHAPE)}

@@ -9,6 +9,7 @@ from torch import nn
 from user_nets import lively
 
 from compress.files import tree_sha256
+from compress.frontend.raising import raised
 from compress.graph.groups import couple
 from compress.graph.structure import Structure
 from compress.models.cost import count
@@ -32,7 +33,7 @@ def test_limits_fall_by_the_same_factor_and_end_at_the_goal(rounds):
 
 
 def without_blocks(*names):
-    net = lively(build("cifar_resnet20"))
+    net = raised(lively(build("cifar_resnet20")), SHAPE)
     structure = Structure.of(net, SHAPE)
     kept = {group.name: range(group.units // 2) for group in structure.coupling if group.kind == "stream"}
     return structure.coupling, couple(cut(net, structure.coupling, kept, structure.named(names)), SHAPE)
@@ -115,7 +116,7 @@ class ResNet9(nn.Module):
 
 
 def test_a_pruned_network_is_cut_into_the_pieces_that_the_original_was():
-    net = lively(ResNet9())
+    net = raised(lively(ResNet9()), SHAPE)
     original = Structure.of(net, SHAPE)
     (block,) = [segment.name for segment in original.segments if "first" in segment.layers]
     pruned = cut(net, original.coupling, {}, original.named([block]))

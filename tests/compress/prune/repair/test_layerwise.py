@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
 from user_nets import Backbone, Heads, OptionA, Plain
 
 from compress.errors import ModelError
@@ -307,3 +308,26 @@ def test_inputs_too_large_to_solve_for_are_an_error_that_names_the_layer():
         list(sensitivity_of(net).curves({"0": [2, 4]}))
     with pytest.raises(ModelError, match="inputs of '2' are too large"):
         repair(net, structure_of(net), {"0": range(4)}, [], [images(25)])
+
+
+class Pyramid(nn.Module):
+    """Maps of three sizes into an FPN, whose levels overlap in the order of execution."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.third = nn.Sequential(nn.Conv2d(16, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU())
+        self.fpn = FeaturePyramidNetwork([8, 16, 24], 8)
+
+    def forward(self, x):
+        low = self.stem(x)
+        middle = self.second(low)
+        return self.fpn({"0": low, "1": middle, "2": self.third(middle)})
+
+
+def test_a_layer_far_from_the_addition_behind_it_is_solved():
+    net = natural(Pyramid())
+    structure = structure_of(net)
+    kept = {group.name: range(0, group.units, 2) for group in structure.coupling}
+    repair(net, structure, kept, (), [images(16, seed) for seed in range(4)])

@@ -1,9 +1,9 @@
 """Every operation that the pipeline understands, in one table.
 
-An operation has one name, however it is written: ``leakyrelu`` stands for nn.LeakyReLU, F.leaky_relu and
+An operation has one name, however a network writes it: ``leakyrelu`` stands for nn.LeakyReLU, F.leaky_relu and
 x.leaky_relu_(). Pruning reads from the table how channels pass through an operation and which blocks can be removed;
-quantization and export read which operations pass integers on. An operation that is not in the table raises an error
-that names it.
+quantization and export read which operations pass integers on. Around an operation that is not in the table all
+channels stay.
 
 To add an operation of your own, add a row in the module that defines your network:
 
@@ -24,7 +24,8 @@ Channels = Literal[
     "conv",  # a layer with weights, or a shortcut: its output channels are new ones
     "linear",
     "select_pad",
-    "batch_norm",
+    "norm",  # a layer with values for each channel
+    "group_norm",
     "channelwise",  # output channel c depends on input channel c alone
     "add",  # element-wise on several tensors: channels at the same position go together
     "join",
@@ -32,7 +33,7 @@ Channels = Literal[
     "pad",
     "slice",
     "permute",
-    "view",
+    "reshape",
     "flatten",
     "reduce",
     "prelu",
@@ -72,51 +73,45 @@ OPERATIONS: dict[str, Operation] = {
     "conv2d": Operation("conv"),
     "linear": Operation("linear"),
     "selectpad": Operation("select_pad", moves=True, onnx=("Gather",)),
-    "batchnorm2d": Operation("batch_norm"),
-    **_rows("add iadd", Operation("add", adds=True)),
-    **_rows("sub isub", Operation("add")),
-    **_rows("mul imul", Operation("join", multiplies=True)),
-    **_rows("div truediv itruediv maximum minimum where expandas", Operation("join")),
-    **_rows("cat concat", Operation("cat")),
-    "pad": Operation("pad", moves=True, onnx=("Pad",)),
+    **_rows("batchnorm2d frozenbatchnorm batchnorm1d instancenorm2d", Operation("norm")),
+    "groupnorm": Operation("group_norm"),
+    "prelu": Operation("prelu", keeps_zero=True),
+    "add": Operation("add", adds=True),
+    "sub": Operation("add"),
+    "mul": Operation("join", multiplies=True),
+    **_rows("truediv maximum minimum expand", Operation("join")),
+    "cat": Operation("cat"),
+    "pad": Operation("pad", keeps_zero=True, moves=True, onnx=("Pad",)),
     "getitem": Operation("slice", moves=True, onnx=("Slice",)),
     "permute": Operation("permute", moves=True, onnx=("Transpose",)),
     "transpose": Operation("whole", moves=True, onnx=("Transpose",)),
-    **_rows("view reshape", Operation("view", moves=True, onnx=("Reshape",))),
-    "flatten": Operation("flatten", moves=True, onnx=("Flatten", "Reshape")),
-    "squeeze": Operation("flatten", moves=True, onnx=("Squeeze",)),
-    "unsqueeze": Operation("flatten", moves=True, onnx=("Unsqueeze",)),
+    "reshape": Operation("reshape", moves=True, onnx=("Reshape",)),
+    **_rows("flatten unflatten", Operation("flatten", moves=True, onnx=("Flatten", "Reshape", "Squeeze", "Unsqueeze"))),
     **_rows("mean sum amax amin", Operation("reduce")),
-    "prelu": Operation("prelu"),
     "maxpool2d": Operation("channelwise", keeps_sign=True, moves=True, onnx=("MaxPool",)),
     "avgpool2d": Operation("channelwise", keeps_sign=True),
     "identity": Operation("channelwise", keeps_zero=True, keeps_sign=True, moves=True, onnx=("Identity",)),
     **_rows(
-        "contiguous clone dropout dropout2d",
+        "dropout dropout2d stochasticdepth droppath",
         Operation("channelwise", keeps_zero=True, keeps_sign=True, moves=True),
     ),
     **_rows(
-        "relu relu6 leakyrelu elu celu selu gelu silu mish tanh hardswish stochasticdepth",
+        "relu relu6 leakyrelu elu celu selu gelu silu mish tanh hardswish",
         Operation("channelwise", keeps_zero=True),
     ),
     **_rows(
-        "sigmoid softplus hardsigmoid hardtanh adaptiveavgpool2d adaptivemaxpool2d lppool2d alphadropout zeropad2d "
-        "reflectionpad2d replicationpad2d upsample interpolate clamp neg abs sqrt pow square detach float double half "
-        "to zeroslike oneslike",
+        "sigmoid softplus hardsigmoid logsigmoid adaptiveavgpool2d adaptivemaxpool2d alphadropout featurealphadropout "
+        "interpolate clamp neg abs sqrt rsqrt exp log reciprocal pow square to zeroslike oneslike",
         Operation("channelwise"),
     ),
-    **_rows(
-        "groupnorm layernorm instancenorm2d batchnorm1d localresponsenorm softmax softmax2d logsoftmax logsumexp "
-        "normalize matmul bmm newzeros",
-        Operation("whole"),
-    ),
+    **_rows("layernorm convtranspose2d softmax logsoftmax linalgvectornorm newfull full", Operation("whole")),
 }
 """The rows by name, as ``name_of`` gives it. You may add rows: see the module's docstring."""
 
 MOVES_IN_ONNX = tuple(dict.fromkeys(kind for row in OPERATIONS.values() if row.moves for kind in row.onnx))
 """ONNX operators that copy or select values: Q/DQ commute with them, and engines move Q/DQ across."""
 
-_HOMES = ("torch", "compress.models")
+_HOMES = ("torch", "compress.models", "compress.frontend")
 
 
 def name_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
@@ -128,6 +123,7 @@ def name_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     if node.op == "call_module":
         return type(modules[str(node.target)]).__name__.lower()
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = name.partition(".")[0]  # of an ATen operation, without its overload
     return name if name.startswith("_") else name.replace("_", "")
 
 
@@ -146,12 +142,24 @@ def operation_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Operation |
     return None if foreign and not known.__module__.startswith(_HOMES) else row
 
 
-def in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a node overwrites its input with its result."""
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return name.endswith("_") or name in ("iadd", "isub", "imul", "itruediv") or bool(node.kwargs.get("inplace"))
+def keeps_zero(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node's result is zero where its one operand is zero."""
+    row = operation_of(node, modules)
+    return row is not None and row.keeps_zero and not node.kwargs.get("value")  # of F.pad
+
+
+def stays_whole(kind: type[nn.Module]) -> bool:
+    """Whether a module of this class is one operation, whatever it does inside: the table has a row with its name.
+
+    PyTorch's own layers are not: what they do inside is what the rows are about.
+
+    >>> stays_whole(nn.ReLU), stays_whole(type("TripleReLU", (nn.Module,), {}))
+    (False, False)
+    """
+    name, home = kind.__name__.lower(), kind.__module__
+    if home.startswith("torch.nn") or name not in OPERATIONS:
+        return False
+    return name not in _BUILT_IN or home.startswith(_HOMES)
 
 
 _BUILT_IN = frozenset(OPERATIONS)

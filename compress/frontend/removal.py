@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
-from compress.graph.ops import in_place, name_of, operation_of
-from compress.models.removed import Removed
+from compress.frontend.layers import Removed
+from compress.frontend.ops import keeps_zero, name_of, operation_of
 
 Modules = Mapping[str, nn.Module]
 
@@ -37,14 +37,8 @@ def _put_through(graph: fx.Graph, node: fx.Node, other: fx.Node, modules: Module
         if name_of(user, modules) == "relu" and _never_negative(other, modules):
             user.replace_all_uses_with(other)
             graph.erase_node(user)
-    writers = [user for user in node.users if in_place(user, modules) and user.args[0] is node]
     node.replace_all_uses_with(other)
     _erase_unused(graph, node)
-    for user in writers:
-        if len(other.users) > 1:  # an in-place operation would change the value for other readers
-            with graph.inserting_before(user):
-                copied = graph.call_method("clone", (other,))
-            user.args = (copied, *user.args[1:])
 
 
 def _never_negative(node: fx.Node, modules: Modules) -> bool:
@@ -59,7 +53,7 @@ def _is_zero(node: fx.Node, modules: Modules) -> bool:
     if node.op == "call_module" and isinstance(modules[str(node.target)], Removed):
         return True
     row, operands = operation_of(node, modules), node.all_input_nodes
-    if row is not None and row.keeps_zero and len(operands) == 1:
+    if len(operands) == 1 and keeps_zero(node, modules):
         return _is_zero(operands[0], modules)
     return row is not None and row.multiplies and any(_is_zero(operand, modules) for operand in operands)
 
