@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor
@@ -19,7 +21,10 @@ from compress.export.qdq import CLAMPS, MOVES, Graph, module_of
 
 Run = Callable[[Path, Tensor], list[NDArray[np.float32]]]
 
-UNKNOWN = "an operation was exported wrongly; please report it with the network"
+UNKNOWN = (
+    "an operation there, or before, was exported wrongly, or the engine computes it wrongly "
+    f"(torch {torch.__version__}, onnxruntime {ort.__version__}); please report it with the network"
+)
 
 
 def explain(

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from compress.engines.saturation import PairSums
-from compress.graph.ops import OPERATIONS, name_of
+from compress.frontend.ops import OPERATIONS, name_of
 from compress.quantize.fakequant import FakeActivation, insert
 from compress.quantize.pairs import PAIR_HIGH, pairs
 from compress.quantize.quantizer import Activation, Quantizers, Weight

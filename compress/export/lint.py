@@ -123,7 +123,8 @@ def enforce(path: Path, target: str, float_layers: Collection[str] = (), progres
     if errors := findings[: len(findings) - len(warnings)]:
         raise ModelError(
             f"{path.name} does not suit target {target}:\n{describe(errors)}",
-            remedy="quantize for another target with `--set target.name=...`, or report this with the network",
+            remedy="quantize for another target with `--set target.name=...`, or for a copy of this target's profile "
+            "in which keep_float names the type of these layers",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 # Importing it registers the quantized_decomposed operators, which the exporter translates to Q/DQ. The exporter does
@@ -14,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from compress.quantize.fakequant import insert
 from compress.quantize.graph import layer_of, operation
+from compress.quantize.quantizable import QUANTIZED, WEIGHTED
 from compress.quantize.quantizer import WEIGHT_HIGH, Activation, Quantizers, Weight
 from compress.quantize.rounding import quantize_weight
 from compress.targets import profile
@@ -82,6 +84,9 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
     """
     graph = insert(net, quantizers, _QuantizeDequantize, _Dequantize)
     _fence(graph, {w.layer for w in quantizers.weights})
+    _pad_outside(graph)
+    if not profile(quantizers.target).float_output:
+        _quantize_moved(graph, {w.layer for w in quantizers.weights})
     if profile(quantizers.target).integer_bias:
         scales = {w.layer: torch.tensor(w.scale) for w in quantizers.weights}
         for node in graph.graph.nodes:
@@ -96,12 +101,13 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
 def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
     """Put a clamp that changes nothing between a quantizer and a layer that is to stay in float.
 
-    Otherwise ONNX Runtime would make it an integer convolution, with one scale for all of its weights.
+    Otherwise ONNX Runtime would quantize the layer's weights by itself, with one scale for all of them.
     """
     for node in list(graph.graph.nodes):
-        if isinstance(layer_of(graph, node), nn.Conv2d | nn.Linear) and node.target not in quantized:
+        if isinstance(layer_of(graph, node), WEIGHTED) and node.target not in quantized:
             (source,) = node.all_input_nodes
-            before = layer_of(graph, source)
+            quantizer, _ = _behind_moves(graph, node)
+            before = None if quantizer is None else layer_of(graph, quantizer)
             if isinstance(before, _QuantizeDequantize):
                 with graph.graph.inserting_before(node):
                     fence = graph.graph.call_function(torch.clamp, (source, *before.quantizer.range))
@@ -109,14 +115,58 @@ def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
     graph.recompile()
 
 
+def _pad_outside(graph: fx.GraphModule) -> None:
+    """Make the padding of a convolution that pads with other values than 0 an operation of its own, as ONNX has it."""
+    for node in list(graph.graph.nodes):
+        layer = layer_of(graph, node)
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            before, around = node.args[0], list(layer._reversed_padding_repeated_twice)
+            with graph.graph.inserting_before(node):
+                padded = graph.graph.call_function(F.pad, (before, around), {"mode": layer.padding_mode})
+            node.replace_input_with(before, padded)
+    for layer in graph.modules():
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
+            layer.padding, layer.padding_mode = (0, 0), "zeros"
+    graph.recompile()
+
+
+def _quantize_moved(graph: fx.GraphModule, quantized: Collection[str]) -> None:
+    """Repeat a quantizer before a layer where operations that only move values stand between, for all of its readers.
+
+    It changes no value. ONNX Runtime fuses a layer with the Q/DQ that it reads directly; it moves Q/DQ across some of
+    these operations, but not across a padding, a slice or a reshape whose sizes are computed.
+    """
+    for node in list(graph.graph.nodes):
+        if isinstance(layer_of(graph, node), QUANTIZED) and node.target in quantized:
+            (moved,) = node.all_input_nodes
+            quantizer, operators = _behind_moves(graph, node)
+            if quantizer is not None and operators:
+                with graph.graph.inserting_after(moved):
+                    again = graph.graph.call_module(str(quantizer.target), (moved,))
+                moved.replace_all_uses_with(again, lambda user, new=again: user is not new)
+    graph.recompile()
+
+
 def _input_scale(graph: fx.GraphModule, node: fx.Node) -> float | None:
     """The scale of a node's input, through operations that only move values; None if the input is float."""
+    quantizer, _ = _behind_moves(graph, node)
+    module = None if quantizer is None else layer_of(graph, quantizer)
+    return module.quantizer.scale if isinstance(module, _QuantizeDequantize) else None
+
+
+def _behind_moves(graph: fx.GraphModule, node: fx.Node) -> tuple[fx.Node | None, list[str]]:
+    """The quantizer of a node's input, behind operations that only move values; None if the input is float.
+
+    Returns:
+        the quantizer, and the ONNX operators that stand between: none for a dropout, which does nothing in eval mode.
+    """
+    operators: list[str] = []
     while node.args and isinstance(node.args[0], fx.Node):
         node = node.args[0]
-        module = layer_of(graph, node)
-        if isinstance(module, _QuantizeDequantize):
-            return module.quantizer.scale
+        if isinstance(layer_of(graph, node), _QuantizeDequantize):
+            return node, operators
         row = operation(graph, node)
         if row is None or not row.moves:
-            return None
-    return None
+            break
+        operators += row.onnx
+    return None, operators

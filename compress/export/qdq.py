@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from compress.graph.ops import MOVES_IN_ONNX
+from compress.frontend.ops import MOVES_IN_ONNX
 
 Array = NDArray[Any]
 
@@ -22,15 +22,19 @@ Q, DQ = "QuantizeLinear", "DequantizeLinear"
 LAYERS = {"Conv": "Conv2d", "ConvTranspose": "ConvTranspose2d", "Gemm": "Linear", "MatMul": "Linear"}
 CLAMPS = ("Relu", "Clip")
 MOVES = MOVES_IN_ONNX
+MODULE = "compress.module"  # the property of a node that names the module which made it
 
 
 def module_of(node: NodeProto) -> str | None:
-    """The module whose forward made a node, as recorded by PyTorch's exporter; None if it recorded none.
+    """The module whose forward made a node, as this package or PyTorch's exporter recorded it; None if neither did.
 
     >>> module_of(onnx.helper.make_node("Relu", ["x"], ["y"])) is None
     True
     """
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), None)
+    notes: dict[str, str] = {prop.key: prop.value for prop in node.metadata_props}
+    if MODULE in notes:
+        return notes[MODULE]
+    scopes = notes.get("pkg.torch.onnx.name_scopes")
     names = ast.literal_eval(scopes) if scopes else []
     return str(names[-2]) if len(names) > 1 else None
 
@@ -165,8 +169,9 @@ class Graph:
         return (node for node in self.of(Q) if not self.holds_constant(node))
 
     def layers(self) -> Iterator[NodeProto]:
-        """Convolutions and matrix products, except those that are meant to stay in float."""
-        return (node for node in self.of(*LAYERS) if not self.stays_float(node))
+        """Convolutions and products with a weight, except those that are meant to stay in float."""
+        nodes = (node for node in self.of(*LAYERS) if node.op_type != "MatMul" or self.constant_behind(node.input[1]))
+        return (node for node in nodes if not self.stays_float(node))
 
     def weights(self) -> Iterator[tuple[NodeProto, NodeProto]]:
         """(layer, DQ of its weight) for each layer whose weight is quantized."""

@@ -42,6 +42,7 @@ from compress.parse import Count, read
 from compress.quantize.calibrate import Calibrated
 from compress.quantize.fakequant import at_quantizers
 from compress.quantize.fold import fold
+from compress.quantize.quantizable import in_float
 from compress.quantize.stage import ALL_INT8, RECORD, QuantizeFile
 from compress.quantize.store import load_calibrated
 from compress.run import Run
@@ -102,6 +103,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ) -> None:
             path = out / f"{config.name}_{suffix}.onnx"
             int8, profile = metadata.precision == "int8", config.target.profile
+            run.progress.note(f"  writing {path.name} and checking it on {len(images)} images")
             export_onnx(net, path, metadata, profile.opset, half=int8 and profile.float_type == "float16")
             if int8:
                 enforce(path, metadata.target, metadata.float_layers, progress=run.progress)
@@ -123,16 +125,16 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
             write(suffix, fold(model.net), [torch_net], metadata_for(model, model, "fp32", ""))
         compressed, calibrated = load_model(quantized, arch), load_calibrated(quantized, arch)
         described = metadata_for(compressed, load_model(parent, arch), "int8", calibrated.quantizers.target)
-        versions: dict[str, tuple[Calibrated, tuple[str, ...]]] = {"int8": (calibrated, record.float_layers)}
-        if record.float_layers:  # so that the latency cost of those layers can be measured against a file with none
-            versions["int8_all"] = load_calibrated(quantized / ALL_INT8, arch), ()
+        versions = {"int8": calibrated}
+        if (quantized / ALL_INT8).is_dir():  # the latency cost of the layers in float is measured against this file
+            versions["int8_all"] = load_calibrated(quantized / ALL_INT8, arch)
         runner = runner_for(config.target.profile)
-        for suffix, (network, float_layers) in versions.items():
+        for suffix, network in versions.items():
             write(
                 suffix,
                 lower(network.net, network.quantizers),
                 _references(network, config.target.profile, runner, images[:1]),
-                replace(described, float_layers=float_layers),
+                replace(described, float_layers=in_float(network.net, network.quantizers)),
                 runner,
             )
         write_json(out / "export.json", {name: asdict(exported) for name, exported in report.items()})
@@ -173,7 +175,7 @@ def metadata_for(model: Model, float_model: Model, precision: str, target: str) 
 
 def _images(config: Config, preprocess: Preprocess) -> Tensor:
     """Images (N, C, H, W) spread over the evaluation split (or the calibration split); noise if there are none."""
-    data = open_data(config.data, config.run.seed)
+    data = open_data(config.data, config.run.seed, run=config.run.dir)
     split = data.eval or data.calibration
     if split is None:
         return torch.randn(16, *preprocess.shape, generator=torch.Generator().manual_seed(0))

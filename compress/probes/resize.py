@@ -99,7 +99,8 @@ def _resized_layer(
             cut = _without(cut, gone_in, 1 - out_axis)
         elif value.ndim > 1:  # whole groups went, on both sides
             inputs = value.shape[1] * groups
-            node = _with_groups(node, (inputs - len(gone_in)) * groups // inputs)
+            gone = gone_in or gone_out  # a batch norm, which is cut at its outputs, became a depthwise convolution
+            node = _with_groups(node, (inputs - len(gone)) * groups // inputs)
         constants[name] = cut
     for name in _held(template, node.input[2]) if len(node.input) > 2 else ():
         constants[name] = _without(template.constants[name], gone_out, 0)

@@ -20,7 +20,9 @@ from torch.utils import _pytree as pytree
 
 from calibration.errors import DataError
 from compress.errors import ModelError
+from compress.frontend.raising import raised
 from compress.progress import SILENT, Progress
+from compress.quantize.completion import complete
 from compress.quantize.correct import Correction, correct
 from compress.quantize.equalize import equalize
 from compress.quantize.fakequant import fake_quantized
@@ -32,7 +34,7 @@ from compress.quantize.insertion import Sites, find_sites
 from compress.quantize.placement import Range, leave_float, place, quantize_only
 from compress.quantize.quantizer import Quantizers
 from compress.registries import RANGES
-from compress.targets import profile
+from compress.targets import Profile, profile
 
 _CORRECTED_ON = 32  # images, held in memory at once; a layer's errors are averaged over thousands of their pixels
 _JUDGED_ON = 32  # other images: is the equalized network the better one?
@@ -112,11 +114,11 @@ def calibrate(
     grid = Grid.of(profile(target))
     if len(images) == 0:
         raise DataError("the calibration sample is empty", remedy="set quantize.calibration_images above 0")
-    folded = fold(net)
+    folded = fold(raised(net, next(iter(images)).shape[1:]))
     for name, value in folded.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(f"'{name}' has NaN or infinite values", remedy="load another checkpoint, or train again")
-    sites = _sites(folded, images, symmetric=grid.symmetric)
+    sites = _sites(folded, images, profile(target))
 
     def quantized(float_net: nn.Module) -> Calibrated:
         seen = _observe(float_net, sites, images, progress)
@@ -174,11 +176,11 @@ def _checked(images: Images) -> Iterator[Tensor]:
         yield batch.contiguous(memory_format=torch.channels_last)  # convolutions run a quarter faster
 
 
-def _sites(folded: nn.Module, images: Images, *, symmetric: bool) -> Sites:
+def _sites(folded: nn.Module, images: Images, rule: Profile) -> Sites:
     graph = trace(folded)
     first = next(_checked(images))
     _check_finite(Unrolled(graph).eval(), [first])
-    return find_sites(graph, first[:1], symmetric=symmetric)
+    return complete(graph, find_sites(graph, first[:1], symmetric=rule.symmetric), rule)
 
 
 @torch.no_grad()

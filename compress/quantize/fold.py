@@ -1,4 +1,4 @@
-"""Fold batch normalisation into the convolution before it (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
+"""Fold batch normalisation into the layer before it (Jacob et al. 2018, arXiv:1712.05877, section 3.2).
 
 The network that ships has no BN: an engine multiplies once, and the weight that is quantized is the folded one.
 """
@@ -6,37 +6,73 @@ The network that ships has no BN: an engine multiplies once, and the weight that
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
-from torch import nn
+from torch import fx, nn
 
 from compress.models.shapes import replace_module
 from compress.quantize.graph import layer_of, trace
 
+_WEIGHTED = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+_NORM = nn.BatchNorm1d | nn.BatchNorm2d
+
 
 def fold(net: nn.Module) -> nn.Module:
-    """A copy of ``net`` in which ``conv -> BN`` is one convolution with bias; same function in eval mode.
+    """A copy of ``net`` without BN: ``conv -> BN`` is one convolution with bias, ``linear -> BN`` one linear layer.
 
-    The BN's place holds an ``nn.Identity``, so layer names stay. A BN is left as it is where it cannot be folded: it
-    follows no convolution (pre-activation nets), the convolution's output or its weights are used elsewhere too, or it
-    keeps no running statistics. ReLUs are made out of place, because quantizers look at their inputs as well.
+    Same function in eval mode. The BN's place holds an ``nn.Identity``, so layer names stay. A BN that cannot be folded
+    (it follows no layer, as in pre-activation nets, or the layer's output is read elsewhere too) becomes a depthwise
+    1x1 convolution, which engines run in integers. Only a BN that keeps no running statistics, and a BN of vectors that
+    follows no linear layer, stay as they are.
 
-    Raises:
-        ModelError: the network cannot be traced.
+    Args:
+        net: raised.
     """
     folded = copy.deepcopy(net).eval()
     graph = trace(folded)
-    calls = [node.target for node in graph.graph.nodes if node.op == "call_module"]
-    for node in graph.graph.nodes:
-        bn = layer_of(graph, node)
-        if not isinstance(bn, nn.BatchNorm2d) or bn.running_mean is None:
-            continue
-        source = node.args[0]
-        conv = layer_of(graph, source)
-        once = calls.count(source.target) == 1 and calls.count(node.target) == 1
-        if isinstance(conv, nn.Conv2d) and len(source.users) == 1 and once:
-            replace_module(folded, str(source.target), nn.utils.fuse_conv_bn_eval(conv, bn))
-            replace_module(folded, str(node.target), nn.Identity())
-    for module in folded.modules():
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            module.inplace = False
+    for name, norm, calls in list(_norms(graph)):
+        before = _only_before(graph, calls)
+        if before is not None and isinstance(layer := folded.get_submodule(before), _WEIGHTED):
+            replace_module(folded, before, _fused(layer, norm))
+            replace_module(folded, name, nn.Identity())
+        elif not isinstance(norm, nn.BatchNorm1d):
+            replace_module(folded, name, _depthwise(norm))
     return folded
+
+
+def _norms(graph: fx.GraphModule) -> Iterator[tuple[str, _NORM, list[fx.Node]]]:
+    """(name, BN, its calls) for each BN with running statistics."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph.graph.nodes:
+        if isinstance(layer_of(graph, node), _NORM):
+            calls.setdefault(str(node.target), []).append(node)
+    for name, nodes in calls.items():
+        norm = graph.get_submodule(name)
+        assert isinstance(norm, _NORM)
+        if norm.running_mean is not None:
+            yield name, norm, nodes
+
+
+def _only_before(graph: fx.GraphModule, calls: list[fx.Node]) -> str | None:
+    """The one layer whose every output these calls read, and nothing else reads; None if there is no such layer."""
+    sources = [node.all_input_nodes[0] for node in calls]
+    names = {node.target if node.op == "call_module" else None for node in sources}
+    if len(names) != 1 or None in names or any(len(source.users) != 1 for source in sources):
+        return None
+    (name,) = names
+    everywhere = [node for node in graph.graph.nodes if node.op == "call_module" and node.target == name]
+    return str(name) if len(everywhere) == len(set(sources)) else None
+
+
+def _fused(layer: _WEIGHTED, norm: _NORM) -> nn.Module:
+    if isinstance(layer, nn.Linear):
+        return nn.utils.fuse_linear_bn_eval(layer, norm)
+    return nn.utils.fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))
+
+
+def _depthwise(norm: _NORM) -> nn.Module:
+    """The 1x1 convolution, one group a channel, that computes what ``norm`` does."""
+    channels, mean = norm.num_features, norm.running_mean
+    conv = nn.Conv2d(channels, channels, 1, groups=channels, bias=False).to(mean).eval()
+    nn.init.ones_(conv.weight)
+    return nn.utils.fuse_conv_bn_eval(conv, norm)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -21,17 +21,20 @@ from compress.errors import ModelError
 from compress.models.cifar import SelectPad
 from compress.quantize.graph import PREFIX, Unrolled, layer_of
 
+Site = tuple[str, str | None]
+"""(source, user) node names of a tensor that is quantized; user None: for all users of the source."""
+
 
 @dataclass(frozen=True)
 class Sites:
     """What can be quantized in a network.
 
     Attributes:
-        activations: (source, user) node names, in the order of execution; user None: all users of the source.
+        activations: in the order of execution.
         layers: names of the layers whose weights are.
     """
 
-    activations: tuple[tuple[str, str | None], ...]
+    activations: tuple[Site, ...]
     layers: tuple[str, ...]
 
 
@@ -102,23 +105,29 @@ def _read(quantized: nn.Module, graph: fx.GraphModule) -> Sites:
     from nncf.torch.function_hook.wrapper import get_hook_storage
 
     nodes = {node.name: node for node in graph.graph.nodes}
-    activations: set[tuple[str, str | None]] = set()
+    activations: set[Site] = set()
     layers: dict[str, None] = {}
+    floats: set[str] = set()  # nodes that multiply by weights, but are no layer that this package writes in integers
     for name, hook in get_hook_storage(quantized).named_hooks():
         kind, operation, port = decode_hook_name(name)
         node = _node(nodes, operation)
         if kind == "pre_hooks" and port == 1 and isinstance(layer_of(graph, node), nn.Conv2d | nn.Linear):
             layers[str(node.target)] = None
         elif hook.get_input_low_input_high()[0].numel() != 1:
-            raise ModelError(f"'{node.name}' uses weights that belong to no layer", remedy="use nn.Conv2d or nn.Linear")
+            floats.add(node.name)
         elif kind == "post_hooks":
             activations.add((node.name, None))
         elif port < len(node.all_input_nodes):  # else the weight of a norm, which engines compute in float
             activations.add((node.all_input_nodes[port].name, node.name))
     if not layers:
         raise ModelError("nothing in the network can be quantized", remedy="it needs Conv2d or Linear layers")
-    order = {name: index for index, name in enumerate(nodes)}
-    return Sites(tuple(sorted(activations, key=lambda site: (order[site[0]], site[1] or ""))), tuple(layers))
+    return Sites(in_order(graph, (site for site in activations if site[1] not in floats)), tuple(layers))
+
+
+def in_order(graph: fx.GraphModule, sites: Iterable[Site]) -> tuple[Site, ...]:
+    """Sites in the order in which their sources run."""
+    order = {node.name: index for index, node in enumerate(graph.graph.nodes)}
+    return tuple(sorted(sites, key=lambda site: (order[site[0]], site[1] or "")))
 
 
 def _node(nodes: dict[str, fx.Node], operation: str) -> fx.Node:

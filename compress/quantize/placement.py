@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from compress.graph.ops import name_of
+from compress.frontend.ops import name_of
 from compress.models.cifar import SelectPad
 from compress.quantize.graph import called, layer_of, operation, trace
 from compress.quantize.grid import Grid

@@ -27,6 +27,7 @@ from compress.parse import read
 from compress.quantize.calibrate import Calibrated, calibrate
 from compress.quantize.fakequant import fake_quantized, trained
 from compress.quantize.fallback import keep_accuracy
+from compress.quantize.quantizable import check_quantizable, in_float
 from compress.quantize.sensitivity import sensitivities
 from compress.quantize.store import load_calibrated, save_calibrated
 from compress.run import Run
@@ -62,7 +63,8 @@ class QuantizeFile:
     Attributes:
         source: the stage whose network it was.
         held_out_top1: None where nothing is held out, and for a backbone.
-        float_layers: those that were left in float.
+        float_layers: those that were left in float to keep the accuracy, the costliest first, then those that cannot
+            run in INT8.
     """
 
     source: str
@@ -85,7 +87,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ModelError: see ``calibrate``.
     """
     parent = run.need(source)
-    images = RunImages(config.data, config.run.seed)
+    images = RunImages(config.data, config.run.seed, run.directory, run.progress)
     calibration = _calibration(config, run, parent, images)
     settings: dict[str, Any] = {
         "seed": config.run.seed,
@@ -103,6 +105,8 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
     def work(out: Path, scratch: Path) -> None:
         model, data = load_model(parent, config.model.arch), images.data
         calibrated = load_calibrated(calibration, config.model.arch)
+        for layer in check_quantizable(model.net, config.target.name, model.preprocess.shape):
+            run.progress.note(str(layer))
         held_out = _held_out(calibrated, model, data, config, run)
         float_layers: tuple[str, ...] = ()
         if config.quantize.mode == "qat":
@@ -115,6 +119,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
             calibrated = mixed
         save_calibrated(model, calibrated, out)
         sample = read(calibration / CALIBRATION, Sample, remedy=f"delete the folder {calibration}, and quantize again")
+        float_layers = tuple(dict.fromkeys((*float_layers, *in_float(calibrated.net, calibrated.quantizers))))
         record = QuantizeFile(source, config.target.name, config.quantize.mode, sample, held_out, float_layers)
         write_json(out / RECORD, asdict(record))
 
@@ -130,7 +135,8 @@ def sensitivity(config: Config, run: Run) -> Path:
         DataError: no images to calibrate on, or too few.
     """
     quantized = run.need("quantize")
-    images, wanted = RunImages(config.data, config.run.seed), config.quantize.sensitivity_images
+    wanted = config.quantize.sensitivity_images
+    images = RunImages(config.data, config.run.seed, run.directory, run.progress)
     settings = {"images": wanted, "seed": config.run.seed, "data": images.settings}
 
     def work(out: Path, scratch: Path) -> None:
@@ -263,6 +269,7 @@ def _train(
         model.preprocess,
         config.qat,
         epochs=config.qat.epochs or 0,
+        labels=bool(model.classes),
         seed=config.run.seed,
         workers=config.data.workers,
         teacher=model.net if config.qat.distill > 0 else None,

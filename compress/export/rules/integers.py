@@ -12,19 +12,28 @@ from compress.export.qdq import DQ, Graph, Q, attribute
 from compress.export.rules.registry import Faults, onnxruntime_runs, rule
 from compress.targets import Profile
 
+_BYTES = ("int8", "uint8")
+
 
 @rule("error")
 def activation_type(graph: Graph, want: Profile) -> Faults:
-    """TensorRT loads int8 activations only."""
-    for node, kind in _other_activations(graph, want) if want.symmetric else ():
-        yield graph.label(node), f"is quantized to {kind}; the engine loads {want.activations} activations only"
+    """Integer kernels take activations of 8 bits, TensorRT's int8 only; with any others a layer runs in float."""
+    for node, kind in _other_activations(graph, want):
+        if want.symmetric:
+            yield graph.label(node), f"is quantized to {kind}; the engine loads {want.activations} activations only"
+        elif kind not in _BYTES:
+            yield (
+                graph.label(node),
+                f"is quantized to {kind}, for which the engine has no integer kernels: what reads it runs in float",
+            )
 
 
 @rule("warning")
 def foreign_activation(graph: Graph, want: Profile) -> Faults:
     """The engine runs these integers, but others suit it better."""
-    for node, kind in _other_activations(graph, want) if not want.symmetric else ():
-        yield graph.label(node), f"is quantized to {kind}; this target's files have {want.activations} there"
+    for node, kind in _other_activations(graph, want):
+        if kind in _BYTES and not want.symmetric:
+            yield graph.label(node), f"is quantized to {kind}; this target's files have {want.activations} there"
 
 
 @rule("error")

@@ -71,12 +71,13 @@ def float_output(graph: Graph, want: Profile) -> Faults:
             )
 
 
-@rule("error")
+@rule("warning")
 def residual_add(graph: Graph, want: Profile) -> Faults:
     """ONNX Runtime adds integers if both inputs are quantized."""
     for node, inputs in _adds(graph) if want.add == "both" else ():
         missing = [tensor for tensor in inputs if not graph.is_dequantized(tensor)]
-        if missing:
+        residual = len(missing) < len(inputs) or any(_is_convolution(graph.origin(tensor)) for tensor in inputs)
+        if missing and residual:  # else it is one of several float operations, as inside a pooling to an odd size
             yield graph.label(node), f"adds in float: {len(missing)} of its 2 inputs is not quantized ('{missing[0]}')"
 
 
@@ -86,9 +87,9 @@ def residual_fusion(graph: Graph, want: Profile) -> Faults:
     for node, inputs in _adds(graph) if want.add == "skip" else ():
         sources = [graph.source(tensor) for tensor in inputs]
         origins = [graph.origin(tensor) for tensor in inputs]
-        if any(source is not None and source.op_type == "Conv" for source in sources):
+        if any(_is_convolution(source) for source in sources):
             continue
-        convs = [origin for origin in origins if origin is not None and origin.op_type == "Conv"]
+        convs = [origin for origin in origins if origin is not None and _is_convolution(origin)]
         if convs:
             what = f"has Q/DQ between it and convolution '{graph.label(convs[0])}' that feeds it: the two do not fuse"
             yield graph.label(node), f"{what}, or fuse without the Q/DQ; quantize only the skip input"
@@ -146,6 +147,10 @@ def channel_width(graph: Graph, want: Profile) -> Faults:
 def _convolutions(graph: Graph) -> Iterator[tuple[NodeProto, list[str]]]:
     """The convolutions that are to run in INT8, each with its input."""
     return ((node, [node.input[0]]) for node in graph.layers() if node.op_type == "Conv")
+
+
+def _is_convolution(node: NodeProto | None) -> bool:
+    return node is not None and node.op_type == "Conv"
 
 
 def _quantizer(graph: Graph, tensor: str) -> NodeProto | None:

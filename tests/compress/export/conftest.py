@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from compress.frontend.raising import raised
 from compress.models.registry import build
 
 
@@ -40,7 +41,7 @@ def make() -> Callable[[str], nn.Module]:
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.3, 0.3)
-        return net.eval()
+        return raised(net.eval(), (3, 32, 32))
 
     return build_one
 

@@ -24,6 +24,7 @@ from compress.export.lint import Finding, describe, enforce, lint, lint_file
 from compress.export.lower import lower
 from compress.export.onnx import export_onnx
 from compress.export.rules import RULES
+from compress.frontend.raising import raised
 from compress.progress import Silent
 from compress.quantize.calibrate import calibrate
 from compress.quantize.fold import fold
@@ -146,10 +147,21 @@ def wrong_activation_type(model: ModelProto) -> None:
     both(model, q, 2, np.array(0, kind))
 
 
+def wide_activation(kind: type[np.generic]) -> Callable[[ModelProto], None]:
+    """16 bits, as a quantizer for another engine makes them; ONNX Runtime runs what reads it in float."""
+
+    def change(model: ModelProto) -> None:
+        q = after_relu(model)
+        both(model, q, 2, np.array(0, kind))
+
+    return change
+
+
 def signed_residual(model: ModelProto) -> None:
     """Signed where two layers read it, as ONNX Runtime's quantizer makes files by default."""
-    q = after_relu(model)
-    both(model, q, 2, np.array(-128, np.int8))
+    after_pool = next(q for q in of(model, Q) if producer(model, q.input[0]).op_type == "MaxPool")
+    for q in (after_relu(model), after_pool):
+        both(model, q, 2, np.array(-128, np.int8))
 
 
 def shifted_zero_point(model: ModelProto) -> None:
@@ -316,6 +328,9 @@ FAULTS = [
     ("foreign-activation", "ort-arm", wrong_activation_type),
     ("foreign-activation", "openvino", wrong_activation_type),
     ("activation-type", "tensorrt", wrong_activation_type),
+    ("activation-type", "ort-x86", wide_activation(np.uint16)),
+    ("activation-type", "ort-arm", wide_activation(np.int16)),
+    ("activation-type", "openvino", wide_activation(np.uint16)),
     ("activation-zero-point", "tensorrt", shifted_zero_point),
     ("relu-zero-point", "ort-x86", shifted_zero_point),
     ("relu-zero-point", "ort-arm", shifted_zero_point),
@@ -460,7 +475,12 @@ class _Noise(CalibrationDataReader):
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A file that ONNX Runtime's own quantizer makes."""
     folder = tmp_path_factory.mktemp("foreign")
-    export_onnx(fold(Net().eval()), folder / "float.onnx", Metadata("n", "fp32", Preprocess(16), (), 1, 1, "", "1"), 20)
+    export_onnx(
+        fold(raised(Net().eval(), (3, 16, 16))),
+        folder / "float.onnx",
+        Metadata("n", "fp32", Preprocess(16), (), 1, 1, "", "1"),
+        20,
+    )
 
     def make(name: str, **options: object) -> Path:
         quantize_static(folder / "float.onnx", folder / name, _Noise(), per_channel=True, **options)
@@ -478,6 +498,16 @@ def test_onnx_runtimes_own_files(foreign: Callable[..., Path]) -> None:
     assert "mixed-integers" in {f.rule for f in lint(signed, "ort-x86") if f.severity == "error"}
     assert lint(signed, "ort-arm") == ()
     assert {"float-type", "residual-fusion", "integer-bias"} <= {f.rule for f in lint(signed, "tensorrt")}
+
+
+@pytest.mark.parametrize("kind", [QuantType.QUInt16, QuantType.QInt16])
+def test_a_file_of_16_bits_runs_in_float_and_is_an_error(foreign: Callable[..., Path], kind: QuantType) -> None:
+    path = foreign(f"{kind.name}.onnx", activation_type=kind, weight_type=QuantType.QInt8)
+    counts = operator_counts(optimized_graph(path, OpenOptions()))
+    assert "QLinearConv" not in counts
+    for target in ("ort-x86", "ort-arm", "openvino"):
+        errors = [f for f in lint(path, target) if f.severity == "error"]
+        assert any(f.rule == "activation-type" and "no integer kernels" in f.message for f in errors)
 
 
 def test_files_that_are_not_quantized_with_qdq_are_refused(foreign: Callable[..., Path]) -> None:

@@ -1,4 +1,4 @@
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from calibration.preprocess import Preprocess
+from compress.engines.base import open_engine
 from compress.engines.metadata import Metadata
 from compress.engines.onnxruntime import OpenOptions, operator_counts, optimized_graph
 from compress.errors import ModelError
 from compress.export.lower import lower, quantize_weight
 from compress.export.onnx import export_onnx
 from compress.export.parity import FP32_ERROR, INT8_ERROR, Reference, check, compare, runner_for
+from compress.export.qdq import module_of
+from compress.frontend.raising import raised
 from compress.quantize.calibrate import calibrate
 from compress.quantize.fakequant import fake_quantized
 from compress.quantize.fold import fold
@@ -101,6 +104,56 @@ def test_float_files_of_backbones_have_numbered_outputs(make: Make, images: list
     parity = check(path, Reference("torch", net, FP32_ERROR), images[0])
     assert parity.error < 1e-5
     assert parity.agreement is None
+
+
+class Named(nn.Module):
+    """Outputs in a dictionary, one of them named like an operation, one a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        x = torch.relu(self.conv(x))
+        pooled = x.mean((2, 3))
+        ends: dict[str, object] = {"logits": self.fc(pooled), "relu": x, "embedding": pooled}
+        return OrderedDict({**ends, "box": (pooled + 1, None)})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_outputs_have_the_names_that_the_network_gives_them(
+    images: list[Tensor], tmp_path: Path, precision: str
+) -> None:
+    torch.manual_seed(0)
+    net, path = raised(Named().eval(), (3, 32, 32)), tmp_path / "net.onnx"
+    reference: Callable[[Tensor], object] = net
+    lowered: nn.Module = fold(net)
+    if precision == "int8":
+        calibrated = calibrate(net, images, "ort-x86")
+        reference, lowered = calibrated.fake(), lower(calibrated.net, calibrated.quantizers)
+    export_onnx(lowered, path, metadata(precision), opset=20)
+    with open_engine(path) as engine:
+        assert [spec.name for spec in engine.outputs] == ["logits", "relu", "embedding", "box_0"]
+        found = engine.run({"input": images[0].numpy()})
+    with torch.no_grad():
+        wanted = reference(images[0])
+    assert isinstance(wanted, dict)
+    np.testing.assert_allclose(found["embedding"], wanted["embedding"], atol=0.05)
+    np.testing.assert_allclose(found["box_0"], wanted["box"][0], atol=0.05)
+    assert found["relu"].shape == (4, 4, 30, 30)
+
+
+def test_a_file_says_nothing_of_the_source_code_that_it_was_made_from(resnet18: Path, tmp_path: Path) -> None:
+    export_onnx(fold(raised(Named().eval(), (3, 32, 32))), tmp_path / "net.onnx", metadata("fp32"), opset=20)
+    for path in (resnet18, tmp_path / "net.onnx"):
+        written = path.read_bytes()
+        for leak in (b'File "', b".py", str(Path(__file__).parent).encode(), str(Path.home()).encode() + b"/"):
+            assert leak not in written
+        model = onnx.load(path)
+        weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        assert len(written) - weights < 400 * (len(model.graph.node) + 12)
+    modules = {module_of(node) for node in onnx.load(resnet18).graph.node}
+    assert {"conv1", "layer4.1.conv2", "fc"} <= modules
 
 
 def test_exporting_says_nothing_and_gives_the_same_bytes_twice(

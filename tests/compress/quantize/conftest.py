@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from compress.frontend.raising import raised
 from compress.models.registry import build
 
 
@@ -87,7 +88,7 @@ def alive(net: nn.Module) -> nn.Module:
 def make() -> Callable[[str], nn.Module]:
     def build_one(name: str) -> nn.Module:
         torch.manual_seed(0)
-        return alive(NETS[name]())
+        return raised(alive(NETS[name]()), (3, 32, 32))
 
     return build_one
 

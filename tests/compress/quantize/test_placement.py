@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.errors import ConfigError
+from compress.frontend.raising import raised
 from compress.graph.structure import Structure
 from compress.models.registry import build
 from compress.prune.surgery import cut
@@ -19,9 +20,11 @@ Make = Callable[[str], nn.Module]
 ends = st.floats(-1e4, 1e4, width=32)
 
 
+ONE = raised(nn.Sequential(nn.Conv2d(1, 1, 1)), (1, 4, 4))
+
+
 def one(target: str, low: float, high: float) -> Activation:
-    net = nn.Sequential(nn.Conv2d(1, 1, 1))
-    return place(net, target, [Range("input_1", None, low, high)], {}).activations[0]
+    return place(ONE, target, [Range("input_1", None, low, high)], {}).activations[0]
 
 
 @given(ends, ends)
@@ -61,7 +64,7 @@ class Block(nn.Module):
 def edges(target: str, *, project: bool) -> set[str]:
     sources = ["x", "one", "relu", "two", *(["project"] if project else []), "relu_1"]
     ranges = [Range(source, None, -1.0, 1.0) for source in sources]
-    return {a.source for a in place(Block(project=project), target, ranges, {}).activations}
+    return {a.source for a in place(raised(Block(project=project), (4, 8, 8)), target, ranges, {}).activations}
 
 
 @pytest.mark.parametrize("project", [False, True])
@@ -80,20 +83,20 @@ def test_a_tensor_with_other_users_stays_quantized_for_these() -> None:
             y = self.one(x)
             return self.two(y) + (y + x)
 
-    placed = place(Two(), "tensorrt", [Range("one", None, -1.0, 1.0)], {})
+    placed = place(raised(Two(), (4, 8, 8)), "tensorrt", [Range("one", None, -1.0, 1.0)], {})
     assert [(a.source, a.user) for a in placed.activations] == [("one", "two")]
 
 
 def test_what_a_relu_loses_is_not_given_any_step() -> None:
     ranges = [Range("x", None, 0.0, 2.0), Range("two", None, -10.0, 3.0)]
-    placed = {a.source: a for a in place(Block(project=False), "ort-x86", ranges, {}).activations}
+    placed = {a.source: a for a in place(raised(Block(project=False), (4, 8, 8)), "ort-x86", ranges, {}).activations}
     assert placed["two"].range == pytest.approx((-2.0, 3.0), abs=0.02)
 
 
 @pytest.mark.parametrize("target", ["openvino", "tensorrt"])
 def test_beside_an_operand_that_is_not_quantized_nothing_is_cut_off(target: str) -> None:
     ranges = [Range("x", None, -10.0, 2.0), Range("two", None, -3.0, 3.01)]
-    placed = {a.source: a for a in place(Block(project=False), target, ranges, {}).activations}
+    placed = {a.source: a for a in place(raised(Block(project=False), (4, 8, 8)), target, ranges, {}).activations}
     assert "two" not in placed  # fused with the add: nothing says how large it may become
     assert placed["x"].range[0] == pytest.approx(-10.0, abs=0.1)
 
@@ -103,7 +106,8 @@ def test_a_dead_channel_keeps_a_scale_at_which_its_bias_fits_into_int32() -> Non
     with torch.no_grad():
         net[0].weight[1] = 0
         net[0].bias.fill_(3.0)
-    placed = place(net, "ort-x86", [Range("input_1", None, -1.0, 1.0)], {"0": net[0].weight.abs().amax((1, 2, 3))})
+    magnitudes = {"0": net[0].weight.abs().amax((1, 2, 3))}
+    placed = place(raised(net, (3, 8, 8)), "ort-x86", [Range("input_1", None, -1.0, 1.0)], magnitudes)
     for scale in placed.weights[0].scale:
         assert 3.0 / (scale * placed.activations[0].scale) < 2**31
 
@@ -114,7 +118,7 @@ def test_an_unknown_target_names_the_known_ones(make: Make) -> None:
 
 
 def test_a_max_pool_with_several_readers_is_quantized_before_it() -> None:
-    net = build("resnet18", 10).eval()
+    net = raised(build("resnet18", 10).eval(), (3, 32, 32))
     structure = Structure.of(net, (3, 32, 32))
     pruned = cut(net, structure.coupling, {}, structure.named(["layer1.0", "layer1.1"]))  # a projection block follows
     quantized = calibrate(pruned, [torch.randn(2, 3, 32, 32)], "ort-x86", correction="none")
