@@ -1,110 +1,92 @@
-"""Load trained weights into an architecture, from files with tensors only; say what does not fit and why."""
+"""Load trained weights into an architecture; say which of a file's tensors they are, and why others do not fit."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import zipfile
-from collections import defaultdict
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import torch
 import torchvision.models as tv
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from compress.config import ModelConfig
-from compress.errors import CheckpointError, ModelError
-from compress.models.registry import ARCHITECTURES, build
-from compress.parse import brief
+from compress.errors import CheckpointError
+from compress.models import timm_nets
+from compress.models.matching import Match, matches, own_names, under_all_names
+from compress.models.mismatch import reason, rows_of, shapes_of
+from compress.models.prepare import as_float32, materialize, remove_parametrizations
+from compress.models.registry import ARCHITECTURES, build, needs_class_count
+from compress.models.reparametrized import whole
+from compress.models.weight_files import State, read_state, some
+from compress.progress import SILENT, Progress
 
-State = dict[str, Tensor]
-_WRAPPERS = ("state_dict", "model", "model_state_dict", "net")
-_PREFIXES = ("module.", "_orig_mod.")  # DataParallel/DDP and torch.compile
+__all__ = ["check_values", "load_trained", "own_names", "read_state", "under_all_names"]
+
+_ANY_COUNT = 2  # of classes, for a factory that demands a number before the file has said how many
 
 
-def load_trained(config: ModelConfig, num_classes: int | None = None) -> nn.Module:
+def load_trained(
+    config: ModelConfig,
+    num_classes: int | None = None,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    progress: Progress = SILENT,
+) -> nn.Module:
     """Build the configured architecture and load its weights; the class count is the checkpoint's own.
 
+    With ``model.new_head`` the last layers keep fresh weights where the file has none, or others, for them.
+
     Args:
-        num_classes: for factories whose networks have no classifier to read it from.
+        num_classes: to build with until the checkpoint says how many; none: the factory's default.
+        shape: of one input, (channels, height, width); networks with lazy layers need it.
+        progress: is told which tensors of the file the weights are, and which are left out.
 
     Returns:
-        the network in eval mode, float32.
+        the network in eval mode, float32, of plain layers.
 
     Raises:
         CheckpointError: missing, truncated or unsafe file, keys or shapes that do not match, NaN or infinite weights.
         ModelError: the architecture cannot be built.
     """
     assert config.weights is not None
-    state = download_state(config.arch) if config.weights == "torchvision" else read_state(Path(config.weights))
+    states = read_weights(config)
+    if num_classes is None and needs_class_count(config.arch, config.args):
+        num_classes = _ANY_COUNT
     net = build(config.arch, num_classes, config.args)
-    state = under_all_names(net, state)
-    head = classifier(net)
-    if head is not None and f"{head[0]}.weight" in state:
-        rows = state[f"{head[0]}.weight"].shape[0]
-        if rows != head[1].out_features:
-            net = build(config.arch, rows, config.args)
-    load_state(net, state, config.weights)
+    found = _matches(net, states, shape, config.ema, progress)
+    rows = rows_of(found[0], shapes_of(net))
+    if rows and not config.new_head:
+        net = build(config.arch, rows, config.args)
+        found = _matches(net, states, shape, config.ema)
+    best = found[0]
+    head = fresh_layers(net, best, shape) if config.new_head else []
+    if not (best.complete or head):
+        raise _mismatch(net, best, states, config.weights)
+    progress.note(_told(found, head))
+    fresh = tuple(f"{layer}." for layer in head)
+    load_state(net, {name: t for name, t in best.state.items() if not name.startswith(fresh)}, config.weights)
+    remove_parametrizations(net)
     return net.eval()
 
 
-def classifier(net: nn.Module) -> tuple[str, nn.Linear] | None:
-    """The name and module of the last fully connected layer: a ResNet's classifier; None for a backbone.
-
-    >>> classifier(build("resnet18", 7))
-    ('fc', Linear(in_features=512, out_features=7, bias=True))
-    """
-    linear = [(name, module) for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear else None
-
-
-def read_state(path: Path) -> State:
-    """Read a ``.safetensors`` or ``torch.save`` file of tensors: plain, or under 'state_dict'; 'module.' stripped.
-
-    Nothing but tensors and plain containers is unpickled (``weights_only=True``).
+def read_weights(config: ModelConfig) -> dict[str, State]:
+    """The state_dicts of ``model.weights``, by their keys in the file; see ``read_state``.
 
     Raises:
-        CheckpointError: see ``load_trained``.
+        CheckpointError, ModelError: see ``load_trained``.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}", remedy="set model.weights (WEIGHTS=) to an existing file")
-    start = b""
-    try:
-        with path.open("rb") as file:
-            start = file.read(512)
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            _check_packed(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # on damaged bytes the unpickler raises nearly any exception
-        raise _unreadable(path, start, error) from None
-    return _tensors(content, path)
-
-
-def own_names(net: nn.Module) -> list[list[str]]:
-    """The names in the network's state_dict; the names of one shared tensor are listed together.
-
-    >>> shared = nn.Linear(2, 2)
-    >>> own_names(nn.Sequential(shared, shared))
-    [['0.weight', '1.weight'], ['0.bias', '1.bias']]
-    """
-    names: dict[int, list[str]] = defaultdict(list)
-    tensors = net.state_dict(keep_vars=True)  # the tensors themselves, so that the same one has the same id
-    for name, tensor in tensors.items():
-        names[id(tensor)].append(name)
-    return list(names.values())
-
-
-def under_all_names(net: nn.Module, state: State) -> State:
-    """``state`` with each tensor that ``net`` shares, under all of its names; a file may hold it under one only."""
-    groups = [(names, [name for name in names if name in state]) for names in own_names(net)]
-    return {name: state[given[0]] for names, given in groups if given for name in names} | state
+    assert config.weights is not None
+    if config.weights == "torchvision":
+        return {"": download_state(config.arch)}
+    if config.weights == "timm":
+        if not config.arch.startswith(timm_nets.PREFIX):
+            raise CheckpointError(
+                f"model.weights = 'timm' gives timm's own weights, and '{config.arch}' is not a network of timm",
+                remedy=f"set model.arch to '{timm_nets.PREFIX}{config.arch}', or model.weights to a file",
+            )
+        return {"": timm_nets.download(config.arch.removeprefix(timm_nets.PREFIX))}
+    return read_state(Path(config.weights))
 
 
 def download_state(arch: str) -> State:
@@ -126,29 +108,14 @@ def download_state(arch: str) -> State:
 
 
 def load_state(net: nn.Module, state: State, where: str) -> None:
-    """Load ``state`` into ``net`` strictly, as float32; missing ``num_batches_tracked`` counters are accepted.
+    """Load tensors that fit into ``net``, as float32.
 
     Raises:
-        CheckpointError: keys or shapes that do not match (the first few are named, with the likely reason), or values
-            that are not finite.
+        CheckpointError: values that are not finite, or no floats; see ``check_values``.
     """
-    own = net.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or unexpected or wrong:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} keys missing ({_some(missing)})")
-        if unexpected:
-            parts.append(f"{len(unexpected)} keys unknown ({_some(unexpected)})")
-        if wrong:
-            shapes = [f"{k} is {tuple(state[k].shape)}, the network's {tuple(own[k].shape)}" for k in wrong]
-            parts.append(f"{len(wrong)} shapes differ ({_some(shapes)})")
-        raise CheckpointError(f"{where} does not fit the network: {'; '.join(parts)}", remedy=_reason(net, state))
     check_values(net, state, where)
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(under_all_names(net, state), strict=False)
 
 
 def check_values(net: nn.Module, state: State, where: str) -> None:
@@ -165,131 +132,103 @@ def check_values(net: nn.Module, state: State, where: str) -> None:
     ]
     if other:
         raise CheckpointError(
-            f"{where} holds {len(other)} weights that are not floating-point numbers ({_some(other)})",
+            f"{where} holds {len(other)} weights that are not floating-point numbers ({some(other)})",
             remedy="a quantized or converted checkpoint is not the trained network: give the one that it was made from",
         )
     floats = {key: value for key, value in state.items() if value.is_floating_point()}
     broken = [key for key, value in floats.items() if not value.float().isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{where} has NaN or infinite values in {len(broken)} tensors ({_some(broken)})",
+            f"{where} has NaN or infinite values in {len(broken)} tensors ({some(broken)})",
             remedy="the training that wrote it diverged; use an earlier checkpoint",
         )
     negative = [key for key, value in floats.items() if key.endswith("running_var") and (value.float() < 0).any()]
     if negative:
         raise CheckpointError(
-            f"{where} has BN variances below 0 in {len(negative)} layers ({_some(negative)})",
+            f"{where} has BN variances below 0 in {len(negative)} layers ({some(negative)})",
             remedy="the file is damaged: use another checkpoint",
         )
 
 
-def _tensors(content: Any, path: Path) -> State:
-    if isinstance(content, Mapping):
-        for wrapper in _WRAPPERS:
-            if isinstance(content.get(wrapper), Mapping):
-                content = content[wrapper]
-                break
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a state_dict",
-            remedy="save it with torch.save(net.state_dict(), path)",
-        )
-    other = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
-    if other:
-        raise CheckpointError(
-            f"{path} holds entries that are not named tensors ({_some(other)})",
-            remedy="save the weights alone: torch.save(net.state_dict(), path)",
-        )
-    odd = [f"{key}: {fault}" for key, value in content.items() if (fault := _odd(value))]
-    if odd:
-        raise CheckpointError(
-            f"{path} holds tensors that are not plain weights ({_some(odd)})",
-            remedy="save the weights of the float network: torch.save(net.state_dict(), path)",
-        )
-    state = dict(content)
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+def fresh_layers(net: nn.Module, match: Match, shape: tuple[int, int, int] | None) -> list[str]:
+    """The layers of a network's classifier, if a checkpoint has no weights, or others, for them alone; else none.
 
-
-def _odd(tensor: Tensor) -> str:
-    """Why a tensor cannot be weights; empty if it can."""
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
-        return f"a {'quantized' if tensor.is_quantized else str(tensor.layout).removeprefix('torch.')} tensor"
-    held = tensor.untyped_storage().nbytes() // tensor.element_size()
-    if tensor.numel() > held:  # a view that repeats its values: a small file could fill the memory
-        return f"shape {tuple(tensor.shape)} of only {held} values"
-    return ""
-
-
-def _check_packed(path: Path) -> None:
-    """Refuse a compressed archive: ``torch.save`` writes none, and a small one could fill the memory.
-
-    Raises:
-        CheckpointError: its content is larger than the file.
+    A classifier is a layer, or a module with all its layers, that runs last and has no convolution beyond 1x1.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is compressed, and unpacks to {unpacked} bytes",
-            remedy="save it with torch.save(net.state_dict(), path), which does not compress",
-        )
+    unfit = {name.rpartition(".")[0] for name in (*match.missing, *match.misfits)}
+    tops = {name.partition(".")[0] for name in shapes_of(net)} - {layer.partition(".")[0] for layer in unfit}
+    wide = [w for layer in unfit for w in net.get_submodule(layer).parameters(recurse=False) if w.shape[2:].numel() > 1]
+    if wide or not unfit or any(name.partition(".")[0] in tops for name in match.inside):
+        return []
+    order = _order(net, shape)
+    module = PurePosixPath(os.path.commonpath([layer.replace(".", "/") for layer in unfit]))
+    inside = {layer for layer in order if PurePosixPath(layer.replace(".", "/")).is_relative_to(module)}
+    last = order[-len(unfit) :]
+    return last if match.fits and set(last) == unfit == inside else []
 
 
-def _unreadable(path: Path, start: bytes, error: Exception) -> CheckpointError:
-    """The error for a file that begins with ``start`` and that could not be read because of ``error``."""
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return CheckpointError(
-            f"{path} is an HTML page, not a checkpoint",
-            remedy="its download got an error or a log-in page; download the file itself",
-        )
-    unpickling = isinstance(error, pickle.UnpicklingError)
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    other_opcode = "nsupported" in str(error) and start.startswith((b"\x80", b"PK"))  # in a pickle or a zip of one
-    if unpickling and (named or other_opcode):
-        what = f" ({named.group(1)})" if named else ""
-        return CheckpointError(
-            f"{path} is a pickle with code or objects in it{what}; refused: only tensors are loaded",
-            remedy="where it was trained, save the weights alone: torch.save(net.state_dict(), path), or .safetensors",
-        )
-    text = brief(str(error).partition("\n")[0] or type(error).__name__)
-    reason = "" if unpickling else f": {text}"  # torch's text about unpickling advises to load unsafely
-    return CheckpointError(
-        f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint{reason}",
-        remedy="copy or download it again and compare its checksum",
-    )
-
-
-def _reason(net: nn.Module, state: State) -> str:
-    """The most likely cause of a mismatch, found by trying the built-in families without allocating them."""
-    fitting = [name for name in ARCHITECTURES if _fits(name, state)]
-    if fitting:
-        return f"these weights are of a '{fitting[0]}': set model.arch (MODEL=)"
-    own = set(net.state_dict())
-    for key in state:
-        tail = key.partition(".")[2]
-        if key not in own and tail in own:
-            return f"the keys carry a prefix '{key[: -len(tail)]}'; strip it before saving"
-    return "is model.arch (MODEL=) the architecture, with the options, that these weights were trained with?"
-
-
-def _fits(arch: str, state: State) -> bool:
+@torch.no_grad()
+def _order(net: nn.Module, shape: tuple[int, int, int] | None) -> list[str]:
+    """The layers that have weights, in the order in which they first run; without a shape, as they are defined."""
+    layers = {module: name for name, module in net.named_modules() if module._parameters or module._buffers}
+    if shape is None:
+        return list(layers.values())
+    order: dict[str, None] = {}
+    hooks = [module.register_forward_hook(lambda ran, *_: order.setdefault(layers[ran])) for module in layers]
     try:
-        with torch.device("meta"):
-            net = build(arch)
-            head = classifier(net)
-            own = net.state_dict()
-    except ModelError:
-        return False
-    free = () if head is None else (f"{head[0]}.weight", f"{head[0]}.bias")
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    same_keys = own.keys() - counters == state.keys() - counters
-    return same_keys and all(own[k].shape == state[k].shape for k in own if k in state and k not in free)
+        net.eval()(torch.zeros(1, *shape))
+    except Exception:  # the network's own code may raise anything: what is wrong with it is said when it is traced
+        return []
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(order)
 
 
-def _some(names: list[str], count: int = 3) -> str:
-    return ", ".join(brief(name, 100) for name in names[:count]) + (", ..." if len(names) > count else "")
+def _matches(
+    net: nn.Module,
+    states: Mapping[str, State],
+    shape: tuple[int, int, int] | None,
+    ema: bool,
+    progress: Progress = SILENT,
+) -> list[Match]:
+    """How the file fits ``net``, which becomes one of plain layers unless the file has the parts of its weights."""
+    as_float32(net, progress)
+    if shape is not None:
+        materialize(net, shape)
+    found = matches(own_names(net), shapes_of(net), states, ema)
+    if found[0].complete:
+        return found
+    remove_parametrizations(net)
+    return matches(own_names(net), shapes_of(net), {key: whole(state) for key, state in states.items()}, ema)
+
+
+def _told(found: Sequence[Match], head: Sequence[str]) -> str:
+    """What is loaded, what of the file is not, and what else could have been."""
+    best = found[0]
+    dtypes = {tensor.dtype for tensor in best.state.values() if tensor.is_floating_point()} - {torch.float32}
+    parts = [best.described()]
+    if dtypes:
+        parts.append(f"converted from {some(sorted(str(dtype).removeprefix('torch.') for dtype in dtypes))}")
+    if head:
+        parts.append(f"the classifier is new: {some(list(head))}")
+    if rival := next((match for match in found[1:] if match.fits == best.fits), None):
+        where = " behind ".join(f"'{part}'" for part in (rival.key, rival.prefix) if part)
+        choice = f" (model.ema={str(rival.averaged).lower()} takes them)" if rival.averaged != best.averaged else ""
+        parts.append(f"as many{', averaged,' if rival.averaged else ''} are under {where or 'no key'}{choice}")
+    return "; ".join(parts)
+
+
+def _mismatch(net: nn.Module, match: Match, states: Mapping[str, State], where: str) -> CheckpointError:
+    parts = []
+    if match.missing:
+        parts.append(f"{len(match.missing)} keys missing ({some(list(match.missing))})")
+    if match.inside:
+        parts.append(f"{len(match.inside)} keys unknown ({some(list(match.inside))})")
+    if match.misfits:
+        own = shapes_of(net)
+        shapes = [f"{k} is {tuple(match.state[k].shape)}, the network's {tuple(own[k])}" for k in match.misfits]
+        parts.append(f"{len(match.misfits)} shapes differ ({some(shapes)})")
+    return CheckpointError(
+        f"{where} does not fit the network: {'; '.join(parts)}", remedy=reason(match, net, states, ARCHITECTURES)
+    )

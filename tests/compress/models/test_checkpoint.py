@@ -16,7 +16,7 @@ from torch import nn
 
 from compress.config import ModelConfig
 from compress.errors import CheckpointError
-from compress.models.checkpoint import classifier, load_trained, read_state
+from compress.models.checkpoint import load_trained, read_state
 from compress.models.registry import build
 
 
@@ -49,9 +49,7 @@ def test_a_pth_loads_however_it_is_wrapped(net: nn.Module, tmp_path: Path, wrapp
 
 def test_the_class_count_is_the_checkpoints(net: nn.Module, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    head = classifier(load(tmp_path / "w.pth"))
-    assert head is not None
-    assert head[1].out_features == 7
+    assert load(tmp_path / "w.pth").get_submodule("linear").out_features == 7
 
 
 def test_half_precision_safetensors_become_float32(net: nn.Module, tmp_path: Path) -> None:
@@ -153,13 +151,6 @@ def test_a_download_that_failed_is_not_called_a_pickle(tmp_path: Path, suffix: s
         read_state(path)
 
 
-@pytest.mark.parametrize("entry", [{0: torch.zeros(1)}, {"epoch": 3}])
-def test_entries_that_are_not_named_tensors_are_refused(tmp_path: Path, entry: dict[Any, Any]) -> None:
-    torch.save({"conv1.weight": torch.zeros(1), **entry}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"not named tensors \((0|epoch)\)"):
-        read_state(tmp_path / "w.pth")
-
-
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere\.pth"):
         read_state(tmp_path / "nowhere.pth")
@@ -172,8 +163,8 @@ def test_weights_of_another_known_architecture_are_recognised(net: nn.Module, tm
 
 
 def test_unknown_keys_are_counted_and_the_first_few_named(net: nn.Module, tmp_path: Path) -> None:
-    torch.save({f"encoder.{key}": value for key, value in net.state_dict().items()}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"keys missing \(conv1\.weight, (.|\n)*prefix 'encoder\.'"):
+    torch.save({f"{key}_x": value for key, value in net.state_dict().items()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"keys missing \(conv1\.weight, (.|\n)*unknown \(conv1\.weight_x, "):
         load(tmp_path / "w.pth")
 
 
@@ -207,7 +198,7 @@ def test_a_small_file_cannot_claim_large_tensors(tmp_path: Path) -> None:
 def test_views_of_one_storage_are_weights(tmp_path: Path) -> None:
     whole = torch.arange(6.0)
     torch.save({"a": whole[:3], "b": whole.view(2, 3).t()}, tmp_path / "w.pth")
-    assert read_state(tmp_path / "w.pth")["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert read_state(tmp_path / "w.pth")[""]["b"].tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 @pytest.mark.parametrize(
