@@ -1,28 +1,29 @@
-"""Images on disk: one folder per class, or a ``labels.csv`` beside the images."""
+"""Images on disk: one folder per class, a table of labels, or images without labels."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from calibration.decode import decode
 from calibration.errors import DataError
+from calibration.labels import SUFFIXES, Labels, read_labels
 from calibration.names import readable_names
 from calibration.split import Split
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+__all__ = ["SUFFIXES", "FileSource", "decode", "files_below", "has_class_folders", "read_folder", "read_listed"]
+
 LABELS = "labels.csv"
-MOST_BYTES = 1 << 28  # of labels.csv
-MOST_CLASSES = 100_000  # the whole of ImageNet has 21,841
-_FILE_COLUMNS = ("file", "filename", "image", "path")
-_LABEL_COLUMNS = ("label", "class", "class_index", "target")  # in order of preference
-_LAYOUT = f"put the images into one folder per class, or give a {LABELS} with the columns file,label"
+# Folders that systems leave among images: of an archive from a Mac, a Synology or Windows, or of a file system.
+_LEFT_BY_SYSTEMS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "eval"}
+_LAYOUT = f"put the images into one folder per class, or list them in data.labels or in a {LABELS} beside them"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class FileSource:
     _digests: dict[int, str] = field(default_factory=dict, repr=False)
 
     def image(self, i: int) -> Image.Image:
-        return decode(self.paths[i])
+        return decode(self.paths[i], alpha=True)
 
     def digest(self, i: int) -> str:
         if i not in self._digests:
@@ -51,50 +52,35 @@ class FileSource:
         return str(self.paths[i])
 
 
-def decode(path: Path) -> Image.Image:
-    """Read one image as upright RGB: EXIF rotation applied, palettes, grey and CMYK converted, alpha dropped.
-
-    Raises:
-        DataError: the file is missing, truncated or not an image.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("it is not a regular file")  # opening a pipe would wait for a writer
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if "transparency" in upright.info:  # a palette with alpha converts without a warning only through RGBA
-                upright = upright.convert("RGBA")
-            return upright.convert("RGB")
-    except Exception as error:  # on damaged files decoders raise nearly any exception
-        raise DataError(
-            f"cannot read the image {path}: {error}", remedy="replace the file or remove it from the data"
-        ) from None
-
-
 def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
     """Read ``root/CLASS/**/*.jpg``, or ``root/labels.csv`` with the images under ``root`` or ``root/images``.
 
-    This function reads only names and sizes; a damaged image raises its error when it is decoded.
+    Hidden files and folders, and those that systems leave among images, are not read. This function reads only names;
+    a damaged image raises its error when it is decoded.
 
     Args:
         name: name of the split, for messages.
-        flat: accept images that lie directly in ``root``, as one class (calibration needs no labels).
+        flat: accept images that lie directly in ``root``, as a split without labels.
 
     Raises:
-        DataError: there is no such folder or no images, a class has no images, a file is empty, or ``labels.csv`` is
-            malformed.
+        DataError: there is no such folder or no images, a class has no images, or ``labels.csv`` is malformed.
     """
-    if not root.is_dir():
-        raise DataError(f"no folder {root} for the {name} images", remedy=f"set data.{name} to an existing folder")
+    _check_there(root, name)
     if (root / LABELS).is_file():
-        return _read_csv(root, name)
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return read_listed({name: root}, root / LABELS)[name]
+    folders = sorted((path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)), key=os.fsencode)
     if not folders:
-        loose = sorted(_images(root))
+        loose = list(_images(root))
         if loose and flat:
-            return Split(name, ("all",), np.zeros(len(loose), np.int64), FileSource(loose), np.arange(len(loose)))
+            return Split(name, (), np.zeros(len(loose), np.int64), FileSource(loose), np.arange(len(loose)))
         held = f"{len(loose)} images but no class folders" if loose else "no images"
         raise DataError(f"{root} has {held}", remedy=_LAYOUT)
+    if {folder.name.lower() for folder in folders} <= _PARTS:
+        found = ", ".join(folder.name for folder in folders)
+        raise DataError(
+            f"{root} has the folders {found}: these are parts of a data set, not classes",
+            remedy=f"give the part itself, such as data.{name}={folders[0]}",
+        )
     members = [sorted(_images(folder, root)) for folder in folders]
     empty = [folder.name for folder, files in zip(folders, members, strict=True) if not files]
     if empty:
@@ -109,17 +95,67 @@ def read_folder(root: Path, name: str, *, flat: bool = False) -> Split:
     return Split(name, classes, labels, FileSource(paths), np.arange(len(paths)))
 
 
+def read_listed(roots: Mapping[str, Path], table: Path) -> dict[str, Split]:
+    """The images in each folder that ``table`` lists; see ``read_labels``.
+
+    A file name is looked up in each folder, in its subfolder ``images``, and from the table's own folder. It may lack
+    its suffix.
+
+    Args:
+        roots: folders of images, by the name of the split.
+
+    Raises:
+        DataError: an image is in none of the folders or in several, or a folder has no images that are listed.
+    """
+    for name, root in roots.items():
+        _check_there(root, name)
+    listed = read_labels(table)
+    inside = {name: root.resolve() for name, root in roots.items()}
+    found: dict[str, list[tuple[Path, int]]] = {name: [] for name in roots}
+    for line, file, label in zip(listed.lines, listed.files, listed.labels.tolist(), strict=True):
+        here = {name: path for name, root in roots.items() if (path := _found((root, root / "images"), file))}
+        if not here and (path := _found((table.parent,), file)):
+            here = {name: path for name, root in inside.items() if path.resolve().is_relative_to(root)}
+        if len(here) != 1:
+            where = f"in {' and in '.join(here)}" if here else f"not in {' or '.join(map(str, roots.values()))}"
+            raise DataError(
+                f"{table}, line {line}: the image {file!r:.100} is {where}",
+                remedy="write its path from one of these folders, or from the table's own",
+            )
+        [(name, path)] = here.items()
+        found[name].append((path, label))
+    return {name: _listed_split(name, rows, listed, roots[name]) for name, rows in found.items()}
+
+
+def _listed_split(name: str, rows: Sequence[tuple[Path, int]], listed: Labels, root: Path) -> Split:
+    if not rows:
+        raise DataError(f"{listed.path} lists no images in {root}", remedy=f"check data.{name}")
+    labels = np.array([label for _, label in rows], dtype=np.int64)
+    source = FileSource([path for path, _ in rows])
+    return Split(name, listed.classes, labels, source, np.arange(len(rows)), listed.indexed)
+
+
 def has_class_folders(root: Path) -> bool:
     """Whether ``root`` has a layout that ``read_folder`` can read."""
     if (root / LABELS).is_file() or not root.is_dir():
         return (root / LABELS).is_file()
-    return any(any(_images(folder, root)) for folder in root.iterdir() if folder.is_dir())
+    folders = (folder for folder in root.iterdir() if folder.is_dir() and not is_hidden(folder.name))
+    return any(any(True for _ in _images(folder, root)) for folder in folders)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not part of the data.
+
+    >>> is_hidden(".ipynb_checkpoints"), is_hidden("__MACOSX"), is_hidden("n01440764")
+    (True, True, False)
+    """
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def files_below(folder: Path, *, root: Path | None = None) -> Iterator[Path]:
     """Yield every file below a folder, following links: first the folder's own files by name, then its subfolders.
 
-    A folder that several links lead to is read once.
+    Hidden files and folders are left out. A folder that several links lead to is read once.
 
     Args:
         root: the folder that ``folder`` is a part of, if it is not the whole.
@@ -142,7 +178,8 @@ def files_below(folder: Path, *, root: Path | None = None) -> Iterator[Path]:
             continue
         seen.add(identity)
         try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+            with os.scandir(here) as found:
+                entries = sorted((entry for entry in found if not is_hidden(entry.name)), key=lambda entry: entry.name)
         except OSError as error:
             raise DataError(f"cannot read the folder {here}: {error.strerror}") from None
         yield from (Path(entry.path) for entry in entries if not _is_folder(entry))
@@ -165,92 +202,18 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _images(folder: Path, root: Path | None = None) -> Iterator[Path]:
-    for path in files_below(folder, root=root):
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith("."):
-            if not path.is_file():
-                raise DataError(f"the image {path} is not a file, or is a broken link", remedy="remove it")
-            if path.stat().st_size == 0:
-                raise DataError(f"the image {path} is empty (0 bytes)", remedy="replace the file or remove it")
-            yield path
+    return (path for path in files_below(folder, root=root) if path.name.lower().endswith(SUFFIXES))
 
 
-def _read_csv(root: Path, name: str) -> Split:
-    table = root / LABELS
-    if table.stat().st_size > MOST_BYTES:
-        raise DataError(
-            f"{table} is larger than {MOST_BYTES >> 20} MiB, too large for a list of images", remedy=_LAYOUT
-        )
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {table}: {error}", remedy=_LAYOUT) from None
-    files = next((column for column in columns if column.strip().lower() in _FILE_COLUMNS), None)
-    if files is None:
-        raise DataError(
-            f"{table} has no file column among {_brief(columns)}", remedy="name one column 'file' in its header"
-        )
-    if not rows:
-        raise DataError(f"{table} lists no images", remedy=_LAYOUT)
-    label = _label_column(table, {column: rows[0][column] for column in columns if column != files})
-    bases = (root, root / "images")
-    paths, labels = [], []
-    for line, row in enumerate(rows, start=2):
-        if not row[files] or not _is_index(row[label]):
-            raise DataError(
-                f"{table}, line {line}: {_brief(files)} is {_brief(row[files])} and {_brief(label)} is "
-                f"{_brief(row[label])}",
-                remedy="every line needs a file name and a class number from 0",
-            )
-        number, path = int(row[label]), _found(bases, row[files])
-        if number >= MOST_CLASSES:
-            raise DataError(
-                f"{table}, line {line}: '{label}' is {number}, which is no class number",
-                remedy=f"class numbers go from 0 to {MOST_CLASSES - 1}; name the column that holds them 'label'",
-            )
-        if path is None:
-            raise DataError(f"{table}, line {line}: no image {_brief(row[files])} in {root} or {root / 'images'}")
-        paths.append(path)
-        labels.append(number)
-    classes = tuple(str(i) for i in range(max(labels) + 1))
-    return Split(name, classes, np.array(labels, dtype=np.int64), FileSource(paths), np.arange(len(paths)), True)
-
-
-def _label_column(table: Path, first: dict[str, str | None]) -> str:
-    """The column of class numbers, found by its name; else the only column with a number in the first line."""
-    numbers = {column.strip().lower(): column for column, text in first.items() if _is_index(text)}
-    named = [numbers[name] for name in _LABEL_COLUMNS if name in numbers]
-    if named:
-        return named[0]
-    indices = [column for name, column in numbers.items() if name.endswith("index")]
-    if len(indices) == 1:
-        return indices[0]
-    wanted = "add a column 'label' of class numbers from 0"
-    for column, text in first.items():
-        if column.strip().lower() in _LABEL_COLUMNS:  # the user named this column, so no other one is tried
-            raise DataError(f"{table}: '{column}' holds {_brief(text)}, not a class number", remedy=wanted)
-    if not numbers:
-        raise DataError(f"{table} has no column of class numbers among {_brief(list(first))}", remedy=wanted)
-    if len(numbers) > 1:
-        found = f"{len(numbers)} columns of numbers ({', '.join(numbers.values())})"
-        raise DataError(f"{table} has {found}, none named as the label", remedy="name one of them 'label'")
-    return next(iter(numbers.values()))
-
-
-def _brief(value: object) -> str:
-    """Shorten a cell for a message: a cell of a damaged table may be as long as the file."""
-    return f"{value!r:.100}"
-
-
-def _is_index(text: str | None) -> bool:
-    return text is not None and text.strip().isdecimal() and len(text.strip()) <= 18
+def _check_there(root: Path, name: str) -> None:
+    if not root.is_dir():
+        raise DataError(f"no folder {root} for the {name} images", remedy=f"set data.{name} to an existing folder")
 
 
 def _found(bases: Sequence[Path], name: str) -> Path | None:
-    """The first file of that name; None if there is none, or if no file can have that name."""
+    """The first image of that name; None if there is none, or if no file can have that name."""
+    names = (name,) if name.lower().endswith(SUFFIXES) else tuple(name + suffix for suffix in SUFFIXES)
     try:
-        return next((path for base in bases if (path := base / name).is_file()), None)
+        return next((path for base in bases for one in names if (path := base / one).is_file()), None)
     except (OSError, ValueError):
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,13 +14,14 @@ from PIL import Image
 from calibration.errors import DataError
 
 Indices = NDArray[np.int64]
+MOST_CLASSES = 100_000  # the whole of ImageNet has 21,841
 
 
 class Source(Protocol):
     """Where the images of a set are stored."""
 
     def image(self, i: int) -> Image.Image:
-        """Decode image ``i``, as RGB."""
+        """Decode image ``i``, as RGB, or as RGBA if it has alpha."""
         ...
 
     def digest(self, i: int) -> str:
@@ -34,12 +35,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Some images of a source, each with a label.
+    """Some images of a source, each with a label, or all without.
 
     Attributes:
         name: shown in messages: ``train``, ``holdout``, ``eval``, ``calibration``.
-        classes: the name of each label.
-        labels: (N,) int64.
+        classes: the name of each label; empty if the images have no labels.
+        labels: (N,) int64; zeros if there are none.
         source: where the images are stored.
         indices: (N,) int64; item i of the split is image ``indices[i]`` of the source.
         indexed: the labels are class numbers of a list that may be longer than ``classes``; ``labels.csv`` gives such
@@ -56,8 +57,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the images have labels."""
+        return bool(self.classes)
+
     def image(self, i: int) -> Image.Image:
-        """Image ``i``, RGB.
+        """Image ``i``, RGB, or RGBA if it has alpha.
 
         Raises:
             DataError: the file is damaged, truncated, or missing.
@@ -99,12 +105,52 @@ class ArraySource:
         return Split(name, tuple(classes), np.asarray(labels, dtype=np.int64), self, np.arange(len(self.pixels)))
 
 
+def numbered(split: Split, outputs: Mapping[str, int]) -> Split:
+    """The same images with class numbers in place of the labels.
+
+    Args:
+        outputs: for the name of each class, the number of the network's output that stands for it.
+
+    Raises:
+        DataError: a class has no number, or two classes have the same one.
+    """
+    if not split.labelled:
+        return split
+    missing = [name for name in split.classes if name not in outputs]
+    if split.indexed:  # only the numbers that occur are classes
+        missing = [str(label) for label in np.unique(split.labels) if str(label) not in outputs]
+    if missing:
+        raise DataError(
+            f"data.classes has no number for {len(missing)} of the {split.name} classes ({', '.join(missing[:3])})",
+            remedy="give the number of the network's output for every class",
+        )
+    count = max(outputs.values()) + 1
+    if len(set(outputs.values())) < len(outputs) or count > MOST_CLASSES:
+        raise DataError(
+            "data.classes gives two classes the same number"
+            if count <= MOST_CLASSES
+            else f"data.classes has the number {count - 1}, which is no class number",
+            remedy=f"give every class a number of its own from 0, below {MOST_CLASSES}",
+        )
+    new = np.array([outputs.get(name, 0) for name in split.classes], dtype=np.int64)[split.labels]
+    if len(outputs) < count:  # the network has outputs for classes that the data lack
+        return replace(split, classes=tuple(map(str, range(count))), labels=new, indexed=True)
+    names = {number: name for name, number in outputs.items()}
+    return replace(split, classes=tuple(names[number] for number in range(count)), labels=new, indexed=False)
+
+
 def check_classes(split: Split, outputs: int) -> None:
     """Check that the labels of ``split`` fit a network with ``outputs`` logits.
 
     Raises:
-        DataError: the counts differ (or, for labels that index a longer list, a label is out of range).
+        DataError: there are no labels, or the counts differ (or, for labels that index a longer list, a label is out
+            of range).
     """
+    if not split.labelled:
+        raise DataError(
+            f"the {split.name} images have no labels",
+            remedy="put them into one folder per class, or list them in data.labels",
+        )
     count = len(split.classes)
     if count == outputs or (split.indexed and count < outputs):
         return

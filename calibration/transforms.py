@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,33 +11,40 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from calibration.errors import DataError
-from calibration.preprocess import Preprocess
+from calibration.preprocess import MODES, Preprocess
 
 Transform = Callable[[Image.Image], Tensor]
 
 
 def eval_transform(p: Preprocess) -> Transform:
-    """Image -> (C, size, size) float32: shorter side to ``resize``, centre crop, 0..1, normalised.
+    """Image -> (C, H, W) float32: resized, centre crop, 0..1, normalised; see ``Preprocess``.
 
-    The transform raises DataError for an image that is smaller than the crop.
+    Grey and colour images are converted to the channels of the network; alpha is dropped where it takes none, so that
+    a transparent pixel has the colour that is stored for it. The transform raises DataError for an image that is
+    smaller than the crop.
 
     >>> eval_transform(Preprocess(size=32))(Image.new("RGB", (40, 32))).shape
     torch.Size([3, 32, 32])
     """
-    return _chain([*_resize(p), _Large(p.size), v2.CenterCrop(p.size), *_tensor(p)])
+    return _chain([*_resize(p), _Large(p.sides), v2.CenterCrop(p.sides), *_tensor(p)])
 
 
-def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float) -> Transform:
+def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float, resized_crop: float = 0.0) -> Transform:
     """Like ``eval_transform``, with a randomly shifted crop, flip and colours (PyTorch's global generator).
 
     Args:
         crop: largest shift of the crop from the centre, as a share of ``size``; outside the image it is black.
         flip: mirror half of the images, at random.
         jitter: change brightness, contrast and saturation by factors from 1 - jitter to 1 + jitter.
+        resized_crop: above 0, in place of the shifted crop: a crop of random size and shape, which is resized; this is
+            the least share of the image's area that it takes (Szegedy et al. 2015, arXiv:1409.4842, section 6).
     """
-    margin = round(crop * p.size)
-    steps: list[torch.nn.Module] = [*_resize(p), _Large(p.size)]
-    steps += [v2.CenterCrop(p.size + 2 * margin), v2.RandomCrop(p.size)]
+    steps: list[torch.nn.Module] = []
+    if resized_crop > 0:
+        steps += [_Mode(p.channels), v2.RandomResizedCrop(p.sides, scale=(resized_crop, 1.0), **_how(p))]
+    else:
+        wide = [side + 2 * round(crop * side) for side in p.sides]
+        steps += [*_resize(p), _Large(p.sides), v2.CenterCrop(wide), v2.RandomCrop(p.sides)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if jitter > 0:
@@ -50,25 +58,57 @@ def _chain(steps: list[torch.nn.Module]) -> Transform:
 
 
 def _resize(p: Preprocess) -> list[torch.nn.Module]:
-    return [v2.Resize(p.resize)] if p.resize else []
+    """The channels that are resized, and the resize."""
+    if not p.resize:
+        return [_Mode(p.channels)]
+    size = p.resize if isinstance(p.resize, int) else list(p.resize)
+    tensor = [] if p.antialias else [v2.ToImage()]  # Pillow always antialiases
+    return [_Mode(p.channels), *tensor, v2.Resize(size, **_how(p))]
+
+
+def _how(p: Preprocess) -> dict[str, Any]:
+    return {"interpolation": v2.InterpolationMode(p.interpolation), "antialias": p.antialias}
 
 
 def _tensor(p: Preprocess) -> list[torch.nn.Module]:
     grey = [v2.Grayscale()] if p.channels == 1 else []
-    return [*grey, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(p.mean), list(p.std))]
+    swap = [_Swap()] if p.channel_order == "bgr" and p.channels > 1 else []
+    to_float = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    return [*grey, *to_float, *swap, v2.Normalize(list(p.mean), list(p.std))]
+
+
+class _Mode(torch.nn.Module):
+    """Add or drop alpha before an image is resized: Pillow weighs the colours of an image with alpha by it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mode = MODES[4 if channels == 4 else 3]
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        return image if image.mode == self.mode else image.convert(self.mode)
+
+
+class _Swap(torch.nn.Module):
+    """RGB -> BGR, of a tensor (C, H, W); alpha stays last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:3].flip(0), x[3:]])
 
 
 class _Large(torch.nn.Module):
     """Refuse an image that is too small to crop: torchvision's crop would silently pad it with black."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, sides: tuple[int, int]) -> None:
         super().__init__()
-        self.size = size
+        self.sides = sides
 
-    def forward(self, image: Image.Image) -> Image.Image:
-        if min(image.size) < self.size:
+    def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        height, width = v2.functional.get_size(image)
+        if height < self.sides[0] or width < self.sides[1]:
+            wanted = self.sides[0] if self.sides[0] == self.sides[1] else list(self.sides)
+            shown = wanted if isinstance(wanted, int) else f"{wanted[1]}x{wanted[0]}"
             raise DataError(
-                f"an image of {image.width}x{image.height} is smaller than the network's input of {self.size}",
-                remedy=f"set data.resize={self.size} to enlarge the images, or set a smaller data.input_size",
+                f"an image of {width}x{height} is smaller than the network's input of {shown}",
+                remedy=f"set data.resize={wanted} to enlarge the images, or set a smaller data.input_size",
             )
         return image

@@ -60,7 +60,7 @@ def test_train_may_be_absent(folders):
 
 def test_calibration_images_need_no_classes(folders):
     data = load_data("imagefolder", eval=folders / "eval", calibration=folders / "train" / "a")
-    assert data.calibration.classes == ("all",)
+    assert not data.calibration.labelled
 
 
 def write_csv(root, rows):
@@ -87,6 +87,8 @@ def test_labels_csv(tmp_path):
         [("file", "width", "torchvision_index", "wnid"), ("x.jpg", 20, 2, "n01440764")],
         [("file", "row_index", "class", "class_index"), ("x.jpg", 5, "fish", 2)],
         [("file", "number"), ("x.jpg", 2)],
+        [("x.jpg", 2)],
+        [("id", "breed_index"), ("x", 2)],
     ],
 )
 def test_the_label_column_is_known_by_its_name_or_is_the_only_number(tmp_path, rows):
@@ -98,13 +100,14 @@ def test_the_label_column_is_known_by_its_name_or_is_the_only_number(tmp_path, r
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("name", "label")], "no file column"),
+        ([("name", "label"), ("dog", 3)], "no file column"),
+        ([("name", "label")], "lists no images"),
         ([("file", "label")], "lists no images"),
-        ([("file", "name"), ("x.jpg", "dog")], "no column of class numbers"),
+        ([("file", "name", "sort"), ("x.jpg", "dog", "pet")], "no column of classes"),
         ([("file", "width", "n"), ("x.jpg", 20, 2)], r"2 columns of numbers \(width, n\), none named as the label"),
-        ([("file", "label", "width"), ("x.jpg", "dog", 20)], "'label' holds 'dog', not a class number"),
+        ([("file", "label", "width"), ("x.jpg", "", 20)], "line 2: 'file' is 'x.jpg' and 'label' is ''"),
         ([("file", "label"), ("x.jpg", 1), ("x.jpg", "dog")], "line 3: 'file' is 'x.jpg' and 'label' is 'dog'"),
-        ([("file", "label"), ("gone.jpg", 1)], "line 2: no image 'gone.jpg'"),
+        ([("file", "label"), ("gone.jpg", 1)], "line 2: the image 'gone.jpg' is not in"),
     ],
 )
 def test_malformed_labels_csv(tmp_path, rows, message):
@@ -128,8 +131,8 @@ def test_folder_errors(tmp_path):
     with pytest.raises(DataError, match=r"1 class folders without images \(hollow\)"):
         read_folder(tmp_path, "train")
     (tmp_path / "hollow" / "empty.png").touch()
-    with pytest.raises(DataError, match=r"empty\.png is empty"):
-        read_folder(tmp_path, "train")
+    with pytest.raises(DataError, match=r"empty\.png: it is empty"):
+        read_folder(tmp_path, "train").image(1)
 
 
 def test_different_classes(folders):
@@ -153,7 +156,7 @@ def test_a_text_file_that_says_it_is_an_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix"), [("L", "png"), ("P", "png"), ("RGBA", "png"), ("CMYK", "jpg"), ("1", "png")]
+    ("mode", "suffix"), [("L", "png"), ("P", "png"), ("RGBA", "png"), ("LA", "png"), ("CMYK", "jpg"), ("1", "png")]
 )
 def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     write_image(tmp_path / f"x.{suffix}", (255, 255, 255), mode=mode)
@@ -256,5 +259,6 @@ def test_other_links_are_followed_and_a_folder_counts_once(folders):
 
 def test_a_link_to_nothing_is_named(folders):
     (folders / "train" / "a" / "gone.png").symlink_to("nowhere.png")
-    with pytest.raises(DataError, match=r"gone\.png is not a file"):
-        read_folder(folders / "train", "train")
+    split = read_folder(folders / "train", "train")
+    with pytest.raises(DataError, match=r"gone\.png: .* a broken link"):
+        split.image(5)
