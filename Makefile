@@ -52,7 +52,7 @@ ENV      := $(VENV)/.installed
 ASKED    := $(RUN)/make.args
 
 ##@ Stages
-.PHONY: baseline profile prune quantize export build latency accuracy pareto plots report all
+.PHONY: baseline profile prune quantize export build latency accuracy pareto plots report deploy all
 baseline: $(RUN)/baseline/stage.json  ## load the trained network, or train it
 profile: $(RUN)/latency_table.json    ## measure the latency table that prune.latency needs, on the target's engine
 prune: $(RUN)/finetune/stage.json     ## remove channels within the budget, and fine-tune
@@ -104,6 +104,8 @@ plots: $(RUN)/prune/stage.json        ## predicted front, loss curves and measur
 	@$(PY) -m benchmarks.plots --run $(RUN)
 report: $(RUN)/summary.json           ## the run as one HTML page, and a model card
 	@$(PY) -m benchmarks.report $(RUN)
+deploy: $(RUN)/build/stage.json       ## the built engine with what runs it on a device, in deploy/
+	@$(PY) -m benchmarks.deploy $(ARGS) --engine $(firstword $(built)) --output $(RUN)/deploy --force
 
 ##@ Development
 .PHONY: env bindings test test-all kill-test baseline-update lint clean help
@@ -127,7 +129,7 @@ lint: $(ENV)           ## ruff, mypy --strict, and which room may import which (
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(VENV)/bin/lint-imports --no-logo
 clean:                 ## remove what the stages wrote for this run
 	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
-	  sensitivity export build .scratch make.args summary.json summary.md pareto plots report.html model_card.md)
+	  sensitivity export build deploy .scratch make.args summary.json summary.md pareto plots report.html model_card.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \
 	  /^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
