@@ -28,7 +28,7 @@ _MEASUREMENTS = (
     "trust",
     "arm",
 )
-_TOOLS = ("report", "plots", "show", "doctor")
+_TOOLS = ("predict", "deploy", "report", "plots", "show", "doctor")
 
 
 def front_door() -> App:

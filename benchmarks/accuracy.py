@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -71,6 +70,7 @@ def accuracy(
 ) -> int:
     """Measure the top-1 accuracy of an engine file on labelled images.
 
+    A network without classes has no accuracy: with --against its outputs are compared with OTHER's (SQNR and cosine).
     The images go through the engine's own runtime, with the preprocessing that is stored in the file. --against
     compares with another engine, or with its saved predictions (--save-predictions), image by image: this halves the
     error of the difference. --max-drop and --min-ratio pass only if the whole 95% interval is within the limit: an
@@ -100,6 +100,7 @@ def accuracy(
     from benchmarks.reporting.accuracy import report
     from benchmarks.results.base import dump
     from benchmarks.results.tables import emit
+    from compress.engines.base import open_engine
     from compress.engines.examine import examine
     from compress.progress import Terminal
 
@@ -110,20 +111,29 @@ def accuracy(
         if path is not None:
             examine(path)
 
-    predicted = partial(
-        predict,
-        split=split,
-        batch_size=scenario.batch,
-        threads=scenario.threads,
-        device=scenario.device,
-        trust=scenario.trust,
-        progress=Terminal(),
-    )
-    this = predicted(engine)
-    if against is not None and not kept:
-        other = predicted(against)
-    result = result_of(this, other, argv=words())
+    how: dict[str, Any] = {
+        "split": split,
+        "batch_size": scenario.batch,
+        "threads": scenario.threads,
+        "device": scenario.device,
+        "trust": scenario.trust,
+        "progress": Terminal(),
+    }
     console = Console(stderr=json == "-")
+    with open_engine(engine, threads=scenario.threads, device=scenario.device, trust=scenario.trust) as opened:
+        has_classes = opened.metadata is None or bool(opened.metadata.classes)
+    if not has_classes:
+        if against is None or kept or save_predictions is not None or (max_drop, min_ratio) != (None, None):
+            raise ConfigError(
+                f"{engine} has no classes, so it has no accuracy",
+                remedy="compare its outputs with those of another engine: --against OTHER, without gates",
+            )
+        return _compared(engine, against, how, console, json)
+
+    this = predict(engine, **how)
+    if against is not None and not kept:
+        other = predict(against, **how)
+    result = result_of(this, other, argv=words())
     if json is not None:
         emit(dump([result]), json)
     report(result, console, classes=per_class)
@@ -138,6 +148,22 @@ def accuracy(
     for failure in failures:
         console.print(f"REGRESSION: {failure}", soft_wrap=True)
     return REGRESSION if failures else 0
+
+
+def _compared(engine: Path, against: Path, how: Mapping[str, Any], console: Console, json: str | None) -> int:
+    """Compare the outputs of two engines without classes."""
+    from benchmarks.evaluation.fidelity import fidelity
+    from benchmarks.reporting.accuracy import report_fidelity
+    from benchmarks.results.base import dump
+    from benchmarks.results.tables import emit
+
+    (found,) = fidelity(against, [engine], argv=words(), **how)
+    if json is not None:
+        emit(dump([found]), json)
+    report_fidelity(found, console)
+    for reason in found.verdict.reasons:
+        console.print(f"INVALID: {reason}", soft_wrap=True)
+    return 0 if found.verdict.status == "VALID" else INVALID
 
 
 app = command_line("python -m benchmarks.accuracy")

@@ -24,7 +24,8 @@ def summary(
     """Measure accuracy and latency of a run's networks, before and after compression, in one table.
 
     The dense and the pruned FP32 network (in ONNX Runtime) and the INT8 engines that were built are evaluated on the
-    same images and timed in one interleaved run. If no engine was built that runs here, the exported INT8 file is
+    same images and timed in one interleaved run. Of a network without classes the outputs are compared with those of
+    the dense network (SQNR and cosine). If no engine was built that runs here, the exported INT8 file is
     measured instead. If layers were left in float, the file without float layers is measured too: the difference shows
     what these layers cost in latency and gain in accuracy.
 
@@ -38,7 +39,7 @@ def summary(
     """
     from benchmarks.evaluation.summary import split_of, summarize, title, write
     from benchmarks.reporting.outcome import sections
-    from benchmarks.reporting.rows import HEADER, cells, remarks
+    from benchmarks.reporting.rows import cells, header, remarks
     from benchmarks.results.tables import show
     from benchmarks.timing.presets import PRESETS
     from compress.progress import Terminal
@@ -51,7 +52,7 @@ def summary(
     settings = replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = summarize(stages, split_of(stages, data, config), settings, progress=progress)
     write(stages, rows)
-    show(console, title(rows), HEADER, list(map(cells, rows)))
+    show(console, title(rows), header(rows), list(map(cells, rows)))
     for section in sections(stages, rows):
         console.print()
         show(console, section.title, section.header, section.rows)

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, Group, Parameter
 
+from compress.check.command import check
 from compress.commands import ConfigFile, Overrides, command_line
 from compress.commands import run as run_app
 from compress.config import Config, describe_config, load_config
@@ -56,9 +57,14 @@ FormerTarget = Annotated[str | None, Parameter(name="--engine", show=False)]
 
 def baseline(*, asked: Asked = Asked()) -> None:
     """Load the trained network, or train it."""
+    _baseline(*asked.open())
+
+
+def _baseline(config: Config, run: Run) -> None:
+    from compress.quantize.quantizable import check_quantizable
     from compress.train.stage import baseline
 
-    baseline(*asked.open())
+    baseline(config, run, lambda net, shape: check_quantizable(net, config.target.name, shape))
 
 
 def prune(*, asked: Asked = Asked()) -> None:
@@ -115,11 +121,11 @@ def all_stages(
     from compress.export.stage import export
     from compress.prune.stage import prune
     from compress.quantize.stage import quantize
-    from compress.train.stage import baseline, finetune
+    from compress.train.stage import finetune
 
     config, run = asked.open()
     config = config.model_copy(update={"target": retarget(config.target, target or engine)})
-    baseline(config, run)
+    _baseline(config, run)
     if source == "finetune":
         prune(config, run)
         finetune(config, run)
@@ -156,7 +162,7 @@ def lint(file: Path, /, *, target: str | None = None, json: bool = False) -> int
 
 
 def register(app: App) -> App:
-    """Add the stages and ``config`` and ``lint`` to a command line."""
+    """Add the stages and ``config``, ``check`` and ``lint`` to a command line."""
     for name, stage in {
         "baseline": baseline,
         "prune": prune,
@@ -169,6 +175,7 @@ def register(app: App) -> App:
     }.items():
         app.command(stage, name=name, group=STAGES)
     app.command(show_config, name="config", group=TOOLS)
+    app.command(check, group=TOOLS)
     app.command(lint, group=TOOLS)
     return app
 

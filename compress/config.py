@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
+from calibration.preprocess import LARGEST
 from compress import targets
 from compress.errors import ConfigError, PipelineError
 from compress.parse import brief, read_bytes
@@ -30,16 +41,42 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
-def _known(registry: Registry[Any]) -> AfterValidator:
+@dataclass(frozen=True)
+class _Known:
     """A validator that checks that a name is in a registry."""
 
-    def check(name: str) -> str:
+    registry: Registry[Any]
+
+    def __call__(self, name: str) -> str:
         try:
-            return registry.known(name)
+            return self.registry.known(name)
         except ConfigError as error:
             raise ValueError(f"{error.message}; {error.remedy}") from None
 
-    return AfterValidator(check)
+
+def _known(registry: Registry[Any]) -> AfterValidator:
+    return AfterValidator(_Known(registry))
+
+
+def _plain(name: str) -> str:
+    """A name without capitals and punctuation.
+
+    >>> _plain("One_Cycle"), _plain("RandomResizedCrop")
+    ('onecycle', 'randomresizedcrop')
+    """
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _also_called(others: Mapping[str, str]) -> BeforeValidator:
+    """A validator that takes a name in any spelling, by its other names, and with ``LR`` behind it as in PyTorch."""
+
+    def canonical(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = _plain(value).removesuffix("lr")
+        return others.get(name, name)
+
+    return BeforeValidator(canonical)
 
 
 Engine = Annotated[str, _known(BACKENDS)]
@@ -49,6 +86,30 @@ BUDGETS: tuple[BudgetKind, ...] = get_args(BudgetKind)
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list(cls, values: Any) -> Any:
+        """Take a single value, or names between commas, where a key holds a list."""
+        if not isinstance(values, Mapping):
+            return values
+        lists = {key for key, field in cls.model_fields.items() if _holds_list(field.annotation)}
+        return {key: _listed(value) if key in lists else value for key, value in values.items()}
+
+
+def _holds_list(annotation: Any) -> bool:
+    return any(get_origin(part) is tuple for part in (annotation, *get_args(annotation)))
+
+
+def _listed(value: Any) -> Any:
+    """
+    >>> _listed("layer4.*, layer3.0"), _listed(3), _listed(["a"])
+    (['layer4.*', 'layer3.0'], [3], ['a'])
+    """
+    if isinstance(value, str):
+        words = value.strip().removeprefix("[").removesuffix("]").split(",")
+        return [word.strip(" '\"") for word in words if word.strip()]
+    return [value] if isinstance(value, int | float) else value
 
 
 @dataclass(frozen=True)
@@ -76,12 +137,28 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    arch: str = Field("resnet18", description="a built-in architecture, or 'package.module:factory'")
+    arch: str = Field("resnet18", description="a built-in architecture, 'timm:NAME', or 'package.module:factory'")
     args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for your own factory")
     weights: str | None = Field(
-        None, description=".pth or .safetensors file; 'torchvision' downloads weights; none: train from scratch"
+        None, description="checkpoint file; 'torchvision' or 'timm' downloads weights; none: train from scratch"
     )
+    ema: bool = Field(True, description="take the averaged (EMA) weights of a checkpoint that has both")
     new_head: bool = Field(False, description="replace the classifier by a new one for the data's classes, and train")
+
+
+def _sides(least: int) -> BeforeValidator:
+    """A validator of ``224``, ``[32, 64]`` and ``"32x64"`` (height, width), in pixels."""
+
+    def sides(value: Any) -> int | tuple[int, int]:
+        if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*([x,]\s*\d+\s*)?", value):
+            value = [int(part) for part in re.split("[x,]", value)]
+        found = value if isinstance(value, list | tuple) else [value]
+        whole = all(isinstance(side, int) and not isinstance(side, bool) for side in found)
+        if not whole or len(found) not in (1, 2) or not all(max(least, len(found) - 1) <= n <= LARGEST for n in found):
+            raise ValueError(f"write one number of pixels, or [height, width], from {least} to {LARGEST}")
+        return found[0] if len(found) == 1 else (found[0], found[1])
+
+    return BeforeValidator(sides)
 
 
 class DataConfig(Section):
@@ -89,12 +166,40 @@ class DataConfig(Section):
     train: Path | None = Field(None, description="folder of training images (imagefolder), or the CIFAR-10 root")
     eval: Path | None = Field(None, description="folder of evaluation images (imagefolder)")
     calibration: Path | None = Field(None, description="folder of calibration images; default: the training images")
+    labels: Path | None = Field(
+        None, description="CSV file (filename,label) for the images in train and eval; default: one folder per class"
+    )
+    classes: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="class = number of the network's output that stands for it; default: the classes in alphabetical "
+        "order",
+    )
+    skip_broken: bool = Field(False, description="leave out images that cannot be read; each stage says how many")
     download: bool = Field(False, description="let torchvision download CIFAR-10")
-    input_size: Positive | None = Field(None, description="network input, pixels a side; default: that of data.kind")
-    resize: Positive | None = Field(None, description="shorter side before the centre crop; default: that of data.kind")
-    channels: Literal[1, 3] = Field(3, description="input channels: 3 RGB, 1 grey")
-    mean: tuple[float, ...] | None = Field(None, description="per-channel mean, of pixels in 0..1")
-    std: tuple[float, ...] | None = Field(None, description="per-channel standard deviation, of pixels in 0..1")
+    input_size: Annotated[int | tuple[int, int], _sides(1)] | None = Field(
+        None, description="network input in pixels: one side, or [height, width]; default: that of data.kind"
+    )
+    resize: Annotated[int | tuple[int, int], _sides(0)] | None = Field(
+        None,
+        description="before the centre crop: the shorter side, or exactly [height, width]; 0: no resize; default: that "
+        "of data.kind",
+    )
+    crop: Annotated[int | tuple[int, int], _sides(1)] | None = Field(
+        None, description="centre crop: another name of input_size, as torchvision has it"
+    )
+    interpolation: (
+        Annotated[Literal["nearest", "bilinear", "bicubic"], _also_called({"cubic": "bicubic", "linear": "bilinear"})]
+        | None
+    ) = Field(None, description="how images are resized; default: bilinear")
+    antialias: bool = Field(True, description="smooth images that are made smaller, as Pillow does")
+    channels: Literal[1, 3, 4] = Field(3, description="input channels: 3 colours, 1 grey, 4 colours and alpha")
+    channel_order: Annotated[Literal["rgb", "bgr"], _also_called({})] = Field(
+        "rgb", description="order of the colours in the network's input"
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="mean of pixels in 0..1: one value, or one per channel in the order of channel_order"
+    )
+    std: tuple[float, ...] | None = Field(None, description="standard deviation of pixels in 0..1, like mean")
     holdout: Fraction = Field(0.1, description="share of the training images held out to choose the best checkpoint")
     workers: Annotated[int, Field(ge=0)] = Field(0, description="data loader processes")
 
@@ -156,24 +261,62 @@ class TargetConfig(Section):
         return targets.profile(self.name)
 
 
+# Keys of the training sections by the names that other tools have for them.
+_MEANT = {
+    "randomresizedcrop": "resized_crop",
+    "randomcrop": "crop",
+    "hflip": "flip",
+    "horizontalflip": "flip",
+    "randomhorizontalflip": "flip",
+    "colorjitter": "jitter",
+    "learningrate": "lr",
+    "scheduler": "schedule",
+    "lrscheduler": "schedule",
+    "milestones": "step_epochs",
+    "gamma": "step_gamma",
+    "period": "cycle_epochs",
+    "wd": "weight_decay",
+}
+
+
+def _is_step(name: Any) -> Any:
+    if isinstance(name, str) and (key := _MEANT.get(_plain(name))):
+        raise ValueError(f"this is not a step on batches: set {key}")
+    return name
+
+
 class TrainConfig(Section):
     """Settings of the training loop; baseline, fine-tuning and QAT each have their own section."""
 
     epochs: Annotated[int, Field(ge=0)] | None = Field(None, description="passes over the training images")
     batch_size: Positive = Field(64, description="images a step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW")
+    optimizer: Annotated[Literal["sgd", "adam", "adamw"], _also_called({})] = Field(
+        "sgd", description="optimizer; sgd with momentum"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(0.05, description="peak learning rate")
     momentum: Fraction = Field(0.9, description="SGD momentum (Nesterov)")
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="on weights; not on BN and biases")
-    schedule: Literal["cosine", "step", "onecycle", "constant"] = Field("cosine", description="learning-rate schedule")
+    schedule: Annotated[
+        Literal["cosine", "step", "cyclical", "onecycle", "constant"],
+        _also_called({"cosineannealing": "cosine", "multistep": "step", "cyclic": "cyclical"}),
+    ] = Field("cosine", description="learning-rate schedule")
     warmup: Annotated[float, Field(ge=0)] = Field(0.0, description="epochs of linear warm-up (cosine, step, constant)")
-    step_epochs: tuple[int, ...] = Field((), description="epochs at which 'step' multiplies the rate by step_gamma")
+    step_size: Positive | None = Field(
+        None, description="'step' multiplies the rate by step_gamma every so many epochs"
+    )
+    step_epochs: tuple[Positive, ...] = Field((), description="or the epochs at which it does so")
     step_gamma: Fraction = Field(0.1, description="factor of the 'step' schedule")
+    cycle_epochs: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="epochs of one cycle of the 'cyclical' schedule; default: half of the training"
+    )
     crop: Fraction = Field(0.125, description="random shift, as a share of the input size (pad and crop)")
+    resized_crop: Fraction = Field(
+        0.0, description="random resized crop in its place: the least share of the area, often 0.08; 0: none"
+    )
     flip: bool = Field(True, description="random horizontal flip")
     jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="colour jitter strength")
-    steps: tuple[Annotated[str, _known(STEPS)], ...] = Field(
-        (), description="what is done to each batch before the forward pass, in this order: mixup, cutmix"
+    steps: tuple[Annotated[str, _known(STEPS), BeforeValidator(_is_step)], ...] = Field(
+        (), description="what is done to each batch before the forward pass, in this order"
     )
     label_smoothing: Fraction = Field(0.0, description="label smoothing of the cross-entropy")
     distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
@@ -182,11 +325,35 @@ class TrainConfig(Section):
     amp: bool = Field(True, description="mixed precision on a GPU (no effect on CPU)")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
 
+    @model_validator(mode="after")
+    def _schedulable(self) -> TrainConfig:
+        """Refuse a schedule that cannot work before any stage begins."""
+        if self.schedule in ("cyclical", "onecycle") and self.warmup:
+            raise ValueError(f"schedule '{self.schedule}' rises by itself: leave warmup at 0")
+        if self.schedule == "step":
+            if not (self.step_size or self.step_epochs):
+                raise ValueError("schedule 'step' needs step_size = 10 (every ten epochs) or step_epochs = [10, 15]")
+            if self.step_size and self.step_epochs:
+                raise ValueError("schedule 'step' takes step_size or step_epochs, not both")
+            if min(self.step_epochs, default=self.step_size or 0) <= self.warmup:
+                raise ValueError(f"the first step of the rate begins within warmup={self.warmup:g} epochs")
+        if self.epochs:
+            if self.warmup >= self.epochs:
+                raise ValueError(f"warmup={self.warmup:g} epochs is not shorter than the training of {self.epochs}")
+            if self.schedule == "cyclical" and (self.cycle_epochs or 0) > self.epochs:
+                longer = f"cycle_epochs={self.cycle_epochs:g} is longer than the training of {self.epochs} epochs"
+                raise ValueError(longer)
+        return self
+
 
 class FinetuneConfig(TrainConfig):
     epochs: Annotated[int, Field(ge=0)] | None = Field(5, description="passes over the training images")
-    lr: Annotated[float, Field(gt=0)] = Field(0.02, description="peak learning rate")
-    distill: Fraction = Field(0.5, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
+    lr: Annotated[float, Field(gt=0)] = Field(0.02, description="peak learning rate; a tenth of it without logits")
+    distill: Fraction = Field(
+        0.5,
+        description="weight of distillation from the unpruned net (KL); 1 - this on labels; without logits: "
+        "above 0, the error of the outputs alone",
+    )
 
 
 class QatConfig(TrainConfig):
@@ -207,7 +374,7 @@ class PruneConfig(Section):
     allow_foreign_table: bool = Field(False, description="accept a table of another device, version or thread count")
     confirm: bool = Field(True, description="measure the plans near a latency budget and take the best that meets it")
     importance: Annotated[str, _known(CRITERIA)] = Field(
-        "obs", description="how channels are chosen: obs (Optimal Brain Surgeon), or by a score: taylor, norm, random"
+        "obs", description="how channels are chosen: Optimal Brain Surgeon, or by a score"
     )
     repair: bool = Field(True, description="solve the remaining weights again; widths are chosen by the loss after it")
     images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning uses")
@@ -247,9 +414,7 @@ class QuantizeConfig(Section):
     mode: Literal["ptq", "qat"] = Field("ptq", description="ptq: calibrate only; qat: also train with quantization")
     calibration_images: Positive = Field(300, description="number of calibration images, balanced over the classes")
     batch_size: Positive = Field(16, description="calibration batch")
-    method: Annotated[str, _known(RANGES)] = Field(
-        "mse", description="how a tensor's range follows from its values: minmax, percentile, entropy or mse"
-    )
+    method: Annotated[str, _known(RANGES)] = Field("mse", description="how a tensor's range follows from its values")
     correction: Literal["gptq", "bias", "none"] = Field(
         "gptq", description="rounding errors: cancel in a layer's output (gptq), remove from its bias (bias), or none"
     )
@@ -289,7 +454,8 @@ class Config(Section):
     @property
     def name(self) -> str:
         """The prefix of exported files: ``resnet18`` in ``resnet18_int8.onnx``."""
-        return self.run.name or self.model.arch.rpartition(":")[2].rpartition(".")[2]
+        place, _, name = self.model.arch.rpartition(":")
+        return self.run.name or (name.partition(".")[0] if place == "timm" else name.rpartition(".")[2])
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -303,7 +469,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     if path is not None:
         where = str(path)
         try:
-            text = read_bytes(path, remedy=_GIVE, most=_MOST_BYTES, error=ConfigError).decode()
+            text = read_bytes(path, remedy=_GIVE, most=_MOST_BYTES, error=ConfigError).decode("utf-8-sig")
             if max(line.count(".") for line in f"{text}\n".splitlines()) > _MOST_DOTS:
                 raise ValueError(f"a line has more than {_MOST_DOTS} dots")
             table = tomllib.loads(text)
@@ -327,7 +493,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
 def _load_plugins(table: Mapping[str, Any]) -> None:
     """Import the modules that ``run.plugins`` names, before the names that they add are looked up."""
     section = table.get("run")
-    plugins = section.get("plugins") if isinstance(section, dict) else None
+    plugins = _listed(section.get("plugins")) if isinstance(section, dict) else None
     if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
         load_plugins(plugins)
 
@@ -377,7 +543,8 @@ def _explain(error: ValidationError, where: str) -> str:
         key = ".".join(location)
         if problem["type"] == "extra_forbidden":
             known = list(_fields(location[:-1]))
-            close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+            meant = [key for key in known if key == _MEANT.get(_plain(location[-1]))]
+            close = meant or difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
             lines.append(f"unknown key '{key}'; {hint}")
         else:
@@ -445,10 +612,26 @@ def _describe(name: str, section: Section) -> Iterator[str]:
             inner.append((f"{name}.{key}", value))
         else:
             text = f"{key} = {_toml(value)}" if value is not None else f"# {key} ="
-            lines.append(f"{text:<44}  # {field.description}")
+            allowed = f" ({', '.join(names)})" if (names := _choices(field)) else ""
+            lines.append(f"{text:<44}  # {field.description}{allowed}")
     yield "\n".join(lines)
     for path, value in inner:
         yield from _describe(path, value)
+
+
+def _choices(field: FieldInfo) -> list[str]:
+    """The values that a key can have, where they are few; those of a list are the values of its items."""
+    found: list[str] = []
+    parts: list[Any] = [field.annotation, *field.metadata]
+    while parts:
+        part = parts.pop(0)
+        if get_origin(part) is Literal:
+            found += map(str, get_args(part))
+        elif isinstance(known := getattr(part, "func", None), _Known):
+            found += known.registry
+        else:
+            parts += get_args(part)
+    return found
 
 
 def _toml(value: Any) -> str:

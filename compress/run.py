@@ -16,15 +16,15 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from compress import __version__
 from compress.errors import PipelineError
-from compress.files import MANIFEST, beside, file_sha256, sync_folder, tree_sha256, write_json, writing
+from compress.files import MANIFEST, file_sha256, sync_folder, tree_sha256, whole, write_json, writing
 from compress.lock import locked
 from compress.parse import Finite, read
 from compress.progress import SILENT, Progress
@@ -182,7 +182,7 @@ class Run:
         scratch = self.directory / ".scratch" / f"{name}-{key[:16]}"
         scratch.mkdir(parents=True, exist_ok=True)
         try:
-            with _whole(folder) as temporary:
+            with whole(folder) as temporary:
                 with writing() as meant:
                     work(temporary, scratch)
                 outputs = _outputs(temporary, meant)
@@ -265,22 +265,3 @@ def _recover(folder: Path) -> None:
     for half in folder.parent.glob(f".{folder.name}.*"):
         if re.fullmatch(r"[0-9a-f]+", half.suffix[1:]):
             shutil.rmtree(half, ignore_errors=True)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes ``folder``'s place when the block ends well, and vanishes when it does not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = beside(folder)
-    temporary.mkdir()
-    try:
-        yield temporary
-        old = beside(folder)
-        old = old.with_name(f"{old.name}.old")
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -29,7 +29,8 @@ def evaluation_split(data: str | None, config: Config | None = None) -> Split:
     if data is not None:
         return _there(_load(data, training=False).eval)
     config = config or Config()
-    return _there(open_data(config.data, config.run.seed).eval)
+    known = config.run.dir if config.data.skip_broken else None  # otherwise the images are checked as they are read
+    return _there(open_data(config.data, config.run.seed, run=known).eval)
 
 
 def calibration_split(data: str) -> Split:

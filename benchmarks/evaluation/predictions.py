@@ -96,20 +96,22 @@ def predict(
     with open_engine(path, threads=threads, device=device, trust=trust) as engine:
         preprocess = preprocess_of(engine, path)
         if (classes := engine.outputs[0].shape[-1]) is not None:
-            check_classes(split, classes)  # before any image is decoded
+            check_classes(split, max(classes, 2))  # before any image is decoded
         named = engine.metadata.classes if engine.metadata else ()
         warnings = (*_check_names(named, split, path), *overflow_warnings(path, engine.name))
-        size, fixed = _batch_size(engine, batch_size)
+        size, fixed = batch_size_of(engine, batch_size)
         logits, labels = [], []
         loader = batches(split, eval_transform(preprocess), size)
         for x, y in progress.track(loader, path.name):
-            logits.append(infer(engine, _padded(x.numpy(), fixed))[: len(y)])
+            logits.append(infer(engine, padded(x.numpy(), fixed))[: len(y)])
             labels.append(y.numpy())
         backend = BackendInfo(
             name=engine.name, version=engine.version, requested=engine.requested, actual=engine.provider
         )
         modes = engine.modes
     scores = np.concatenate(logits)
+    if scores.shape[1] == 1:
+        scores = two_classes(scores)
     check_classes(split, count := scores.shape[1])
     known = (named, () if split.indexed else split.classes, tuple(map(str, range(count))))
     return Scored(
@@ -123,6 +125,16 @@ def predict(
         warnings=warnings,
         logits=scores,
     )
+
+
+def two_classes(score: Array) -> Array:
+    """The scores (N, 2) of two classes from one output (N, 1): a logit of the second, or its probability (0 to 1).
+
+    >>> two_classes(np.array([[0.2], [0.9]])).argmax(1), two_classes(np.array([[-3.0], [0.4]])).argmax(1)
+    (array([0, 1]), array([0, 1]))
+    """
+    threshold = 0.5 if ((score >= 0) & (score <= 1)).all() else 0.0
+    return np.concatenate([np.full_like(score, threshold), score], axis=1)
 
 
 def save_predictions(found: Predictions, split: Split, path: Path) -> None:
@@ -271,12 +283,12 @@ def _check_names(named: tuple[str, ...], split: Split, path: Path) -> tuple[str,
     return (f"the classes have other names: {differ}; they are taken to be the same by position",)
 
 
-def _batch_size(engine: Engine, wanted: int) -> tuple[int, int | None]:
+def batch_size_of(engine: Engine, wanted: int) -> tuple[int, int | None]:
     """How many images to run at once, and the batch that the engine insists on, if it does."""
     fixed = engine.inputs[0].shape[0]
     return fixed or min(wanted, engine.max_batch or wanted), fixed
 
 
-def _padded(x: Array, size: int | None) -> Array:
+def padded(x: Array, size: int | None) -> Array:
     missing = 0 if size is None else size - len(x)
     return x if missing == 0 else np.concatenate([x, np.repeat(x[-1:], missing, axis=0)])

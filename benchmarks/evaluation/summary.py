@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.evaluation.fidelity import fidelity
 from benchmarks.evaluation.images import evaluation_split, first_images
 from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import predict
 from benchmarks.reporting.outcome import PARETO, plan_of, sections
-from benchmarks.reporting.rows import HEADER, cells, metadata_of, remarks
+from benchmarks.reporting.rows import cells, header, metadata_of, remarks
 from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.networks import WHOLE, MeasuredNetwork, SummaryFile
 from benchmarks.results.tables import literal, markdown
 from benchmarks.timing.reference import reference_networks
@@ -80,7 +82,8 @@ def summarize(
 ) -> list[MeasuredNetwork]:
     """Measure accuracy on ``split``, and latency in one interleaved run, of every network of a run.
 
-    Without ``split`` (a backbone, or no labelled images) only latency is measured, on random inputs.
+    Of a backbone, which has no classes, the outputs are compared with those of the dense network. Without ``split``
+    only latency is measured, on random inputs.
 
     Raises:
         EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
@@ -88,24 +91,30 @@ def summarize(
     files = networks(run)
     metadata = {name: metadata_of(path) for name, path in files.items()}
     accuracies: list[AccuracyResult | None] = [None] * len(files)
+    fidelities: list[FidelityResult | None] = [None] * len(files)
     if split is not None:
-        found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
-        accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
+        if metadata["dense FP32"].classes:
+            found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
+            accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
+        else:
+            dense, *others = files.values()
+            fidelities = [None, *fidelity(dense, others, split, threads=settings.threads, progress=progress)]
         images = first_images(split, metadata["dense FP32"].preprocess)
         settings = dataclasses.replace(settings, images=images)
     int8 = next(m for m in metadata.values() if m.precision == "int8")
     with reference_networks(int8.target or None) as known:
         results = measure(list(files.values()), settings, references=known, progress=progress)
+    measured = zip(metadata.items(), accuracies, fidelities, results, strict=True)
     return [
-        MeasuredNetwork.of(name, found, accuracy, latency)
-        for (name, found), accuracy, latency in zip(metadata.items(), accuracies, results, strict=True)
+        MeasuredNetwork.of(name, about, accuracy, latency, fidelity=near)
+        for (name, about), accuracy, near, latency in measured
     ]
 
 
 def write(run: Run, rows: Sequence[MeasuredNetwork]) -> None:
     """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
     SummaryFile(title=title(rows), rows=tuple(rows), plan=plan_of(run)).write(run.directory / "summary.json")
-    parts = [f"# {literal(title(rows))}\n\n{markdown(HEADER, list(map(cells, rows)))}\n"]
+    parts = [f"# {literal(title(rows))}\n\n{markdown(header(rows), list(map(cells, rows)))}\n"]
     parts += [section.markdown() for section in sections(run, rows)]
     if notes := remarks(rows):
         parts.append("".join(f"- {literal(note)}\n" for note in notes))
@@ -146,8 +155,10 @@ def _runs_here(engine: str) -> bool:
 
 
 def split_of(run: Run, data: str | None, config: Config) -> Split | None:
-    """The evaluation images; None if there are none, or if the network is a backbone, which has no classes."""
-    dense = networks(run)["dense FP32"]
-    if not metadata_of(dense).classes or (data is None and open_data(config.data, config.run.seed).eval is None):
-        return None
-    return evaluation_split(data, config)
+    """The evaluation images; None if there are none. For a backbone, which needs no labels, any images of the run."""
+    if data is not None:
+        return evaluation_split(data, config)
+    found = open_data(config.data, config.run.seed)
+    if found.eval is None and not metadata_of(networks(run)["dense FP32"]).classes:
+        return found.holdout or found.calibration
+    return found.eval

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.results.accuracy import Accuracy, AccuracyResult
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.tables import interval, percent, points, show
 from compress.console import Console
 
@@ -29,6 +30,18 @@ def report(result: AccuracyResult, console: Console, *, classes: bool) -> None:
     if classes:
         console.print()
         _report_classes(result, console)
+    for text in result.warnings:
+        console.print(f"warning: {text}", soft_wrap=True)
+
+
+def report_fidelity(result: FidelityResult, console: Console) -> None:
+    """Print how near each output is to that of the other engine."""
+    rows = [
+        [one.name, "equal" if one.sqnr_db is None else f"{one.sqnr_db:.1f}", f"{one.cosine:.4f}"]
+        for one in result.outputs
+    ]
+    this, other = (Path(one.path).name for one in (result.artifact, result.against))
+    show(console, f"{this} against {other} on {result.images} images", ["output", "SQNR dB", "cosine"], rows)
     for text in result.warnings:
         console.print(f"warning: {text}", soft_wrap=True)
 

@@ -38,16 +38,19 @@ def _faster(result: MeasuredNetwork, dense: MeasuredNetwork) -> str:
 
 
 def _change(result: MeasuredNetwork) -> str:
-    accuracy = result.accuracy
+    accuracy, found = result.accuracy, result.fidelity
+    if found is not None:
+        near = "equal" if found.sqnr_db is None else f"{found.sqnr_db:.1f} dB, cosine {found.cosine:.4f}"
+        return f", with this SQNR of its outputs against the dense network's: {near} ({found.images} images)"
     if accuracy is None:
         return ", and its accuracy was not measured"
     if accuracy.paired is None:
         return f", with a top-1 accuracy of {100 * accuracy.top1.value.value:.2f}%"
     change = accuracy.paired.difference
     low, high = 100 * change.lo, 100 * change.hi
-    found = f"{100 * change.value:+.2f} points (95% interval {low:+.2f} to {high:+.2f}; {accuracy.images} images)"
+    points = f"{100 * change.value:+.2f} points (95% interval {low:+.2f} to {high:+.2f}; {accuracy.images} images)"
     unclear = ", which may be no change at all: the interval contains 0" if low <= 0 <= high else ""
-    return f", at a change of top-1 accuracy of {found}{unclear}"
+    return f", at a change of top-1 accuracy of {points}{unclear}"
 
 
 def megabytes(network: MeasuredNetwork) -> str:
@@ -68,6 +71,8 @@ def figures(record: RunRecord) -> list[Figure]:
     if accuracy is not None:
         change = f"{points(accuracy.paired.difference)} points" if accuracy.paired else f"{accuracy.images} images"
         found.append(Figure("top-1 accuracy", f"{100 * accuracy.top1.value.value:.2f}%", change))
+    if (near := result.fidelity) is not None and near.sqnr_db is not None:
+        found.append(Figure("SQNR of the outputs", f"{near.sqnr_db:.1f} dB", f"cosine {near.cosine:.4f}"))
     found.append(Figure("file", f"{megabytes(result)} MB", f"{dense.name}: {megabytes(dense)} MB"))
     return found
 
@@ -79,6 +84,6 @@ def warnings(record: RunRecord) -> list[str]:
 
 
 def _said(network: MeasuredNetwork) -> Iterator[str]:
-    for result in (network.accuracy, network.latency):
+    for result in (network.accuracy, network.fidelity, network.latency):
         if result is not None:
             yield from result.warnings

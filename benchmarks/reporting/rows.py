@@ -11,16 +11,38 @@ from compress.engines.base import open_engine
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
 
-HEADER = ["network", "top-1 %", "change, points", "params M", "MACs M", "file MB", "latency ms", "speed-up"]
+_SIZE = ["params M", "MACs M", "file MB", "latency ms", "speed-up"]
+
+
+def header(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """The columns of a table of networks."""
+    return ["network", *quality_header(networks), *_SIZE]
+
+
+def quality_header(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """What is known of the outputs: accuracy, or their fidelity to those of the first network."""
+    if any(network.fidelity for network in networks):
+        return ["SQNR dB", "cosine"]
+    return ["top-1 %", "change, points"]
+
+
+def quality(network: MeasuredNetwork) -> list[str]:
+    """The cells below ``quality_header``."""
+    if (found := network.fidelity) is not None:
+        return ["equal" if found.sqnr_db is None else f"{found.sqnr_db:.1f}", f"{found.cosine:.4f}"]
+    accuracy = network.accuracy
+    return [
+        percent(accuracy.top1.value) if accuracy else "",
+        points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+    ]
 
 
 def cells(network: MeasuredNetwork) -> list[str]:
-    """A network as a row below ``HEADER``."""
-    accuracy, compared = network.accuracy, network.latency.comparison
+    """A network as a row below ``header``."""
+    compared = network.latency.comparison
     return [
         network.label,
-        percent(accuracy.top1.value) if accuracy else "",
-        points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+        *quality(network),
         f"{network.params / 1e6:.3f}",
         f"{network.macs / 1e6:.1f}",
         f"{network.bytes / 1e6:.2f}",
@@ -44,6 +66,11 @@ def invalid(networks: Sequence[MeasuredNetwork]) -> list[str]:
 def remarks(networks: Sequence[MeasuredNetwork]) -> list[str]:
     """The remarks below a table, without repetitions: first the reasons of INVALID measurements, then warnings."""
     warnings = [f"{network.name}: {text}" for network in networks for text in network.latency.warnings]
+    if (one := next((network.fidelity for network in networks if network.fidelity), None)) is not None:
+        warnings.append(
+            f"SQNR and cosine: the outputs on {one.images} images against those of {networks[0].name}; "
+            "of several outputs, the lowest"
+        )
     return [*(f"INVALID, do not use these figures: {text}" for text in invalid(networks)), *dict.fromkeys(warnings)]
 
 

@@ -13,8 +13,9 @@ from benchmarks.reporting.outcome import ABOVE_PEAK, Section, as_predicted, medi
 from benchmarks.reporting.outcome import error as relative_error
 from benchmarks.reporting.outcome import predictions as predicted_table
 from benchmarks.reporting.record import RunRecord
+from benchmarks.reporting.rows import quality, quality_header
 from benchmarks.results.networks import MeasuredNetwork
-from benchmarks.results.tables import interval, percent, points, speedup
+from benchmarks.results.tables import interval, speedup
 from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import LatencyTable
 
@@ -64,16 +65,15 @@ def before_after(record: RunRecord) -> Part:
 
 def comparison(networks: Sequence[MeasuredNetwork]) -> Section:
     """Networks as the rows of a table."""
-    header = ["network", "top-1 %", "change, points", "latency ms", "speed-up", "file MB", "params M", "MACs M"]
+    header = ["network", *quality_header(networks), "latency ms", "speed-up", "file MB", "params M", "MACs M"]
     return Section("", header, [_cells(network) for network in networks])
 
 
 def _cells(network: MeasuredNetwork) -> list[str]:
-    accuracy, compared = network.accuracy, network.latency.comparison
+    compared = network.latency.comparison
     return [
         network.label,
-        percent(accuracy.top1.value) if accuracy else "",
-        points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+        *quality(network),
         interval(network.latency.stats["latency_ms"].median, 3),
         speedup(compared.ratio if compared else None),
         megabytes(network),

@@ -11,9 +11,10 @@ from pydantic_core import from_json
 
 from benchmarks.profiling.measure import summarize
 from benchmarks.reporting import comparison, latency, rows
-from benchmarks.reporting.accuracy import report
+from benchmarks.reporting.accuracy import report, report_fidelity
 from benchmarks.reporting.outcome import widths
 from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult, RunComparison
 from benchmarks.results.networks import SummaryFile
 from benchmarks.results.plans import PlanLatencyFile
@@ -92,14 +93,17 @@ def _show_results(path: Path, content: bytes, console: Console) -> None:
 
 
 def _show_accuracy(path: Path, content: bytes, console: Console) -> None:
-    for one in parse(content, list[AccuracyResult], path, remedy=_REMEDY):
-        report(one, console, classes=False)
+    for one in parse(content, list[AccuracyResult | FidelityResult], path, remedy=_REMEDY):
+        if isinstance(one, FidelityResult):
+            report_fidelity(one, console)
+        else:
+            report(one, console, classes=False)
 
 
 def _show_networks(path: Path, content: bytes, console: Console) -> None:
     """``summary.json`` and ``pareto.json``."""
     found = parse(content, SummaryFile, path, remedy=_REMEDY)
-    show(console, found.title, rows.HEADER, list(map(rows.cells, found.rows)))
+    show(console, found.title, rows.header(found.rows), list(map(rows.cells, found.rows)))
     if found.plan is not None and (section := widths(found.plan)) is not None:
         console.print()
         show(console, section.title, section.header, section.rows)
@@ -126,6 +130,7 @@ KINDS = (
     Shown("results of latency", frozenset({"kind=latency"}), _show_results),
     Shown("results of compare", frozenset({"kind=comparison"}), _show_results),
     Shown("results of accuracy", frozenset({"kind=accuracy"}), _show_accuracy),
+    Shown("results of accuracy without classes", frozenset({"kind=fidelity"}), _show_accuracy),
     Shown("summary.json and pareto.json", frozenset({"title", "rows", "schema_version"}), _show_networks),
     Shown("latency_table.json", frozenset({"place", "segments", "rows"}), _show_table),
     Shown("plan.json", frozenset({"groups", "before", "after"}), _show_plan),

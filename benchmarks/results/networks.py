@@ -8,6 +8,7 @@ from pydantic import Field
 
 from benchmarks.results.accuracy import AccuracyResult
 from benchmarks.results.base import Record, Verdict
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult
 from compress.engines.metadata import Metadata
 from compress.parse import Count, Finite, Positive, Share
@@ -32,6 +33,9 @@ class MeasuredNetwork(Record):
         None, description="latency that the latency table predicts; null for a float network"
     )
     accuracy: AccuracyResult | None = Field(description="null for a backbone, or without labelled images")
+    fidelity: FidelityResult | None = Field(
+        None, description="of a backbone: its outputs compared with those of the first network; null for that one"
+    )
     latency: LatencyResult
 
     @classmethod
@@ -42,6 +46,7 @@ class MeasuredNetwork(Record):
         accuracy: AccuracyResult | None,
         latency: LatencyResult,
         predicted_ms: float | None = None,
+        fidelity: FidelityResult | None = None,
     ) -> MeasuredNetwork:
         """Make the record from the file's metadata and the measurements."""
         return cls(
@@ -56,6 +61,7 @@ class MeasuredNetwork(Record):
             latency_ms=latency.stats["latency_ms"].median.value,
             predicted_ms=predicted_ms,
             accuracy=accuracy,
+            fidelity=fidelity,
             latency=latency,
         )
 
@@ -70,7 +76,7 @@ class MeasuredNetwork(Record):
     @property
     def verdicts(self) -> list[Verdict]:
         """The verdict of each measurement."""
-        return [result.verdict for result in (self.accuracy, self.latency) if result is not None]
+        return [result.verdict for result in (self.accuracy, self.fidelity, self.latency) if result is not None]
 
     @property
     def valid(self) -> bool:

@@ -22,6 +22,8 @@ from pydantic_core import core_schema
 from benchmarks.evaluation.baseline import Baseline
 from benchmarks.profiling.kit import KitManifest, Timed
 from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.answers import PredictFile
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult, RunComparison
 from benchmarks.results.networks import ParetoFile, SummaryFile
 from benchmarks.results.nodes import NodeProfile
@@ -43,7 +45,9 @@ from compress.quantize.stage import QuantizeFile, Sample
 from compress.run import Manifest
 from compress.train.history import HistoryFile
 
-AnyResult = Annotated[LatencyResult | AccuracyResult | RunComparison | NodeProfile, Field(discriminator="kind")]
+AnyResult = Annotated[
+    LatencyResult | AccuracyResult | FidelityResult | RunComparison | NodeProfile, Field(discriminator="kind")
+]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ _STAGES = "python -m compress {}"
 FILES: Mapping[str, FileKind] = {
     "latency --json": FileKind("python -m benchmarks.latency", list[LatencyResult | RunComparison]),
     "latency --export-profile": FileKind("python -m benchmarks.latency", NodeProfile),
-    "accuracy --json": FileKind("python -m benchmarks.accuracy", list[AccuracyResult]),
+    "accuracy --json": FileKind("python -m benchmarks.accuracy", list[AccuracyResult | FidelityResult]),
+    "predict --json": FileKind("python -m benchmarks.predict", PredictFile),
     "compare --json": FileKind("python -m benchmarks.compare", list[RunComparison]),
     "plan_latency --json": FileKind("python -m benchmarks.plan_latency", PlanLatencyFile),
     "trust --json": FileKind("python -m benchmarks.trust", TrustFile),

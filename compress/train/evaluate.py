@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +14,9 @@ from calibration.preprocess import Preprocess
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.errors import ModelError
-from compress.models.checkpoint import classifier
+from compress.graph.head import head_of
 from compress.progress import SILENT, Progress
+from compress.train.readout import device_of, eval_mode, readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +47,19 @@ def evaluate(
 ) -> Accuracy:
     """Top-1 and top-5 accuracy in eval mode, on the device where ``net`` is; its mode is restored.
 
+    A single output is the score of the second of two classes: a logit, or a probability from 0 to 1.
+
     Raises:
         ModelError: the network has other outputs than one row of logits an image, or they are not finite.
         DataError: the outputs and the classes of ``split`` disagree, or an image cannot be read.
     """
-    device = device_of(net)
+    device, read = device_of(net), readout(net, preprocess)
+    check_classes(split, read.classes)
     ranks = []
     loader = batches(split, eval_transform(preprocess), batch_size, workers=workers)
-    with _eval_mode(net):
+    with eval_mode(net):
         for x, y in progress.track(loader, f"evaluate on {split.name}"):
-            scores = logits(net(x.to(device)), len(x))
-            check_classes(split, scores.shape[1])
+            scores = read(net(x.to(device)), len(x))
             if not scores.isfinite().all():
                 raise ModelError(
                     f"the network's outputs are not finite on {split.name} images",
@@ -81,72 +82,10 @@ def rank_of_label(scores: Tensor, labels: Tensor) -> Tensor:
     return ((scores > own) | ((scores == own) & earlier)).sum(1)
 
 
-def logits(output: object, images: int) -> Tensor:
-    """What a network returned for some images, as (images, classes).
-
-    Raises:
-        ModelError: it is several tensors, or not one row an image.
-    """
-    if not isinstance(output, Tensor):
-        what = f"a {type(output).__name__} of {len(output)}" if hasattr(output, "__len__") else type(output).__name__
-        raise ModelError(
-            f"the network returns {what}, not one tensor of logits",
-            remedy="wrap it in a factory that returns the classifier's output alone",
-        )
-    if output.ndim != 2 or len(output) != images:
-        raise ModelError(
-            f"the network turns {images} images into {tuple(output.shape)}, not (images, classes)",
-            remedy="training and evaluation need a classifier",
-        )
-    return output
-
-
-def output_count(net: nn.Module, preprocess: Preprocess) -> int:
-    """How many logits the network has, by running it on one black image.
-
-    Raises:
-        ModelError: it is no classifier of such images.
-    """
-    return logits(_on_black(net, preprocess), 1).shape[1]
-
-
 def class_count(net: nn.Module, preprocess: Preprocess) -> int | None:
-    """How many classes a classifier tells apart; None for a backbone, whose outputs are features or several tensors.
+    """How many classes a classifier tells apart (two if it has one output); None for a backbone, see ``head_of``.
 
     Raises:
         ModelError: the network does not run on such images.
     """
-    output, head = _on_black(net, preprocess), classifier(net)
-    if head is None or not isinstance(output, Tensor) or output.shape != (1, head[1].out_features):
-        return None
-    return head[1].out_features
-
-
-@torch.no_grad()
-def _on_black(net: nn.Module, preprocess: Preprocess) -> object:
-    """What the network returns for one black image."""
-    with _eval_mode(net):
-        try:
-            return net(torch.zeros(1, *preprocess.shape, device=device_of(net)))
-        except RuntimeError as error:
-            raise ModelError(
-                f"the network does not run on an input of {preprocess.shape}: {str(error).splitlines()[0]}",
-                remedy="check data.input_size and data.channels against the network",
-            ) from None
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """Where the network's parameters are; the CPU where it has none."""
-    parameter = next(net.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:  # one by one: layers may be frozen in eval mode inside a training network
-            module.training = mode
+    return None if head_of(net, preprocess.shape) is None else readout(net, preprocess).classes

@@ -15,8 +15,9 @@ class Epoch:
     Attributes:
         loss: mean over the steps; None for epoch 0.
         lr: learning rate of its first step.
-        top1: held-out accuracy after it, 0 to 1; None where nothing is held back.
+        top1: held-out accuracy after it, 0 to 1; None where nothing is held back, and without labels.
         seconds: wall time, evaluation included.
+        error: without labels: held-out error of the outputs, see ``distill.relative_error``.
     """
 
     epoch: int
@@ -24,6 +25,12 @@ class Epoch:
     lr: float
     top1: float | None
     seconds: float
+    error: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What the best epoch has most of; equal for all where nothing is held back."""
+        return -self.error if self.error is not None else self.top1 or 0.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class History:
 
     Attributes:
         epochs: from epoch 0 on; empty where nothing was trained.
-        best: the epoch of highest held-out accuracy, the latest of equals; the last one where nothing is held back.
+        best: the epoch of highest held-out accuracy or least error, the latest of equals; the last one where nothing is
+            held back.
     """
 
     epochs: tuple[Epoch, ...]
@@ -45,7 +53,7 @@ class History:
 
     def to_json(self) -> dict[str, Any]:
         """As ``history.json`` holds it: without the seconds, so that the same seed writes the same bytes."""
-        rows = tuple(EpochRow(one.epoch, one.loss, one.lr, one.top1) for one in self.epochs)
+        rows = tuple(EpochRow(one.epoch, one.loss, one.lr, one.top1, one.error) for one in self.epochs)
         return asdict(HistoryFile(self.best, rows))
 
 
@@ -57,6 +65,7 @@ class EpochRow:
     loss: float | None
     lr: NonNegative
     top1: Share | None
+    error: NonNegative | None = None
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,22 @@ from torch.optim import Optimizer
 from calibration.loader import batches
 from calibration.preprocess import Preprocess
 from calibration.seeds import derive
-from calibration.split import Split, check_classes
+from calibration.split import Split
 from calibration.transforms import train_transform
 from compress.config import TrainConfig
 from compress.distributed import World, join, pick_device
 from compress.errors import ConfigError, ModelError
 from compress.progress import SILENT, Progress
 from compress.registries import STEPS
-from compress.train.distill import soft_targets
-from compress.train.evaluate import evaluate, logits, output_count
 from compress.train.history import Epoch, History
+from compress.train.objective import Labels, Objective, Outputs
 from compress.train.optimizer import make_optimizer, make_schedule
 from compress.train.snapshot import StateFile, Stateful, copy_weights
+
+NOTHING_TO_LEARN = "not trained: the network has no logits, and with distill=0 nothing else to learn from"
+
+SHARE_OF_LR = 0.1
+"""Of the learning rate, without labels: the network is near its teacher, and its batch norms are kept as they are."""
 
 
 def fit(
@@ -39,6 +43,7 @@ def fit(
     config: TrainConfig,
     *,
     epochs: int,
+    labels: bool = True,
     seed: int = 0,
     workers: int = 0,
     teacher: nn.Module | None = None,
@@ -47,30 +52,36 @@ def fit(
 ) -> History:
     """Train ``net`` in place; leave it in its best state, in eval mode, on the CPU.
 
-    The best state is that of highest held-out accuracy, the latest of equals. The state before the first epoch takes
-    part, so the result is never worse on ``holdout`` than what came in. On a CPU the same seed and number of threads
-    give the same bits, and a training that was killed and resumed gives those of one that was not.
+    The best state is that of highest held-out accuracy (without labels: of least error), the latest of equals. The
+    state before the first epoch takes part, so the result is never worse on ``holdout`` than what came in. On a CPU the
+    same seed and number of threads give the same bits, and a training that was killed and resumed gives those of one
+    that was not.
 
     Args:
-        net: any classifier; fx graphs and fake-quantized ones too.
+        net: fx graphs and fake-quantized networks too.
         holdout: where None, the state after the last epoch is kept.
         epochs: passes over ``train``; 0 only measures.
+        labels: the network is a classifier of ``train``'s classes. Where it is not, or the images have no labels, it
+            learns the outputs of the teacher at a tenth of the rate; without one nothing is trained, which a note says.
         teacher: whose outputs are learned from; needed where ``config.distill`` is above 0.
         scratch: folder of the state file, written after each epoch; training goes on from one that is there.
 
     Raises:
-        ModelError: the network is no single-output classifier, or its loss is no longer finite, or a GPU is full.
+        ModelError: ``labels`` and the network is no classifier, or its loss is no longer finite, or a GPU is full.
         DataError: the images' classes do not fit the network, or an image cannot be read.
         ConfigError: settings that contradict one another.
     """
     device = pick_device(config.device)
-    if config.distill > 0 and teacher is None:
+    labels = labels and train.labelled
+    if labels and config.distill > 0 and teacher is None:
         raise ConfigError(f"distill={config.distill:g} needs a teacher, and there is none", remedy="set distill=0")
-    outputs = output_count(net, preprocess)
-    for count in (outputs, outputs if teacher is None else output_count(teacher, preprocess)):
-        check_classes(train, count)
+    if not labels and teacher is None:
+        progress.note(NOTHING_TO_LEARN)
+        return History((), 0)
+    if not labels:
+        config = config.model_copy(update={"lr": config.lr * SHARE_OF_LR})
     batch = min(config.batch_size, len(train))
-    job = f"{config.model_dump_json()} epochs={epochs} seed={seed} images={len(train)}"
+    job = f"{config.model_dump_json()} epochs={epochs} seed={seed} images={len(train)} labels={labels}"
 
     here = join(device)
     if batch % here.size:
@@ -80,15 +91,25 @@ def fit(
 
     with _on(device, net, teacher), _seeded(seed, device):
         steps = len(train) // batch
-        step = _Step(net, teacher, config, classes=outputs, epochs=max(epochs, 1), steps=steps, here=here)
+        objective: Objective = (
+            Outputs(teacher, train, preprocess)
+            if teacher is not None and not labels
+            else Labels(net, teacher, train, preprocess, config)
+        )
+        step = _Step(net, objective, config, epochs=max(epochs, 1), steps=steps, here=here)
         state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
         if state is not None and (saved := state.load(device)) is not None:
             rows, best = saved
             progress.note(f"continuing after epoch {rows[-1].epoch} of {epochs}")
         else:
             started, best = time.monotonic(), copy_weights(net)
-            rows = [Epoch(0, None, step.lr, _held_out(net, holdout, preprocess, here, workers), _since(started))]
-        transform = train_transform(preprocess, crop=config.crop, flip=config.flip, jitter=config.jitter)
+            found = _held_out(net, holdout, objective, here, workers)
+            rows = [Epoch(0, None, step.lr, found.get("top1"), _since(started), found.get("error"))]
+            if objective.note:
+                progress.note(objective.note)
+        transform = train_transform(
+            preprocess, crop=config.crop, flip=config.flip, jitter=config.jitter, resized_crop=config.resized_crop
+        )
 
         for epoch in range(len(rows), epochs + 1):
             started, lr, losses = time.monotonic(), step.lr, []
@@ -105,6 +126,8 @@ def fit(
                 world=here.size,
             )
             net.train()
+            if not labels:
+                _keep_statistics(net)
             for x, y in progress.track(loader, f"epoch {epoch}/{epochs}"):
                 losses.append(step(x, y))
                 if not math.isfinite(losses[-1]):
@@ -113,9 +136,9 @@ def fit(
                         remedy=f"lower the learning rate (lr={config.lr:g}), add warm-up, or clip harder (clip_norm)",
                     )
             here.align(net)
-            top1 = _held_out(net, holdout, preprocess, here, workers)
+            found = _held_out(net, holdout, objective, here, workers)
             loss = here.sum(sum(losses) / len(losses)) / here.size
-            rows.append(Epoch(epoch, loss, lr, top1, _since(started)))
+            rows.append(Epoch(epoch, loss, lr, found.get("top1"), _since(started), found.get("error")))
             progress.note(_line(rows[-1], epochs))
             if _best(rows) == epoch:
                 best = copy_weights(net)
@@ -135,19 +158,17 @@ class _Step:
     def __init__(
         self,
         net: nn.Module,
-        teacher: nn.Module | None,
+        objective: Objective,
         config: TrainConfig,
         *,
-        classes: int,
         epochs: int,
         steps: int,
         here: World,
     ) -> None:
-        self.config = config
-        self.classes, self.before = classes, [STEPS[name] for name in config.steps]
+        self.config, self.objective = config, objective
+        self.before = [STEPS[name] for name in config.steps]
         self.device = here.device
         self.net = here.wrap(net)
-        self.teacher = teacher if config.distill > 0 else None
         self.mixed = config.amp and here.device.type == "cuda"
         self.dtype = torch.bfloat16 if self.mixed and torch.cuda.is_bf16_supported() else torch.float16
         self.optimizer: Optimizer = make_optimizer(net, config)
@@ -168,11 +189,11 @@ class _Step:
         """Take one step on images (N, C, H, W) and labels (N,); returns their loss, from before it."""
         x, y = x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
         if self.before:
-            y = F.one_hot(y, self.classes).to(x)
+            y = F.one_hot(y, self.objective.classes).to(x)
             for change in self.before:
                 x, y = change(x, y)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.mixed):
-            loss = self._loss(x, y)
+            loss = self.objective.loss(self.net(x), x, y)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self.config.clip_norm > 0:
@@ -183,32 +204,38 @@ class _Step:
         self.schedule.step()
         return float(loss.detach())
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        scores = logits(self.net(x), len(x))
-        loss = F.cross_entropy(scores, y, label_smoothing=self.config.label_smoothing)
-        if self.teacher is None:
-            return loss
-        with torch.no_grad():
-            guide = self.teacher(x)
-        share = self.config.distill
-        return (1 - share) * loss + share * soft_targets(scores, guide, self.config.temperature)
 
-
-def _held_out(net: nn.Module, holdout: Split | None, p: Preprocess, here: World, workers: int) -> float | None:
-    """Top-1 over ``holdout``, each process on its own share: no image is counted twice."""
+def _held_out(
+    net: nn.Module, holdout: Split | None, objective: Objective, here: World, workers: int
+) -> dict[str, float]:
+    """The objective's measure over ``holdout``, by its name; each process on its own share: no image counts twice."""
     if holdout is None:
-        return None
+        return {}
     share = holdout.subset(range(here.rank, len(holdout), here.size), holdout.name)
-    return here.sum(float(evaluate(net, share, p, workers=workers).correct.sum())) / len(holdout)
+    return {objective.measure: here.sum(objective.total(net, share, workers)) / len(holdout)}
 
 
 def _best(rows: list[Epoch]) -> int:
-    return max(rows, key=lambda row: (-1.0 if row.top1 is None else row.top1, row.epoch)).epoch
+    return max(rows, key=lambda row: (row.score, row.epoch)).epoch
 
 
 def _line(row: Epoch, epochs: int) -> str:
-    held_out = "" if row.top1 is None else f", held-out top-1 {row.top1:.2%}"
-    return f"epoch {row.epoch}/{epochs}: loss {row.loss:.4f}{held_out}, lr {row.lr:.2g}, {row.seconds:.1f} s"
+    found = ""
+    if row.top1 is not None:
+        found = f", held-out top-1 {row.top1:.2%}"
+    elif row.error is not None:
+        found = f", held-out error {row.error:.4f}"
+    return f"epoch {row.epoch}/{epochs}: loss {row.loss:.4f}{found}, lr {row.lr:.2g}, {row.seconds:.1f} s"
+
+
+def _keep_statistics(net: nn.Module) -> None:
+    """Leave the batch norms in eval mode: their statistics are the repaired network's, and the teacher's are fixed too.
+
+    Those of a batch, and of augmented images, would move the outputs away from what they are compared with.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _since(started: float) -> float:

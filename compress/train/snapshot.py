@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from compress.errors import PipelineError
 from compress.files import write_atomic
@@ -124,7 +124,7 @@ def _fits(part: Stateful, state: Any) -> bool:
     if not alike(state["param_groups"], own["param_groups"]):
         return False
     tensors = [tensor for group in part.param_groups for tensor in group["params"]]
-    wanted = {"step", "exp_avg", "exp_avg_sq"} if isinstance(part, AdamW) else {"momentum_buffer"}
+    wanted = {"step", "exp_avg", "exp_avg_sq"} if isinstance(part, Adam | AdamW) else {"momentum_buffer"}
     return all(
         kept.keys() == wanted
         and all(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +21,32 @@ from compress.data import RunImages, preprocess_of
 from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
 from compress.files import write_json
+from compress.frontend.network import RaisedNetwork
+from compress.frontend.raising import accept
+from compress.graph.head import head_of
 from compress.models.batchnorm import has_stale_statistics, reparameterize
-from compress.models.checkpoint import classifier, load_trained
+from compress.models.checkpoint import load_trained
+from compress.models.layers import make_layer, shape_of
 from compress.models.model import Model, load_model, save_model
-from compress.models.registry import build
+from compress.models.prepare import prepare
+from compress.models.registry import build, preprocessing_of
 from compress.models.sanity import check_activations
 from compress.models.shapes import replace_module
 from compress.progress import Progress
 from compress.run import Run
 from compress.train.evaluate import class_count
 from compress.train.history import History
-from compress.train.loop import fit
+from compress.train.loop import NOTHING_TO_LEARN, fit
 
 BASELINE_EPOCHS = 12
 _STATISTICS_IMAGES = 256
 
 
-def baseline(config: Config, run: Run) -> Path:
+Examine = Callable[[nn.Module, Sequence[int]], Iterable[object]]
+"""What is worth a note about a network for images (C, H, W), before anything is trained."""
+
+
+def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ()) -> Path:
     """Stage ``baseline``: a trained network in ``model.safetensors`` and ``model.json``, with ``history.json``.
 
     Without ``model.weights``, and with ``model.new_head``, the network is trained for ``train.epochs`` (12 where that
@@ -48,24 +59,33 @@ def baseline(config: Config, run: Run) -> Path:
     weights = config.model.weights
     fresh = weights is None or config.model.new_head
     epochs = config.train.epochs if config.train.epochs is not None else BASELINE_EPOCHS * fresh
-    images = RunImages(config.data, config.run.seed)
+    images = RunImages(config.data, config.run.seed, run.directory, run.progress)
 
     def work(out: Path, scratch: Path) -> None:
-        data, preprocess = images.data, preprocess_of(config.data)
-        labelled = data.train or data.eval
-        net = _starting_net(config.model, labelled, config.run.seed)
+        preprocess = preprocess_of(config.data, preprocessing_of(config.model.arch))
+        net = _accepted(_starting_net(config.model, images, preprocess, config.run.seed, run.progress), preprocess, run)
+        data = images.data
+        labelled = data.labelled
+        if config.model.new_head:
+            _renew_head(net, preprocess, labelled, config.run.seed)
+        for remark in examine(net, preprocess.shape):
+            run.progress.note(f"note: {remark}")
         outputs = class_count(net, preprocess)
         for split in (data.train, data.eval):
-            if split is not None and outputs is not None:
+            if split is not None and outputs is not None and (split.labelled or epochs):
                 check_classes(split, outputs)
         if weights is not None:
             check_activations(net, _a_few_images(data.calibration or data.eval, preprocess))
-        if weights is not None and data.calibration is not None and has_stale_statistics(net):
+        given = weights is not None or outputs is None  # a backbone's factory may have loaded its own weights
+        if given and data.calibration is not None and has_stale_statistics(net):
             run.progress.note(
                 "BN statistics were folded into the weights: measured again, without changing the function"
             )
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
-        history = _train(net, data, preprocess, config.train, epochs, config, scratch, run.progress)
+        chosen = 0 if outputs is None and config.train.epochs is None else epochs
+        if outputs is None:
+            _tell_of_a_backbone(config, chosen, run.progress)
+        history = _train(net, data, preprocess, config.train, chosen, config, scratch, run.progress)
         names = _class_names(outputs, labelled)
         save_model(Model(net.eval(), config.model.arch, preprocess, names, config.model.args), out)
         write_json(out / "history.json", history.to_json())
@@ -83,20 +103,36 @@ def baseline(config: Config, run: Run) -> Path:
 def finetune(config: Config, run: Run) -> Path:
     """Stage ``finetune``: the pruned network trained on, with the baseline as its teacher where ``finetune.distill``.
 
+    A network without logits learns the outputs of its teacher, without labels: from the calibration images where there
+    are no training images.
+
     Raises:
         PipelineError: ``baseline`` or ``prune`` has not run.
         DataError: there are no training images.
     """
     pruned, unpruned = run.need("prune"), run.need("baseline")
-    settings, images = config.finetune, RunImages(config.data, config.run.seed)
+    settings = config.finetune
+    images = RunImages(config.data, config.run.seed, run.directory, run.progress)
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(pruned, config.model.arch)
         teacher = load_model(unpruned, config.model.arch).net if settings.distill > 0 else None
         data = images.data
         epochs = settings.epochs or 0
+        labels = bool(model.classes)
+        if not labels and data.train is None:
+            data = replace(data, train=data.calibration)
         history = _train(
-            model.net, data, model.preprocess, settings, epochs, config, scratch, run.progress, teacher=teacher
+            model.net,
+            data,
+            model.preprocess,
+            settings,
+            epochs,
+            config,
+            scratch,
+            run.progress,
+            labels=labels,
+            teacher=teacher,
         )
         save_model(model, out)
         write_json(out / "history.json", history.to_json())
@@ -111,6 +147,25 @@ def finetune(config: Config, run: Run) -> Path:
     )
 
 
+def _tell_of_a_backbone(config: Config, epochs: int, progress: Progress) -> None:
+    """Say what training cannot do for a network without logits before any stage takes its time.
+
+    Raises:
+        ModelError: it is to be trained here.
+    """
+    if epochs:
+        raise ModelError(
+            "the network has no logits, and only classifiers are trained here",
+            remedy="give its trained weights as model.weights, and leave train.epochs unset",
+        )
+    if config.model.weights is None:
+        progress.note(
+            "the network has no logits, so it is not trained here: its weights are those that it is built with"
+        )
+    if config.finetune.epochs and config.finetune.distill == 0:
+        progress.note(f"finetune will be skipped: {NOTHING_TO_LEARN}")
+
+
 def _train(
     net: nn.Module,
     data: Data,
@@ -121,6 +176,7 @@ def _train(
     scratch: Path,
     progress: Progress,
     *,
+    labels: bool = True,
     teacher: nn.Module | None = None,
 ) -> History:
     if epochs == 0:
@@ -134,6 +190,7 @@ def _train(
         preprocess,
         settings,
         epochs=epochs,
+        labels=labels,
         seed=config.run.seed,
         workers=config.data.workers,
         teacher=teacher,
@@ -142,16 +199,34 @@ def _train(
     )
 
 
-def _starting_net(config: ModelConfig, labelled: Split | None, seed: int) -> nn.Module:
+def _accepted(net: nn.Module, preprocess: Preprocess, run: Run) -> RaisedNetwork:
+    """The network as all stages see it: raised, with a note on what its training mode would compute besides.
+
+    Raises:
+        ModelError: it cannot be followed; the message names the line.
+    """
+    accepted = accept(net, preprocess.shape)
+    if accepted.changes:
+        run.progress.note(
+            f"note: in training mode the network computes something else ({', '.join(accepted.changes)}); "
+            "the pipeline trains what it computes in eval mode"
+        )
+    return accepted.net
+
+
+def _starting_net(
+    config: ModelConfig, images: RunImages, preprocess: Preprocess, seed: int, progress: Progress
+) -> nn.Module:
     """The configured network before training: freshly initialised, or from its weights, or with a fresh classifier."""
-    classes = None if labelled is None else len(labelled.classes)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        if config.weights is None:
-            return build(config.arch, classes, config.args)
-        net = load_trained(config, classes)
-        if config.new_head:
-            _renew_head(net, config.arch, classes)
+        net = None
+        if config.weights is not None:  # before the images are opened, so that a wrong file is reported at once
+            net = load_trained(config, shape=preprocess.shape, progress=progress)
+        labelled = images.data.labelled
+        classes = None if labelled is None else len(labelled.classes)
+        if net is None:
+            net = prepare(build(config.arch, classes, config.args), preprocess.shape, progress)
         return net
 
 
@@ -164,14 +239,22 @@ def _class_names(outputs: int | None, labelled: Split | None) -> tuple[str, ...]
     return labelled.classes
 
 
-def _renew_head(net: nn.Module, arch: str, classes: int | None) -> None:
-    head = classifier(net)
-    if head is None:
-        raise ModelError(f"'{arch}' has no fully connected layer to replace", remedy="set model.new_head=false")
-    if classes is None:
+def _renew_head(net: RaisedNetwork, preprocess: Preprocess, labelled: Split | None, seed: int) -> None:
+    """Replace the classifier by a new one for the classes of the data, in place."""
+    name = head_of(net, preprocess.shape)
+    if name is None:
+        raise ModelError(
+            "the network has no classifier to replace: no convolution or fully connected layer makes its one output",
+            remedy="set model.new_head=false",
+        )
+    if labelled is None:
         raise DataError("model.new_head needs labelled images", remedy="set data.train")
-    name, old = head
-    replace_module(net, name, nn.Linear(old.in_features, classes, bias=old.bias is not None))
+    shape = shape_of(net.get_submodule(name))
+    assert shape is not None
+    width = "out_features" if shape["type"] == "Linear" else "out_channels"
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        replace_module(net, name, make_layer({**shape, width: len(labelled.classes)}))
 
 
 def _a_few_images(split: Split | None, preprocess: Preprocess) -> torch.Tensor:

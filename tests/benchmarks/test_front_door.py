@@ -19,6 +19,8 @@ STAGES = ("baseline", "prune", "finetune", "quantize", "sensitivity", "export", 
 MEASURING = (
     "latency",
     "accuracy",
+    "predict",
+    "deploy",
     "compare",
     "latency_table",
     "plan_latency",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress.errors import BackendAbsent, ConfigError, ModelError
 from compress.graph.groups import couple
-from compress.models.checkpoint import classifier
+from compress.graph.head import head_of
 from compress.models.cifar import SelectPad
 
 Scope = Literal["local", "global", "isomorphic"]
@@ -178,8 +178,8 @@ def _importance(tp: Any, criterion: Criterion) -> Any:
 
 def _ignored(net: nn.Module, shape: Sequence[int]) -> list[nn.Module]:
     """The classifier; and the layers that write into a residual stream, where an option A shortcut pads it."""
-    head = classifier(net)
-    ignored: list[nn.Module] = [] if head is None else [head[1]]
+    head = head_of(net, shape)
+    ignored: list[nn.Module] = [] if head is None else [net.get_submodule(head)]
     if any(isinstance(module, SelectPad) for module in net.modules()):
         streams = [group for group in couple(net, shape) if group.kind == "stream"]
         ignored += [net.get_submodule(slot.layer) for group in streams for slot in group.writers]

@@ -23,6 +23,7 @@ from calibration.transforms import eval_transform
 from compress.engines.metadata import Metadata
 from compress.errors import EngineError
 from compress.export.onnx import export_onnx
+from compress.frontend.raising import raised
 from compress.models.model import Model, save_model
 from compress.models.registry import build
 from compress.quantize.fold import fold
@@ -58,7 +59,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Network:
     net.linear = classifier
     save_model(Model(net, "cifar_resnet20", PREPROCESS, CLASSES), folder)
     metadata = Metadata("cifar_resnet20", "fp32", PREPROCESS, CLASSES, macs=1, params=1, target="", version="0")
-    export_onnx(fold(net), folder / "net_fp32.onnx", metadata, opset=20)
+    export_onnx(fold(raised(net, (3, 32, 32))), folder / "net_fp32.onnx", metadata, opset=20)
     return Network(folder / "net_fp32.onnx", folder)
 
 

@@ -104,7 +104,7 @@ def test_baseline_errors_leave_no_output(tmp_path):
         (["model.arch=resnet19"], ModelError, "unknown architecture"),
         (["data.kind=imagefolder", "data.train=gone"], DataError, "no folder gone"),
         (["train.distill=0.5"], ConfigError, "needs a teacher"),
-        (["data.mean=[0.5]"], ConfigError, "data.mean has 1 values, the input has 3 channels"),
+        (["data.mean=[0.5, 0.5]"], ConfigError, "data.mean has 2 values, the input has 3 channels"),
     ]:
         with pytest.raises(kind, match=message):
             baseline(quick(*overrides), Run(tmp_path / "run"))
@@ -121,7 +121,7 @@ def test_finetune_starts_from_the_pruned_net_with_the_baseline_as_teacher(tmp_pa
     def damage(out, _):
         model = load_model(trained)
         with torch.no_grad():
-            model.net.layer3[2].conv1.weight[::2] = 0
+            model.net.get_submodule("layer3.2.conv1").weight[::2] = 0
         save_model(model, out)
 
     pruned = run.stage("prune", damage, settings={})
