@@ -23,7 +23,7 @@ def test_an_example_is_a_valid_configuration(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "outputs"), [("segmentation", ["out"]), ("detection", ["0", "1", "2"]), ("embedding", ["output"])]
+    ("name", "outputs"), [("segmentation", ["out"]), ("detection", ["0", "1", "2", "pool"]), ("embedding", ["output"])]
 )
 def test_a_network_without_logits_goes_through_all_stages(name: str, outputs: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
