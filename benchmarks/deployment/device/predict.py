@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -308,4 +309,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end quietly where `| head` has read enough
     sys.exit(main())
