@@ -165,9 +165,8 @@ class IntegerNetwork(fx.Interpreter):
         if isinstance(module, FakeActivation):
             return _quantize(x, module.quantizer) if isinstance(x, Tensor) else x.rounded(module.quantizer)
         if isinstance(module, nn.Conv2d | nn.Linear) and str(target) in self.weights and isinstance(x, Codes):
-            # The engine runs a Pad before a convolution, and a product of more than two axes, in float.
-            padded = isinstance(module, nn.Conv2d) and module.padding_mode != "zeros"
-            self.exact &= not padded and (isinstance(module, nn.Conv2d) or x.integers.dim() == 2)
+            # The engine runs a product of more than two axes in float.
+            self.exact &= isinstance(module, nn.Conv2d) or x.integers.dim() == 2
             return _layer(module, self.weights[str(target)], x, self.clips)
         return _apply(self._name, module, args, kwargs)
 
@@ -220,9 +219,7 @@ def _clipped_off(layer: nn.Conv2d | nn.Linear, weight: Tensor, x: Codes) -> Tens
     The kernels multiply the integers as they are, and subtract the zero point's part from the sum afterwards.
     """
     if isinstance(layer, nn.Conv2d):
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        value = {"value": float(x.q.zero_point)} if mode == "constant" else {}
-        padded = F.pad(x.integers, layer._reversed_padding_repeated_twice, mode=mode, **value)
+        padded = F.pad(x.integers, layer._reversed_padding_repeated_twice, value=float(x.q.zero_point))
         columns = F.unfold(padded, layer.kernel_size, layer.dilation, 0, layer.stride)
         groups = layer.groups
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 # Importing it registers the quantized_decomposed operators, which the exporter translates to Q/DQ. The exporter does
@@ -84,7 +83,6 @@ def lower(net: nn.Module, quantizers: Quantizers) -> fx.GraphModule:
     """
     graph = insert(net, quantizers, _QuantizeDequantize, _Dequantize)
     _fence(graph, {w.layer for w in quantizers.weights})
-    _pad_outside(graph)
     if not profile(quantizers.target).float_output:
         _quantize_moved(graph, {w.layer for w in quantizers.weights})
     if profile(quantizers.target).integer_bias:
@@ -112,21 +110,6 @@ def _fence(graph: fx.GraphModule, quantized: Collection[str]) -> None:
                 with graph.graph.inserting_before(node):
                     fence = graph.graph.call_function(torch.clamp, (source, *before.quantizer.range))
                 node.replace_input_with(source, fence)
-    graph.recompile()
-
-
-def _pad_outside(graph: fx.GraphModule) -> None:
-    """Make the padding of a convolution that pads with other values than 0 an operation of its own, as ONNX has it."""
-    for node in list(graph.graph.nodes):
-        layer = layer_of(graph, node)
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            before, around = node.args[0], list(layer._reversed_padding_repeated_twice)
-            with graph.graph.inserting_before(node):
-                padded = graph.graph.call_function(F.pad, (before, around), {"mode": layer.padding_mode})
-            node.replace_input_with(before, padded)
-    for layer in graph.modules():
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros":
-            layer.padding, layer.padding_mode = (0, 0), "zeros"
     graph.recompile()
 
 

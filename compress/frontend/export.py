@@ -54,7 +54,7 @@ def export(net: nn.Module, shape: Sequence[int], *, training: bool = False) -> E
     reference = next(iter(net.parameters()), torch.zeros(()))
     images = torch.zeros(2, *shape, device=reference.device)
     sizes = {0: Dim("batch", min=1)}
-    with in_mode(net, training), _sealing(net), _quiet():
+    with in_mode(net, training=training), _sealing(net), _quiet():
         try:
             program = torch.export.export(
                 net, (images,), dynamic_shapes={name: sizes} if name else (sizes,), strict=False
@@ -75,7 +75,7 @@ def export(net: nn.Module, shape: Sequence[int], *, training: bool = False) -> E
 
 
 @contextlib.contextmanager
-def in_mode(net: nn.Module, training: bool) -> Iterator[None]:
+def in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
     """``net`` in training mode, or in eval mode; afterwards each module is in the mode that it was in."""
     before = [(module, module.training) for module in net.modules()]
     net.train(training)

@@ -69,7 +69,7 @@ def _raise(net: nn.Module, program: ExportedProgram, frozen: frozenset[str]) -> 
 
 @torch.no_grad()
 def _compare(net: nn.Module, result: nn.Module, shape: Sequence[int]) -> None:
-    with in_mode(net, False), in_mode(result, False):
+    with in_mode(net, training=False), in_mode(result, training=False):
         for count in (1, 3):
             images = _images(net, shape, count)
             wanted, found = _tensors(net(images)), _tensors(result(images))

@@ -66,5 +66,4 @@ def _padded(conv: nn.Conv2d, x: Tensor) -> Tensor:
         (top, left), (bottom, right) = conv.padding, conv.padding
     if not any((top, bottom, left, right)):
         return x
-    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    return F.pad(x, (left, right, top, bottom), mode)
+    return F.pad(x, (left, right, top, bottom))

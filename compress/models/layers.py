@@ -32,7 +32,7 @@ class ConvShape(TypedDict):
     padding: Pair | Literal["same", "valid"]
     dilation: Pair
     groups: Size
-    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    padding_mode: Literal["zeros"]  # any other is an operation of its own in a raised network
     bias: bool
 
 

@@ -9,6 +9,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.errors import ModelError
+from compress.frontend.export import in_mode
 from compress.parse import brief
 from compress.progress import SILENT, Progress
 
@@ -61,19 +62,14 @@ def materialize(net: nn.Module, shape: tuple[int, int, int]) -> None:
     """
     if not is_lazy(net):
         return
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        with torch.no_grad():
+    with in_mode(net, training=False), torch.no_grad():
+        try:
             net(torch.zeros(1, *shape))
-    except Exception as error:  # the network's own code may raise anything
-        raise ModelError(
-            f"the network has lazy layers and does not run on an input of {shape}: {brief(error)}",
-            remedy="check data.input_size and data.channels against the network",
-        ) from None
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        except Exception as error:  # the network's own code may raise anything
+            raise ModelError(
+                f"the network has lazy layers and does not run on an input of {shape}: {brief(error)}",
+                remedy="check data.input_size and data.channels against the network",
+            ) from None
     if is_lazy(net):
         left = next(name for name, value in net.state_dict().items() if nn.parameter.is_lazy(value))
         raise ModelError(
@@ -100,8 +96,11 @@ def remove_parametrizations(net: nn.Module) -> list[str]:
     >>> remove_parametrizations(net), list(net.state_dict())
     (['0.weight'], ['0.bias', '0.weight'])
     """
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()  # in training a spectral norm would change its estimate
+    with in_mode(net, training=False):  # in training a spectral norm would change its estimate
+        return _remove_parametrizations(net)
+
+
+def _remove_parametrizations(net: nn.Module) -> list[str]:
     removed = []
     for prefix, module in list(net.named_modules()):
         names = list(module.parametrizations) if parametrize.is_parametrized(module) else []
@@ -120,6 +119,4 @@ def remove_parametrizations(net: nn.Module) -> list[str]:
                     continue
             names.append(name)
         removed += [f"{prefix}.{name}" if prefix else name for name in names]
-    for module, mode in modes:
-        module.training = mode
     return removed

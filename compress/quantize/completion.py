@@ -18,7 +18,7 @@ from compress.quantize.insertion import Site, Sites, in_order
 from compress.quantize.quantizable import QUANTIZED
 from compress.targets import Profile
 
-_CLAMPS = ("relu", "relu6", "hardtanh", "clamp")  # fused into the quantizer behind them
+_CLAMPS = ("relu", "relu6", "clamp")  # fused into the quantizer behind them
 
 
 def complete(graph: fx.GraphModule, sites: Sites, rule: Profile) -> Sites:

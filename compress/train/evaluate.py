@@ -14,9 +14,10 @@ from calibration.preprocess import Preprocess
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.errors import ModelError
+from compress.frontend.export import in_mode
 from compress.graph.head import head_of
 from compress.progress import SILENT, Progress
-from compress.train.readout import device_of, eval_mode, readout
+from compress.train.readout import device_of, readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ def evaluate(
     check_classes(split, read.classes)
     ranks = []
     loader = batches(split, eval_transform(preprocess), batch_size, workers=workers)
-    with eval_mode(net):
+    with in_mode(net, training=False):
         for x, y in progress.track(loader, f"evaluate on {split.name}"):
             scores = read(net(x.to(device)), len(x))
             if not scores.isfinite().all():

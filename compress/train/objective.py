@@ -17,9 +17,10 @@ from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
 from compress.config import TrainConfig
 from compress.errors import ModelError
+from compress.frontend.export import in_mode
 from compress.train.distill import relative_error, soft_targets
 from compress.train.evaluate import evaluate
-from compress.train.readout import device_of, eval_mode, readout
+from compress.train.readout import device_of, readout
 
 
 class Objective(Protocol):
@@ -104,7 +105,7 @@ class Outputs:
     @torch.no_grad()
     def total(self, net: nn.Module, held_out: Split, workers: int) -> float:
         device, found = device_of(net), 0.0
-        with eval_mode(net):
+        with in_mode(net, training=False):
             for x, y in batches(held_out, eval_transform(self._preprocess), batch_size=64, workers=workers):
                 error = self.loss(net(x.to(device)), x.to(device), y)
                 if not error.isfinite():

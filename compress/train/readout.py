@@ -6,8 +6,6 @@ are the likelihood and the divergence of the network's own probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from calibration.preprocess import Preprocess
 from compress.errors import ModelError
+from compress.frontend.export import in_mode
 
 _TINY = torch.finfo(torch.float32).tiny
 _REACH = (0.0, 1.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)  # of the probing noise: logits leave 0..1 somewhere
@@ -88,7 +87,7 @@ def run(net: nn.Module, images: Tensor, preprocess: Preprocess) -> object:
     Raises:
         ModelError: the network does not run on such images.
     """
-    with eval_mode(net):
+    with in_mode(net, training=False):
         try:
             return net(images.to(device_of(net)))
         except RuntimeError as error:
@@ -102,15 +101,3 @@ def device_of(net: nn.Module) -> torch.device:
     """Where the network's parameters are; the CPU where it has none."""
     parameter = next(net.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-@contextmanager
-def eval_mode(net: nn.Module) -> Iterator[None]:
-    """Put the network into eval mode for the block; the mode of every module comes back after it."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:  # one by one: layers may be frozen in eval mode inside a training network
-            module.training = mode

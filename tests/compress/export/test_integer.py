@@ -185,6 +185,17 @@ def test_what_the_engine_runs_partly_in_float_is_not_held_to_the_bit(images: lis
     assert not network.exact
 
 
+def test_the_engine_pads_in_integers(images: list[Tensor], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect")
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    net = nn.Sequential(first, nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), *end)
+    calibrated = calibrate(net.eval(), images, "ort-x86")
+    network = IntegerNetwork(calibrated.net, calibrated.quantizers)
+    check(write(calibrated, tmp_path / "net.onnx"), Reference("its own integers", network, INTEGER_ERROR), MANY)
+    assert network.exact
+
+
 def test_a_sum_is_clipped_pair_by_pair() -> None:
     net = nn.Sequential(nn.Conv2d(4, 1, 1, bias=False))
     net[0].weight.data[:] = torch.tensor([1.0, 0.5, -1.0, 1.0])[None, :, None, None]
