@@ -220,13 +220,41 @@ class TensorrtConfig(Section):
     )
 
 
+def _capability(given: Any) -> Any:
+    """A compute capability as NVIDIA's tables write it.
+
+    >>> _capability("sm_86"), _capability(8.9), _capability("120")
+    ('8.6', '8.9', '12.0')
+    """
+    found = re.fullmatch(r"(?:sm_?)?(\d+)\.?(\d)", str(given), re.IGNORECASE)
+    return f"{found[1]}.{found[2]}" if found else given
+
+
+class TensorrtRtxConfig(Section):
+    """How TensorRT for RTX builds; other engines ignore it."""
+
+    capabilities: Annotated[
+        tuple[Annotated[Literal["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"], BeforeValidator(_capability)], ...],
+        BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given),  # as JSON has it
+        AfterValidator(lambda given: tuple(dict.fromkeys(given))),
+        Field(min_length=1),
+    ] = Field(
+        ("8.6", "8.9", "12.0"),
+        description="compute capabilities of the GPUs that the plan runs on; default: RTX cards from Ampere on "
+        "(RTX 30, 40 and 50)",
+    )
+
+
 class TargetConfig(Section):
-    name: str = Field("ort-x86", description="what the INT8 file is made for: ort-x86, ort-arm, openvino or tensorrt")
+    name: str = Field(
+        "ort-x86", description="what the INT8 file is made for: ort-x86, ort-arm, openvino, tensorrt or tensorrt-rtx"
+    )
     engine: Engine = Field("onnxruntime", description="the engine that ships; default: the target's own engine")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the engine runs")
     threads: Positive = Field(1, description="intra-op threads (CPU engines)")
     batch: Positive = Field(1, description="batch size that is built for and timed")
     tensorrt: TensorrtConfig = Field(TensorrtConfig(), description="how TensorRT builds")
+    tensorrt_rtx: TensorrtRtxConfig = Field(TensorrtRtxConfig(), description="how TensorRT for RTX builds")
 
     @model_validator(mode="before")
     @classmethod
@@ -242,8 +270,8 @@ class TargetConfig(Section):
                 values["name"] = targets.default_target(values["engine"])
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        if values.get("engine") == "tensorrt":
-            values.setdefault("device", "cuda")
+        if values.get("engine") in BACKENDS:
+            values.setdefault("device", BACKENDS[values["engine"]].device)
         return values
 
     @model_validator(mode="after")
@@ -251,8 +279,8 @@ class TargetConfig(Section):
         if self.engine not in self.profile.engines:
             known = ", ".join(self.profile.engines)
             raise ValueError(f"a file for {self.name} runs in INT8 on {known}, not on {self.engine}")
-        if self.engine == "tensorrt" and self.device == "cpu":
-            raise ValueError("TensorRT runs on device 'cuda'")
+        if BACKENDS[self.engine].device == "cuda" and self.device == "cpu":
+            raise ValueError(f"{self.engine} runs on device 'cuda'")
         return self
 
     @property

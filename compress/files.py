@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.names import readable
+from compress.errors import ConfigError
 
 MANIFEST = "stage.json"
 
@@ -102,7 +103,13 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A hidden folder that takes ``folder``'s place when the block ends well, and vanishes when it does not."""
+    """A hidden folder that takes ``folder``'s place when the block ends well, and vanishes when it does not.
+
+    Raises:
+        ConfigError: ``folder`` is the current one: the shell that is in it would keep the old one, which is deleted.
+    """
+    if folder.resolve() == Path.cwd().resolve():
+        raise ConfigError(f"{folder} is the current folder", remedy="give the name of another one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = beside(folder)
     temporary.mkdir()

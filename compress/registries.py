@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 
 class Backend(NamedTuple):
-    """The module that implements a runtime, and the suffixes of its files.
+    """What implements a runtime, and how its files are told apart.
 
     Attributes:
         suffix: of the engine file.
-        module: the backend's module; ``engines.base.BackendModule`` says what it must provide.
+        module: the backend's module, or ``module:attribute``; ``engines.base.BackendModule`` says what it must provide.
         weights: suffix of a second file that holds the weights; empty if one file holds all.
+        device: where its engines run if nothing else is asked for: ``cpu`` or ``cuda``.
+        magic: the first bytes of its files, if they tell it from another backend with the same suffix.
     """
 
     suffix: str
     module: str
     weights: str = ""
+    device: str = "cpu"
+    magic: bytes = b""
 
 
 CRITERIA: Registry[Criterion] = Registry(
@@ -51,4 +55,5 @@ STEPS: Registry[Step] = Registry(
 BACKENDS: Registry[Backend] = Registry("engine", {})
 BACKENDS.add("onnxruntime")(Backend(".onnx", "compress.engines.onnxruntime"))
 BACKENDS.add("openvino")(Backend(".xml", "compress.engines.openvino", weights=".bin"))
-BACKENDS.add("tensorrt")(Backend(".plan", "compress.engines.tensorrt"))
+BACKENDS.add("tensorrt")(Backend(".plan", "compress.engines.tensorrt.standard:TENSORRT", device="cuda"))
+BACKENDS.add("tensorrt-rtx")(Backend(".plan", "compress.engines.tensorrt.rtx:RTX", device="cuda", magic=b"vtrt"))

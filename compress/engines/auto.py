@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compress.config import TargetConfig
-from compress.engines.base import backend, build_engine, check_machine, engine_files
+from compress.engines.base import backend, build_engine, check_machine, engine_files, require_builder
 from compress.engines.harness import Bounds, Interval, ask, conditions
 from compress.engines.sidecar import sidecar_path
 from compress.errors import BackendAbsent, EngineError
@@ -60,14 +60,17 @@ class AutoFile:
 def candidates(target: TargetConfig, progress: Progress = SILENT) -> tuple[str, ...]:
     """The engines on this machine that run a file for ``target`` in INT8, the configured one first.
 
+    Where only one engine does, nothing is timed, so it need not run here: that it can be built here is enough.
+
     Raises:
         BackendAbsent: there is no such engine; the message says what each one lacks.
     """
     lacking = []
     present = []
+    alone = len(target.profile.engines) == 1
     for name in sorted(target.profile.engines, key=lambda name: name != target.engine):
         try:
-            backend(name).require(target.device)
+            require_builder(name, target.device) if alone else backend(name).require(target.device)
             check_machine(target.name)
         except EngineError as error:  # not installed, or not for that device
             lacking.append(error)

@@ -82,7 +82,6 @@ class Engine(Protocol):
         metadata: the metadata in the file; None for a file that this package did not write.
         modes: all settings that a timing depends on.
         max_batch: the largest batch that it takes; None if there is no limit.
-        max_batch: the largest batch it takes; None where there is no limit.
     """
 
     @property
@@ -145,7 +144,11 @@ class Opener(Protocol):
 
 
 class BackendModule(Opener, Protocol):
-    """The functions of a backend's module."""
+    """The functions of a backend's module.
+
+    It may also have ``require_builder(device)``, which is asked in place of ``require`` before a build, for a backend
+    that builds for devices that are elsewhere, and ``version()``, if its package does not have the engine's name.
+    """
 
     def build(self, onnx_path: Path, out_dir: Path, target: TargetConfig, progress: Progress) -> Path: ...
 
@@ -166,13 +169,23 @@ def backend(name: str) -> BackendModule:
     return cast(BackendModule, _module(BACKENDS[name].module))
 
 
-def _module(name: str) -> Any:
-    """Import a built-in module by its full name, or a module of the user's."""
-    return importlib.import_module(name) if name.startswith("compress.") else import_own(name, "engine")
+def _module(place: str) -> Any:
+    """Import a built-in module by its full name, or a module of the user's; ``module:attribute`` is a part of one."""
+    name, _, attribute = place.partition(":")
+    module = importlib.import_module(name) if name.startswith("compress.") else import_own(name, "engine")
+    return getattr(module, attribute) if attribute else module
+
+
+def require_builder(name: str, device: str) -> None:
+    """Raise BackendAbsent unless a backend's engines can be built here, though they may run elsewhere only."""
+    module = backend(name)
+    getattr(module, "require_builder", module.require)(device)
 
 
 def version_of(name: str) -> str:
     """The version of an engine's runtime, whose package has the engine's name; "unknown" without such a package."""
+    if (told := getattr(backend(name), "version", None)) is not None:
+        return str(told())
     try:
         return str(getattr(importlib.import_module(name), "__version__", "unknown"))
     except ModuleNotFoundError:  # an engine of the user's own
@@ -192,22 +205,40 @@ def open_engine(path: Path, *, threads: int = 1, device: str | None = None, trus
         EngineError: there is no such file, its suffix is unknown, or the runtime cannot load it.
         BackendAbsent: the runtime or its device is not on this machine.
     """
-    opened_by = {known.suffix: known.module for known in BACKENDS.values()} | {CHECKPOINT: _CHECKPOINTS}
     if path.suffix in _WEIGHTS_ALONE:
         raise EngineError(
             f"{path} holds weights, and does not say of which network",
             remedy="load it with `python -m compress baseline --set model.arch=NAME --set model.weights=FILE`, "
             f"then give runs/NAME/baseline/model{CHECKPOINT}",
         )
-    if path.suffix not in opened_by:
-        known = ", ".join(f"{suffix} ({module.rpartition('.')[2]})" for suffix, module in opened_by.items())
-        raise EngineError(f"cannot tell the engine of '{path}' by its suffix", remedy=f"known: {known}")
+    name = engine_of(path)
+    if name is None and path.suffix != CHECKPOINT:
+        known = [f"{known.suffix} ({name})" for name, known in BACKENDS.items()]
+        raise EngineError(
+            f"cannot tell the engine of '{path}' by its suffix",
+            remedy=f"known: {', '.join([*known, f'{CHECKPOINT} (PyTorch)'])}",
+        )
     for file in engine_files(path):
         if not file.is_file():
             raise EngineError(f"no such engine file: {file}", remedy="make it with `python -m compress build`")
-    device = device or ("cuda" if path.suffix == BACKENDS["tensorrt"].suffix else "cpu")
-    module = cast(Opener, _module(opened_by[path.suffix]))
-    return module.open_engine(path, OpenOptions(threads, device, trust))
+    module = cast(Opener, _module(_CHECKPOINTS) if name is None else backend(name))
+    usual = "cpu" if name is None else BACKENDS[name].device
+    return module.open_engine(path, OpenOptions(threads, device or usual, trust))
+
+
+def engine_of(path: Path) -> str | None:
+    """The backend of an engine file, by its suffix, and by its first bytes if several have that suffix; None if none.
+
+    >>> engine_of(Path("resnet18_int8.xml")), engine_of(Path("resnet18.pth"))
+    ('openvino', None)
+    """
+    named = {name: known.magic for name, known in BACKENDS.items() if known.suffix == path.suffix}
+    if len(named) > 1 and path.is_file():
+        with path.open("rb") as file:
+            start = file.read(16)
+        known = next((name for name, magic in named.items() if magic and start.startswith(magic)), None)
+        return known or next(name for name, magic in named.items() if not magic)
+    return next(iter(named), None)
 
 
 def engine_files(path: Path) -> tuple[Path, ...]:
@@ -235,12 +266,11 @@ def build_engine(
         EngineError: the file is missing or cannot be built, or the engine should run in INT8 and does not.
         BackendAbsent: the runtime or its device is not on this machine.
     """
-    module = backend(engine)
-    module.require(target.device)
+    require_builder(engine, target.device)
     if not onnx_path.is_file():
         raise EngineError(f"no such ONNX file: {onnx_path}", remedy="make it with `python -m compress export`")
     out_dir.mkdir(parents=True, exist_ok=True)
-    return module.build(onnx_path, out_dir, target, progress)
+    return backend(engine).build(onnx_path, out_dir, target, progress)
 
 
 def infer(engine: Engine, batch: Array) -> Array:

@@ -169,6 +169,7 @@ def _settings(options: OpenOptions) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3  # else it warns of each constant that it cannot fold in float16
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Idle threads that spin slow down every other process: measured at two threads, an idle session uses 7% of a
     # core. Spinning only during a run costs no time (3.0 ms both) and leaves the machine quiet between runs.

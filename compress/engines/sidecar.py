@@ -24,11 +24,12 @@ class Sidecar:
         sha256: of the engine file; see ``engine_sha256``.
         parent, parent_sha256: the exported ONNX file that it was built from.
         engine, version: the runtime that built it.
-        device: ``cpu``, or the name of the GPU.
+        device: ``cpu``, the name of the GPU, or the GPUs that a plan was compiled for.
         threads, batch: what it was built for.
         shapes: per input ``[least, best, most]`` shapes (engines with shape profiles).
         operators: how often each operator occurs in the optimized graph (``domain.Type``).
-        layers: the precision of the layers of a compiled plan; see ``tensorrt_layers.Layers``.
+        layers: how the layers of a plan compute: what the parser has read (``tensorrt.network.Parsed.counts``) and what
+            TensorRT has chosen (``tensorrt.layers.Layers``).
         options: the backend's own settings that it was built with.
         metadata: the file's ``compress.*`` properties; empty for a file of another program.
     """

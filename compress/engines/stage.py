@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from compress.config import Config, TargetConfig
 from compress.engines.auto import AUTO, build_fastest, candidates
-from compress.engines.base import backend, build_engine, check_machine, engine_files
+from compress.engines.base import backend, build_engine, check_machine, engine_files, require_builder, version_of
 from compress.engines.sidecar import sidecar_path, vouched
 from compress.errors import PipelineError
 from compress.files import file_sha256
@@ -40,7 +38,7 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
         engines = candidates(target, run.progress)
     else:
         engines = (target.engine,)
-        backend(target.engine).require(target.device)  # before anything is written
+        require_builder(target.engine, target.device)  # before anything is written
         check_machine(target.name)
     exported = run.need("export") / f"{config.name}_int8.onnx"
 
@@ -56,7 +54,8 @@ def build(config: Config, run: Run, *, engine: str | None = None) -> Path:
         else:
             build_engine(target.engine, exported, out, target, progress=run.progress)
 
-    settings = {**target.model_dump(), "engine": engine or target.engine, "runtimes": _versions(engines)}
+    runtimes = {name: version_of(name) for name in engines}
+    settings = {**target.model_dump(), "engine": engine or target.engine, "runtimes": runtimes}
     return lead_stage(run, "build", work, settings=settings, parents=[exported])
 
 
@@ -68,15 +67,6 @@ def _engines(folder: Path, exported: Path) -> list[Path]:
         with suppress(PipelineError, FileNotFoundError):  # no sidecar, a damaged one, another parent, or lost weights
             vouched(engine, parent_sha256=parent)
             found += [*engine_files(engine), sidecar_path(engine)]
-    return found
-
-
-def _versions(engines: Sequence[str]) -> dict[str, str]:
-    """Versions of the runtimes; a runtime's package has the name of its engine."""
-    found = {}
-    for name in engines:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
     return found
 
 
@@ -95,5 +85,5 @@ def retarget(target: TargetConfig, engine: str | None) -> TargetConfig:
         return TargetConfig.model_validate({"name": engine, "threads": target.threads, "batch": target.batch})
     backend(engine)  # raises for an unknown name, and lists the known ones
     name = target.name if engine in target.profile.engines else default_target(engine)
-    kept = {key: getattr(target, key) for key in ("threads", "batch", "tensorrt")}
+    kept = {key: getattr(target, key) for key in ("threads", "batch", "tensorrt", "tensorrt_rtx")}
     return TargetConfig.model_validate({"name": name, "engine": engine, **kept})

@@ -13,24 +13,24 @@ from typing import Any
 import pytest
 import torch
 from trt_bindings import Bindings
-from trt_usage import SOURCES, Usage, untold, usage
+from trt_usage import Usage, sources, untold, usage
 
 pytestmark = pytest.mark.tensorrt
 _HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def used() -> Usage:
-    return usage(*SOURCES)
+def used(any_bindings: Bindings) -> Usage:
+    return usage(any_bindings.edition)
 
 
 @pytest.fixture(scope="module")
-def found(bindings: Bindings, used: Usage) -> dict[str, Any]:
+def found(any_bindings: Bindings, used: Usage) -> dict[str, Any]:
     members: dict[str, set[str]] = defaultdict(set)
     for owner, name, *_ in (*used.calls, *used.stores, *used.overrides):
         members[owner].add(name)
     asked = {"paths": sorted(used.paths), "members": {owner: sorted(names) for owner, names in members.items()}}
-    return json.loads(_run(bindings, "trt_probe.py", json.dumps(asked)))
+    return json.loads(_run(any_bindings, "trt_probe.py", json.dumps(asked)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,6 @@ def driven(bindings: Bindings) -> dict[str, Any]:
 
 
 def test_the_sources_are_read(used: Usage) -> None:
-    assert {"tensorrt.py", "tensorrt_build.py", "tensorrt_runtime.py"} <= {source.name for source in SOURCES}
     assert "NetworkDefinitionCreationFlag.STRONGLY_TYPED" in used.paths
     assert ("Builder", "build_serialized_network", 2) in used.calls
     assert ("IExecutionContext", "execute_async_v3", 1) in used.calls
@@ -48,12 +47,13 @@ def test_the_sources_are_read(used: Usage) -> None:
     assert ("ILogger", "log", ("severity", "msg")) in used.overrides
 
 
-def test_nothing_that_comes_from_tensorrt_has_a_name_that_the_reading_does_not_know() -> None:
-    assert [line for source in SOURCES for line in untold(source)] == []
+@pytest.mark.parametrize("edition", ["tensorrt", "tensorrt-rtx"])
+def test_nothing_that_comes_from_tensorrt_has_a_name_that_the_reading_does_not_know(edition: str) -> None:
+    assert [line for source in sources(edition) for line in untold(source)] == []
 
 
-def test_version(bindings: Bindings, found: dict[str, Any]) -> None:
-    assert found["version"] == bindings.version
+def test_version(any_bindings: Bindings, found: dict[str, Any]) -> None:
+    assert found["version"] == any_bindings.version
 
 
 def test_every_name_exists(found: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def test_a_plan_that_is_vouched_for_reaches_the_runtime(driven: dict[str, Any], 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_with_the_package_but_no_gpu_it_says_just_that(bindings: Bindings) -> None:
-    code = "from compress.engines.tensorrt import require; require('cuda')"
+    code = "from compress.engines.tensorrt.standard import TENSORRT; TENSORRT.require('cuda')"
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=bindings.environment, timeout=120
     )
@@ -136,7 +136,7 @@ def test_with_the_package_but_no_gpu_it_says_just_that(bindings: Bindings) -> No
 
 def _run(bindings: Bindings, script: str, given: str) -> str:
     process = subprocess.run(
-        [sys.executable, str(_HERE / script)],
+        [sys.executable, str(_HERE / script), bindings.edition],
         input=given,
         capture_output=True,
         text=True,

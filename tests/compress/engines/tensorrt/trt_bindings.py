@@ -1,4 +1,4 @@
-"""Where the real TensorRT bindings are.
+"""Where the real bindings are: of TensorRT, without its libraries, and of TensorRT for RTX, with them.
 
 Set TENSORRT_BINDINGS to folders (separated by ':') that hold the bindings, for example those that
 ``pip install --no-deps --target DIR tensorrt_cu13_bindings==11.4.0.106`` makes, of as many versions as you like.
@@ -15,8 +15,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Bindings:
-    """One version of the bindings, and the environment in which a process can import it."""
+    """One version of an edition's bindings, and the environment in which a process can import it."""
 
+    edition: str
     version: str
     environment: dict[str, str]
 

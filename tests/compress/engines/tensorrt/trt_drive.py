@@ -19,9 +19,10 @@ import torch
 from compress.config import TargetConfig
 from compress.engines.base import OpenOptions
 from compress.engines.sidecar import write_sidecar
-from compress.engines.tensorrt import TensorRTEngine
-from compress.engines.tensorrt_build import build_plan, make_monitor
-from compress.engines.tensorrt_runtime import make_logger
+from compress.engines.tensorrt.native import logger_of
+from compress.engines.tensorrt.plan import build_plan, make_monitor
+from compress.engines.tensorrt.runner import TensorRTEngine
+from compress.engines.tensorrt.standard import TENSORRT
 from compress.errors import EngineError
 from compress.progress import SILENT
 
@@ -46,11 +47,10 @@ class Counting:
 
 
 def logged() -> list[str]:
-    errors: list[str] = []
-    logger = make_logger(trt, errors)
+    logger = logger_of(trt)
     logger.log(trt.ILogger.Severity.WARNING, "a warning")
     logger.log(trt.ILogger.Severity.ERROR, "an error")
-    return errors
+    return list(logger.errors)
 
 
 def monitored() -> list[object]:
@@ -81,7 +81,7 @@ def interrupted() -> list[bool]:
 def built() -> str:
     target = TargetConfig.model_validate({"engine": "tensorrt"})
     try:
-        build_plan(trt, Path("net.onnx"), target, Path("tensorrt.timing"), SILENT)
+        build_plan(TENSORRT, trt, Path("net.onnx"), target, Path(), SILENT)
     except EngineError as error:
         return str(error)
     return "built"
@@ -117,7 +117,7 @@ def opened() -> dict[str, str]:
 
 def _refusal(plan: Path, *, trust: bool) -> str:
     try:
-        TensorRTEngine(plan, OpenOptions(device="cuda", trust=trust))
+        TensorRTEngine(TENSORRT, plan, OpenOptions(device="cuda", trust=trust))
     except EngineError as error:
         return str(error)
     return "opened"

@@ -1,4 +1,4 @@
-"""Runs in a process of its own, where stub libraries stand in for libnvinfer: tells what the real bindings have.
+"""Runs in a process of its own, where stub libraries may stand in for libnvinfer: tells what the real bindings have.
 
 Reads ``{"paths": ["Logger", ...], "members": {"Builder": ["create_network", ...]}}``; writes the version, which of the
 paths exist, and of each member its docstring (pybind11's signature) and whether it can be assigned to, or null.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
-import tensorrt_bindings as trt
+from compress.engines.base import backend
+from compress.engines.tensorrt.edition import Edition
 
+trt = cast(Edition, backend(sys.argv[1])).module()
 MISSING = object()
 
 

@@ -10,8 +10,15 @@ from pathlib import Path
 from benchmarks.profiling import guest
 from compress.engines import tensorrt
 
-# Every module of the backend, and the script that times pieces on a device.
-SOURCES = [*sorted(Path(tensorrt.__file__).parent.glob("tensorrt*.py")), Path(guest.__file__)]
+_OWN = {"tensorrt": "standard.py", "tensorrt-rtx": "rtx.py"}  # what one edition alone is asked
+_FILES = sorted(Path(tensorrt.__file__).parent.glob("*.py"))
+
+
+def sources(edition: str) -> list[Path]:
+    """Every module that calls an edition, and the script that times pieces on a device."""
+    others = {own for name, own in _OWN.items() if name != edition}
+    return [*(file for file in _FILES if file.name not in others), Path(guest.__file__)]
+
 
 # How these modules name what they get from TensorRT; ``self._context`` is a ``context``.
 CLASSES = {
@@ -27,6 +34,11 @@ CLASSES = {
     "engine": "ICudaEngine",
     "context": "IExecutionContext",
     "inspector": "EngineInspector",
+    "native": "ILayer",
+    "pooling": "IPoolingLayer",
+    "elementwise": "IElementWiseLayer",
+    "runtime_config": "IRuntimeConfig",
+    "runtime_cache": "IRuntimeCache",
 }
 
 
@@ -46,10 +58,11 @@ class Usage:
     overrides: frozenset[tuple[str, str, tuple[str, ...]]]
 
 
-def usage(*sources: Path) -> Usage:
+def usage(edition: str) -> Usage:
+    """What an edition is asked for."""
     paths, calls, stores, overrides = set(), set(), set(), set()
-    for source in sources:
-        tree = ast.parse(source.read_text(encoding="utf-8"))
+    for source in sources(edition):
+        tree = _of(edition, ast.parse(source.read_text(encoding="utf-8")))
         called = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
@@ -64,11 +77,18 @@ def usage(*sources: Path) -> Usage:
                 paths.add(path)
                 if arguments is not None and path[0].isupper() and "." not in path:
                     calls.add((path, "__init__", arguments))
-            elif owner and isinstance(node.ctx, ast.Store):
+            elif owner and isinstance(node.ctx, ast.Store) and node.attr != "__class__":
                 stores.add((owner, node.attr))
             elif owner:
                 calls.add((owner, node.attr, arguments))
     return Usage(frozenset(paths), frozenset(calls), frozenset(stores), frozenset(overrides))
+
+
+def _of(edition: str, tree: ast.Module) -> ast.Module:
+    """A module without the classes that only the other edition is asked by."""
+    if edition == "tensorrt":
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and "Rtx" in node.name)]
+    return tree
 
 
 def untold(source: Path) -> Iterator[str]:

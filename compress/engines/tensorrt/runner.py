@@ -1,39 +1,21 @@
-"""TensorRT 10 and 11 with one code: the backend's entry points, and a plan opened and run.
-
-Networks are strongly typed on both: precision comes from the ONNX file, never from builder flags. A plan holds native
-code and fits one TensorRT version and one GPU model, so its sidecar is checked before any of it is deserialized.
-The package is imported when it is needed; the calls that this module makes exist from 10.0 to 11.4 (tests/tensorrt
-checks them against the real bindings).
-"""
+"""A TensorRT plan, opened and run on the GPU."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from compress.engines.base import Array, Closing, OpenOptions, TensorSpec, check_feeds, metadata_of
-from compress.engines.sidecar import read_sidecar, vouched
-from compress.engines.tensorrt_build import build
-from compress.engines.tensorrt_runtime import Loaded, cuda_in_words, deserialize, in_words, require
+from compress.engines.sidecar import read_sidecar
+from compress.engines.tensorrt.native import Loaded, cuda_in_words, deserialize, in_words
 from compress.errors import EngineError
 
-__all__ = ["TensorRTEngine", "build", "open_engine", "require"]
-
-
-def open_engine(path: Path, options: OpenOptions) -> TensorRTEngine:
-    """Deserialize a plan whose sidecar matches it.
-
-    Raises:
-        EngineError: the sidecar is missing or does not match (unless ``options.trust``), or TensorRT rejects the plan.
-        BackendAbsent: TensorRT or a GPU is not on this machine.
-    """
-    require(options.device)
-    return TensorRTEngine(path, options)
+if TYPE_CHECKING:
+    from compress.engines.tensorrt.edition import Edition
 
 
 class TensorRTEngine(Closing):
@@ -44,17 +26,13 @@ class TensorRTEngine(Closing):
     another shape make both again. A run that cannot be captured is launched kernel by kernel, and ``modes`` says so.
     """
 
-    name = "tensorrt"
-    requested = "TensorRT"
-    provider = "TensorRT"
-
-    def __init__(self, path: Path, options: OpenOptions) -> None:
-        trt = importlib.import_module("tensorrt")
+    def __init__(self, edition: Edition, path: Path, options: OpenOptions) -> None:
+        self._edition, self._path = edition, path
+        trt = edition.module()
+        self.name = edition.name
+        self.requested = self.provider = edition.title
         self.version: str = trt.__version__
-        if options.trust:
-            record = read_sidecar(path)
-        else:
-            record = vouched(path, engine=self.name, version=self.version, device=torch.cuda.get_device_name())
+        record = read_sidecar(path) if options.trust else edition.vouch(path)
         self.metadata = None if record is None else metadata_of(record.metadata, path)
         built: Mapping[str, Any] = {} if record is None else record.options
         self._loaded: Loaded | None = deserialize(
@@ -64,7 +42,7 @@ class TensorRTEngine(Closing):
             dla_core=built.get("dla_core"),
         )
         engine = self._loaded.engine
-        self._context = context = engine.create_execution_context()
+        self._context = context = edition.context(trt, engine, path)
         if context is None:
             raise EngineError(
                 f"the GPU has not enough memory for {path}", remedy="stop other programs that use the GPU"
@@ -128,6 +106,7 @@ class TensorRTEngine(Closing):
         with torch.cuda.stream(self._stream):
             self._enqueue()  # the first run on new shapes sets TensorRT up, which cannot be captured
         self._stream.synchronize()
+        self._edition.after_run(context, self._path)
         self._graph, self._refused = self._capture()
         self._shapes = shapes
 
@@ -144,9 +123,10 @@ class TensorRTEngine(Closing):
 
     def _enqueue(self) -> None:
         assert self._loaded is not None
-        self._loaded.errors.clear()
+        logger = self._loaded.logger
+        logger.errors.clear()
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise EngineError(f"TensorRT failed to run the plan: {in_words(self._loaded.errors)}")
+            raise EngineError(f"TensorRT failed to run the plan: {in_words(logger.errors)}")
 
     def close(self) -> None:
         self._graph = None

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from compress.engines.tensorrt_build import check_int8, shape_range, told
-from compress.engines.tensorrt_layers import read_layers
+from compress.engines.tensorrt.build import check_int8, told
+from compress.engines.tensorrt.layers import read_layers
+from compress.engines.tensorrt.plan import shape_range
 from compress.errors import EngineError
 
 INT8 = "Thirty-two wide channel vectorized row major Int8 format"
