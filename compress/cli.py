@@ -151,12 +151,13 @@ def lint(file: Path, /, *, target: str | None = None, json: bool = False) -> int
     """
     from compress.engines.examine import examine
     from compress.export.lint import lint_file
+    from compress.progress import Terminal
     from compress.targets import named
 
     if target is not None:
         target = named(target)
     examine(file)
-    report = lint_file(file, target)
+    report = lint_file(file, target, Terminal())
     Console().print(report.to_json() if json else str(report), soft_wrap=True)
     return 1 if report.errors else 0
 

@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
 from pathlib import Path
 
 import onnx
@@ -16,60 +14,17 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import load_external_data_for_model, uses_external_data
 
 from compress.engines.base import metadata_of
-from compress.errors import ConfigError, ModelError
+from compress.errors import BackendAbsent, ConfigError, ModelError
+from compress.export.findings import Finding, Report, describe
+from compress.export.judge import ask_parser
 from compress.export.qdq import DQ, Graph, Q
-from compress.export.rules import RULES, Severity
+from compress.export.rules import RULES
+from compress.export.rules.registry import tensorrt_runs
 from compress.parse import brief
 from compress.progress import SILENT, Progress
 from compress.targets import profile
 
 MOST_BYTES = 2**31 - 1  # the limit of a protobuf message
-_SHOWN = 5  # findings of one rule that a text shows
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem in a file.
-
-    Attributes:
-        rule: which rule found it, such as ``relu-zero-point``.
-        severity: ``error``: the file does not load, or what should be INT8 runs in float; ``warning``: slower
-            than possible, or correct on some processors only.
-        node: the node, tensor or property of the file, with the layer's name if the file gives it.
-        message: what is wrong and its consequence; ``node`` is the beginning of the sentence.
-        remedy: how to fix it.
-    """
-
-    rule: str
-    severity: Severity
-    node: str
-    message: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """The findings in one file; ``str`` gives them as text."""
-
-    file: str
-    target: str
-    findings: tuple[Finding, ...]
-
-    @property
-    def errors(self) -> int:
-        return sum(finding.severity == "error" for finding in self.findings)
-
-    @property
-    def warnings(self) -> int:
-        return len(self.findings) - self.errors
-
-    def __str__(self) -> str:
-        head = f"{self.file} for {self.target}: {self.errors} error(s), {self.warnings} warning(s)"
-        return "\n".join([head, describe(self.findings)]) if self.findings else head
-
-    def to_json(self) -> str:
-        """The findings and the two counts."""
-        return json.dumps({**asdict(self), "errors": self.errors, "warnings": self.warnings}, indent=2)
 
 
 def lint(model: onnx.ModelProto | Path, target: str, float_layers: Collection[str] = ()) -> tuple[Finding, ...]:
@@ -96,8 +51,10 @@ def lint(model: onnx.ModelProto | Path, target: str, float_layers: Collection[st
     return tuple(sorted(found, key=lambda finding: finding.severity != "error"))
 
 
-def lint_file(path: Path, target: str | None = None) -> Report:
+def lint_file(path: Path, target: str | None = None, progress: Progress = SILENT) -> Report:
     """Lint a file for ``target``; default: the target named in the file, with the layers that it leaves in float.
+
+    For a target whose engine has a parser that runs on this machine, the parser reads the file too.
 
     Raises:
         ModelError, ConfigError: see ``lint``; or the file names no target.
@@ -107,7 +64,7 @@ def lint_file(path: Path, target: str | None = None) -> Report:
     target = target or (metadata.target if metadata else "")
     if not target:
         raise ConfigError(f"{path} does not say which target it is for", remedy="give one with `--target`")
-    return Report(str(path), target, lint(path, target, metadata.float_layers if metadata else ()))
+    return _report(path, target, metadata.float_layers if metadata else (), progress)
 
 
 def enforce(path: Path, target: str, float_layers: Collection[str] = (), progress: Progress = SILENT) -> None:
@@ -116,10 +73,13 @@ def enforce(path: Path, target: str, float_layers: Collection[str] = (), progres
     Raises:
         ModelError: the file does not suit the target; the message contains the first findings.
     """
-    findings = lint(path, target, float_layers)
+    report = _report(path, target, float_layers, progress)
+    findings = report.findings
     warnings = [finding for finding in findings if finding.severity == "warning"]
     if warnings:
         progress.note(describe(warnings))
+    if report.parser:
+        progress.note(f"  {path.name} was read by {report.parser}")
     if errors := findings[: len(findings) - len(warnings)]:
         raise ModelError(
             f"{path.name} does not suit target {target}:\n{describe(errors)}",
@@ -128,23 +88,19 @@ def enforce(path: Path, target: str, float_layers: Collection[str] = (), progres
         )
 
 
-def describe(findings: Sequence[Finding]) -> str:
-    """Findings as text, grouped by rule; the first few of each rule are shown.
-
-    >>> print(describe([Finding("scale", "error", "q1", "has a scale of 0", "calibrate again")]))
-    error: scale
-      q1 has a scale of 0
-      fix: calibrate again
-    """
-    lines = []
-    for rule in dict.fromkeys(finding.rule for finding in findings):
-        group = [finding for finding in findings if finding.rule == rule]
-        lines.append(f"{group[0].severity}: {rule}")
-        lines += [f"  {finding.node} {finding.message}" for finding in group[:_SHOWN]]
-        if len(group) > _SHOWN:
-            lines.append(f"  ... and {len(group) - _SHOWN} more")
-        lines.append(f"  fix: {group[0].remedy}")
-    return "\n".join(lines)
+def _report(path: Path, target: str, float_layers: Collection[str], progress: Progress) -> Report:
+    """The findings of the rules, and of the engine's parser where it is on this machine."""
+    model, external = _load(path)
+    findings = lint(model, target, float_layers)
+    if not tensorrt_runs(profile(target)):
+        return Report(str(path), target, findings)
+    try:
+        parser, more = ask_parser(path, Graph(model, float_layers, external), target, float_layers, findings)
+    except BackendAbsent as absent:
+        progress.note(f"  note: {path.name} was checked by rules, not by TensorRT's own parser: {absent}")
+        return Report(str(path), target, findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    return Report(str(path), target, (*errors, *more, *findings[len(errors) :]), parser)
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -73,8 +73,10 @@ def export_onnx(net: nn.Module, path: Path, metadata: Metadata, opset: int, *, h
     model.producer_name, model.producer_version = "resnet-compress", metadata.version
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"the exported graph of {path.name} is not valid ONNX: {error}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        first = str(error).strip().partition("\n")[0]
+        remedy = "ONNX lacks some operators in float16: export for a target with float32" if half else ""
+        raise ModelError(f"the exported graph of {path.name} is not valid ONNX: {first}", remedy=remedy) from error
     write_atomic(path, model.SerializeToString(deterministic=True))
 
 

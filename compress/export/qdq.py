@@ -83,6 +83,8 @@ class Graph:
         for node in self.nodes:
             if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
                 self._tensors[node.output[0]] = node.attribute[0].t
+            elif node.op_type == "Identity" and node.input[0] in self._tensors:
+                self._tensors[node.output[0]] = self._tensors[node.input[0]]
         self._producers = {output: node for node in self.nodes for output in node.output if output}
         self._consumers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
@@ -104,7 +106,7 @@ class Graph:
         return tensor in self._tensors
 
     def constant(self, tensor: str) -> Array | None:
-        """The value of an initializer or a Constant node."""
+        """The value of an initializer or a Constant node, also behind an Identity."""
         return numpy_helper.to_array(self._tensors[tensor]) if tensor in self._tensors else None
 
     def source(self, tensor: str) -> NodeProto | None:
@@ -118,6 +120,10 @@ class Graph:
         """Whether the values of ``tensor`` come from a DequantizeLinear."""
         node = self.source(tensor)
         return node is not None and node.op_type == DQ
+
+    def is_int8(self, node: NodeProto) -> bool:
+        """Whether a node is a layer whose input and weight are both dequantized, so that engines compute it in INT8."""
+        return node.op_type in LAYERS and all(map(self.is_dequantized, node.input[:2]))
 
     def constant_behind(self, tensor: str) -> bool:
         """Whether ``tensor`` is a constant, quantized or not."""
@@ -212,6 +218,19 @@ class Graph:
         graph = onnx.shape_inference.infer_shapes(self.model).graph
         values = [*graph.value_info, *graph.output, *graph.input]
         return {value.name: _type_name(value.type.tensor_type.elem_type) for value in values}
+
+    @cached_property
+    def type_error(self) -> tuple[str, str]:
+        """The name of the first node with inputs of types that ONNX forbids, and what is wrong; empty if none has."""
+        bare = onnx.ModelProto()
+        bare.CopyFrom(self.model)
+        del bare.graph.value_info[:]  # notes of other tools, which need not be right
+        try:
+            onnx.shape_inference.infer_shapes(bare, check_type=True)
+        except onnx.shape_inference.InferenceError as error:
+            found = re.search(r"\(op_type:(\w+), node name: (.*?)\): ([^\n]*)", str(error))
+            return (found[2], f"({found[1]}) {found[3]}") if found else ("types", str(error))
+        return "", ""
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Shape of a constant, or of the constant before a DQ or Q/DQ before ``tensor``; empty if there is none."""

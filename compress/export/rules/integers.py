@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from compress.export.overflow import pairs_in_danger
 from compress.export.qdq import DQ, Graph, Q, attribute
-from compress.export.rules.registry import Faults, onnxruntime_runs, rule
+from compress.export.rules.registry import Faults, onnxruntime_runs, rule, tensorrt_runs
 from compress.targets import Profile
 
 _BYTES = ("int8", "uint8")
@@ -19,8 +19,12 @@ _BYTES = ("int8", "uint8")
 def activation_type(graph: Graph, want: Profile) -> Faults:
     """Integer kernels take activations of 8 bits, TensorRT's int8 only; with any others a layer runs in float."""
     for node, kind in _other_activations(graph, want):
-        if want.symmetric:
-            yield graph.label(node), f"is quantized to {kind}; the engine loads {want.activations} activations only"
+        if want.symmetric and kind == "uint8":
+            what = "which the engine takes for int8: values above 127 steps are cut off"
+            yield graph.label(node), f"is quantized to uint8, {what}"
+        elif want.symmetric:
+            what = f"is quantized to {kind}; the engine has INT8 kernels for int8 only"
+            yield graph.label(node), f"{what}, and may not load the file"
         elif kind not in _BYTES:
             yield (
                 graph.label(node),
@@ -70,7 +74,7 @@ def scale(graph: Graph, want: Profile) -> Faults:
     for node in graph.of(Q, DQ):
         steps = graph.parameters(node).scale
         if steps is None:
-            yield graph.label(node), "computes its scale at run time, which the engine does not run in INT8"
+            yield graph.label(node), "computes its scale at run time, which no engine runs in INT8"
         elif not np.isfinite(steps).all():
             yield graph.label(node), "has a scale that is NaN or infinite: everything after it is invalid"
         elif (steps <= 0).any():
@@ -78,6 +82,36 @@ def scale(graph: Graph, want: Profile) -> Faults:
                 graph.label(node),
                 f"has {int((steps <= 0).sum())} scale(s) of 0 or below: the engine refuses it, or divides by 0",
             )
+
+
+@rule("error")
+def scale_shape(graph: Graph, want: Profile) -> Faults:
+    """A constant has one scale and zero point for the whole tensor, or one for each channel."""
+    for node in graph.of(Q, DQ):
+        p, shape = graph.parameters(node), graph.shape(node.output[0])
+        if p.scale is None:
+            continue
+        if p.scale.ndim > 1:
+            yield graph.label(node), "has a scale for each block of values; no engine here runs that in INT8"
+        elif p.axis is not None and shape and p.scale.size != (slices := _dimension(shape, p.axis)):
+            what = f"has {p.scale.size} scales for the {slices} slices along axis {p.axis}"
+            yield graph.label(node), f"{what}: the engine does not load it"
+        elif p.zero_point is not None and p.zero_point.size != p.scale.size:
+            what = f"has {p.zero_point.size} zero point(s) for {p.scale.size} scale(s)"
+            yield graph.label(node), f"{what}: the engine does not load it"
+
+
+@rule("error")
+def activation_scale(graph: Graph, want: Profile) -> Faults:
+    """Integer kernels take one scale for an activation, since a sum over channels cannot be multiplied by several."""
+    for node in graph.of(Q, DQ):
+        scale = graph.parameters(node).scale
+        if scale is None or graph.holds_constant(node):
+            continue
+        if scale.size > 1:
+            yield graph.label(node), f"has {scale.size} scales for an activation: what reads it runs in float"
+        elif scale.ndim and tensorrt_runs(want):
+            yield graph.label(node), "has a scale of shape (1,), not a single number: what reads it runs in float"
 
 
 @rule("error", "give a DequantizeLinear the scale and zero point of the QuantizeLinear before it")
@@ -103,6 +137,15 @@ def twice(graph: Graph, want: Profile) -> Faults:
             same = graph.parameters(before).same(graph.parameters(node))
             what = "changes nothing and costs time" if same else "rounds to another grid, which costs accuracy and time"
             yield graph.label(node), f"quantizes again what '{graph.label(before)}' has just dequantized; that {what}"
+
+
+@rule("warning")
+def product_sums(graph: Graph, want: Profile) -> Faults:
+    """TensorRT for RTX multiplies the sums of a fully connected layer by the scales after it has stored them."""
+    for layer, _ in graph.weights() if "tensorrt-rtx" in want.engines else ():
+        half = graph.types.get(layer.output[0]) == "float16"
+        if layer.op_type in ("Gemm", "MatMul") and half and graph.is_dequantized(layer.input[0]):
+            yield graph.label(layer), "gives float16: its integer sums may exceed 65504, which is infinite"
 
 
 @rule("error")
@@ -141,13 +184,12 @@ def weight_zero_point(graph: Graph, want: Profile) -> Faults:
 def weight_axis(graph: Graph, want: Profile) -> Faults:
     """A scale can be taken out of the sum over input channels only if it belongs to an output channel."""
     for layer, node in graph.weights():
-        axis, rank = graph.parameters(node).axis, len(graph.shape(layer.input[1]))
+        p, rank = graph.parameters(node), len(graph.shape(layer.input[1]))
+        axis = None if p.scale is None or p.scale.ndim > 1 else p.axis
         outputs = _output_axis(layer, rank)
         if axis is not None and rank and axis % rank != outputs:
-            yield (
-                graph.label(layer),
-                f"has a weight scale for each slice along axis {axis}, not for each output channel (axis {outputs})",
-            )
+            what = f"a weight scale for each slice along axis {axis}, not for each output channel (axis {outputs})"
+            yield graph.label(layer), f"runs in float: it has {what}"
 
 
 @rule("warning")
@@ -168,7 +210,7 @@ def weight_granularity(graph: Graph, want: Profile) -> Faults:
 @rule("error")
 def integer_bias(graph: Graph, want: Profile) -> Faults:
     """TensorRT dequantizes int8, not int32: it adds a float bias."""
-    for node in graph.of(DQ) if "tensorrt" in want.engines else ():
+    for node in graph.of(DQ) if tensorrt_runs(want) else ():
         if graph.parameters(node).integers == "int32":
             yield graph.label(node), "dequantizes an int32 bias, which the engine does not load; it takes a float bias"
 
@@ -187,6 +229,11 @@ def _other_activations(graph: Graph, want: Profile) -> Iterator[tuple[NodeProto,
         kind = graph.parameters(node).integers
         if kind not in ("", want.activations):
             yield node, kind
+
+
+def _dimension(shape: tuple[int, ...], axis: int) -> int:
+    """The length of an axis; 0 if there is no such axis."""
+    return shape[axis] if -len(shape) <= axis < len(shape) else 0
 
 
 def _output_axis(layer: NodeProto, rank: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from onnx import NodeProto
 
 from compress.export.qdq import DQ, LAYERS, MOVES, Graph, Q
-from compress.export.rules.registry import Faults, onnxruntime_runs, rule
+from compress.export.rules.registry import Faults, onnxruntime_runs, rule, tensorrt_runs
 from compress.targets import Profile
 
 KEEP = "quantize it too, or name it among the layers that stay float"
@@ -17,7 +17,7 @@ KEEP = "quantize it too, or name it among the layers that stay float"
 def float_layer(graph: Graph, want: Profile) -> Faults:
     """A layer runs in INT8 if its input and its weight both come from a DequantizeLinear."""
     for node in graph.layers():
-        if LAYERS[node.op_type] in want.keep_float:
+        if LAYERS[node.op_type] in want.keep_float or node.op_type == "ConvTranspose":  # no integer kernel has it
             continue
         missing = [
             role
@@ -99,18 +99,20 @@ def residual_fusion(graph: Graph, want: Profile) -> Faults:
 def residual_skip(graph: Graph, want: Profile) -> Faults:
     """Reading a float skip input takes two or four times the bytes."""
     for node, inputs in _adds(graph) if want.add == "skip" else ():
-        if not any(graph.is_dequantized(tensor) for tensor in inputs):
+        residual = any(_is_convolution(graph.origin(tensor)) for tensor in inputs)
+        if residual and not any(graph.is_dequantized(tensor) for tensor in inputs):
             yield graph.label(node), "has no quantized input: the skip connection is float"
 
 
 @rule("warning")
 def float_pool(graph: Graph, want: Profile) -> Faults:
-    """Pooling has integer kernels, if Q/DQ are around it."""
+    """Pooling has integer kernels, if Q/DQ are around it. TensorRT moves a Q across a MaxPool by itself."""
     for node in graph.of("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean"):
         before, users = graph.source(node.input[0]), graph.consumers(node.output[0])
         leads = any(user.op_type in (Q, *MOVES) for user in users)
         if before is None or before.op_type != DQ:
-            if any(user.op_type == Q for user in users):
+            moves = node.op_type == "MaxPool" and tensorrt_runs(want)
+            if not moves and any(user.op_type == Q for user in users):
                 yield (
                     graph.label(node),
                     f"({node.op_type}) pools float values that are quantized after it; quantize them before",
@@ -127,7 +129,7 @@ def float_pool(graph: Graph, want: Profile) -> Faults:
 @rule("warning", "set prune.multiple to round widths to a multiple (the latency table shows the steps)")
 def channel_width(graph: Graph, want: Profile) -> Faults:
     """Kernels compute channels in blocks; a partial block costs as much as a whole one."""
-    step = 32 if "tensorrt" in want.engines else 4
+    step = 32 if tensorrt_runs(want) else 4
     for layer, _ in graph.weights():
         shape = graph.shape(layer.input[1])
         if layer.op_type != "Conv" or not shape or not (over := shape[0] % step):

@@ -41,6 +41,11 @@ def rule(severity: Severity, remedy: str = REQUANTIZE) -> Callable[[Check], Chec
     return register
 
 
+def tensorrt_runs(want: Profile) -> bool:
+    """Whether an edition of TensorRT runs the files; the two read and type them alike."""
+    return not {"tensorrt", "tensorrt-rtx"}.isdisjoint(want.engines)
+
+
 def onnxruntime_runs(want: Profile) -> bool:
     """Whether ONNX Runtime runs the files: its integer kernels include a layer and the Q after it."""
     return "onnxruntime" in want.engines
