@@ -38,6 +38,14 @@ budget     = $(or $(filter prune.latency=% prune.macs=% prune.params=% prune.rat
 own_table  = $(or $(filter prune.table=%,$(SET)),$(call config_key,prune,table))
 measured   = $(if $(own_table),,$(RUN)/latency_table.json)
 table      = $(if $(filter-out prune.macs=% prune.params=% prune.ratio=%,$(budget)),$(measured))
+# `profile` and `pareto` must have the table. Pruning depends on it only where it exists, and else measures it in its own
+# rule, if it can: otherwise a machine that cannot measure would run all stages again at every call.
+must       = $(filter profile pareto,$(MAKECMDGOALS))
+known      = $(if $(must),$(table),$(wildcard $(table)))
+
+# TensorRT for RTX is installed where it is asked for.
+wanted     = $(or $(filter target.name=% target.engine=%,$(SET)),$(call config_key,target,name) $(call config_key,target,engine))
+rtx        = $(if $(findstring tensorrt-rtx,$(wanted)),$(VENV)/.tensorrt-rtx)
 
 PY       := $(VENV)/bin/python
 settings := run.dir=$(RUN) \
@@ -66,17 +74,26 @@ $(ENV): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
+$(VENV)/.tensorrt-rtx: pyproject.toml | $(ENV)
+	@echo "installing TensorRT for RTX (150 MB)" >&2
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[tensorrt-rtx]" \
+	  && touch $@
+
 # Rewritten only when what was asked for changes, so that a new MODEL= or SET= reruns what depends on it.
 .PHONY: FORCE
 $(ASKED): FORCE
 	@mkdir -p $(@D)
 	@echo "$(ARGS)" | cmp --quiet - $@ || echo "$(ARGS)" > $@
 
-$(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(wildcard $(or $(WEIGHTS),$(call config_key,model,weights))) | $(ENV)
+$(RUN)/baseline/stage.json: $(CONFIG) $(ASKED) $(wildcard $(or $(WEIGHTS),$(call config_key,model,weights))) | $(ENV) $(rtx)
 	@$(COMPRESS) baseline $(ARGS)
+# Exit code 5: the target's engine is not on this machine. A table from a kit is then as good as measured again.
+measure    = $(PY) -m benchmarks.latency_table $(ARGS)$(if $(must),, || { [ $$? -eq 5 ] && touch -c $(measured) && \
+             echo "make goes on: pruning can do without a latency table of this machine" >&2; })
 $(RUN)/latency_table.json: $(RUN)/baseline/stage.json
-	@$(PY) -m benchmarks.latency_table $(ARGS)
-$(RUN)/prune/stage.json: $(RUN)/baseline/stage.json $(table)
+	@$(measure)
+$(RUN)/prune/stage.json: $(RUN)/baseline/stage.json $(known)
+	@$(if $(filter-out $(known),$(table)),$(measure))
 	@$(COMPRESS) prune $(ARGS)
 $(RUN)/finetune/stage.json: $(RUN)/prune/stage.json
 	@$(COMPRESS) finetune $(ARGS)
@@ -111,7 +128,7 @@ deploy: $(RUN)/build/stage.json       ## the built engine with what runs it on a
 .PHONY: env bindings test test-all kill-test baseline-update lint clean help
 env: $(ENV)            ## the environment, from pinned versions
 BINDINGS := $(addprefix $(VENV)/tensorrt-,10.0.1 11.4.0.106)
-bindings: $(BINDINGS)  ## TensorRT's Python bindings, old and new, for the tests that hold our calls against them
+bindings: $(BINDINGS) $(VENV)/.tensorrt-rtx  ## TensorRT's Python bindings, old and new, and TensorRT for RTX, for the tests
 $(VENV)/tensorrt-%: | $(ENV)
 	$(PY) -m pip install --quiet --no-deps --target $@ tensorrt_cu$(if $(filter 10.0.%,$*),12,13)_bindings==$*
 export TENSORRT_BINDINGS ?= $(subst $(eval ) ,:,$(wildcard $(BINDINGS)))

@@ -4,13 +4,15 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import accuracy, latency, latency_table, pareto, plots, summary
 from compress import cli
-from compress.config import Config, load_config
+from compress.config import Config, TargetConfig, load_config
+from compress.prune.latency.machine import absence
 
 ROOT = Path(__file__).parent.parent
 APPS = {
@@ -88,3 +90,30 @@ def test_a_folder_with_a_space_is_refused_before_anything_runs() -> None:
     done = make("clean", "RUN=my runs")
     assert done.returncode == 2
     assert "without spaces" in done.stderr
+
+
+def run_make(folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run make for a target whose engine needs a GPU, as if the baseline in ``folder`` were just done."""
+    baseline = folder / "baseline" / "stage.json"
+    baseline.parent.mkdir(exist_ok=True)
+    baseline.touch()
+    done = ["-W", str(baseline), "-o", ".venv/.installed"]
+    words = [*done, f"RUN={folder}", f"PY={sys.executable}", "SET=target.engine=tensorrt", *argv]
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=outer, check=False)
+
+
+@pytest.mark.skipif(absence(TargetConfig(engine="tensorrt")) is None, reason="TensorRT runs here")
+def test_only_who_asks_for_the_latency_table_is_stopped_by_an_engine_that_is_not_here(tmp_path: Path) -> None:
+    asked = run_make(tmp_path, "profile")
+    assert "latency_table.json] Error 5" in asked.stderr
+    table = tmp_path / "latency_table.json"
+    needed = run_make(tmp_path, str(table))  # as a prerequisite of prune
+    assert needed.returncode == 0
+    assert needed.stderr.splitlines()[-1].startswith("make goes on")
+    assert not table.exists()
+    table.write_text("from a kit")
+    os.utime(table, (0, 0))
+    assert run_make(tmp_path, str(table)).returncode == 0
+    assert table.read_text() == "from a kit"
+    assert table.stat().st_mtime > 0  # make does not ask again

@@ -30,6 +30,7 @@ from compress.prune.allocation.plan import WidthPlan
 from compress.prune.importance.scores import Scored, Scores
 from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
+from compress.prune.latency.fallback import in_macs, unmeasurable
 from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
@@ -49,12 +50,20 @@ def prune(config: Config, run: Run) -> Path:
     """Remove channels and blocks of the baseline within the budgets: the network, ``plan.json`` and ``front.json``.
 
     Raises:
+        BackendAbsent: see ``in_macs``.
         BudgetError, ConfigError, ModelError: see ``Structure.of``, ``LatencyTable`` and ``allocate``.
         DataError: there are no images to look at, or they do not fit the network's classes.
     """
     network = baseline = run.need("baseline")
+    own_table = run.directory / TABLE
+    if why := unmeasurable(config.prune, config.target, own_table):
+        dense = load_model(baseline, config.model.arch)
+        full = count(dense.net, dense.preprocess.shape).macs
+        settings, told = in_macs(config.prune, full, why)
+        config = config.model_copy(update={"prune": settings})  # the record is of the budget that is met
+        run.progress.note(told)
     images = RunImages(config.data, config.run.seed, run.directory, run.progress)
-    origin = Origin.of(baseline, config.model.arch, config.prune, config.target, run.directory / TABLE)
+    origin = Origin.of(baseline, config.model.arch, config.prune, config.target, own_table)
     if config.prune.rounds > 1 and config.prune.round_epochs and images.data.train is None:
         raise DataError(
             "fine-tuning between rounds needs images, and data.train is not set", remedy="set prune.round_epochs=0"

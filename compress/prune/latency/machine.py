@@ -14,12 +14,19 @@ from compress.errors import BackendAbsent
 from compress.prune.latency.table import Machine
 
 
-def here(target: TargetConfig) -> Machine | None:
-    """The target's engine and device on this machine; None if it cannot run the target's files."""
+def absence(target: TargetConfig) -> BackendAbsent | None:
+    """Why this machine cannot run the target's files; None if it can."""
     try:
         backend(target.engine).require(target.device)
         check_machine(target.name)
-    except BackendAbsent:
+    except BackendAbsent as why:
+        return why
+    return None
+
+
+def here(target: TargetConfig) -> Machine | None:
+    """The target's engine and device on this machine; None if it cannot run the target's files."""
+    if absence(target):
         return None
     device = torch.cuda.get_device_name() if target.device == "cuda" else processor()
     return Machine(
