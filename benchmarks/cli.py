@@ -62,9 +62,7 @@ EngineFiles = Annotated[
 EngineFile = Annotated[
     Path, Parameter(name="--engine", metavar="FILE", help="Engine file (.onnx, .xml, .plan), or a model.safetensors.")
 ]
-TrustPlan = Annotated[
-    bool, Parameter(name="--trust", help="Open a TensorRT plan although its sidecar does not match it.")
-]
+TrustPlan = Annotated[bool, Parameter(name="--trust", help="Open a plan although its sidecar does not match it.")]
 TrustFactory = Annotated[bool, Parameter(name="--trust", help="Allow importing the factory that model.json names.")]
 Target = Annotated[str, Parameter(name="--target", help="Target that the INT8 file is made for.")]
 Images = Annotated[str, Parameter(metavar="WHERE", help=f"Labelled images: {DATA_HELP}.")]

@@ -53,6 +53,7 @@ def latency_table(
     if import_kit is not None:
         found = measure.import_kit(import_kit, config.target)
     elif emit_kit is not None:
+        measure.check_kit(emit_kit, config.target)
         survey = measure.survey_of(config, directory, progress)
         measure.emit_kit(survey, config.target, emit_kit, effort, progress)
         return 0

@@ -19,13 +19,12 @@ from benchmarks.deployment.samples import Sample
 from benchmarks.results.tables import literal
 from calibration.preprocess import Preprocess
 from compress import __version__
-from compress.engines.base import engine_files
+from compress.engines.base import engine_files, engine_of
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import engine_sha256, read_sidecar
 from compress.errors import ConfigError, EngineError
 from compress.export.parity import FP32_ERROR, INT8_ERROR
 from compress.files import file_sha256, whole, write_atomic, write_json
-from compress.registries import BACKENDS
 from compress.targets import profile
 
 ENGINE, PREPROCESS, CLASSES = (f"{name}.json" for name in device.FILES)
@@ -85,12 +84,21 @@ def write_folder(path: Path, out: Path, samples: Sequence[Sample]) -> None:
 
 
 def _check_runtime(path: Path) -> None:
-    runtime = next((name for name, known in BACKENDS.items() if known.suffix == path.suffix), None)
+    runtime = engine_of(path)
     if runtime == "tensorrt":
         raise EngineError(
             f"{path}: a TensorRT plan runs only on the GPU model and the TensorRT version that it was built with",
             remedy="copy the run's folder to the device, run `resnet-compress build --target tensorrt` there, and "
             "`resnet-compress predict`",
+        )
+    if runtime == "tensorrt-rtx":
+        record = read_sidecar(path)
+        where = "GPUs of the compute capabilities that it was built for" if record is None else record.device
+        version = "the version that built it" if record is None else f"version {record.version}"
+        raise EngineError(
+            f"{path}: deploy has no program for a plan of TensorRT for RTX, which runs only on {where}, with {version}",
+            remedy="copy the plan with its sidecar to such a machine, "
+            "install this project with the extra tensorrt-rtx there, and run `resnet-compress predict`",
         )
     if path.suffix == ".safetensors":
         raise EngineError(f"{path} is run by PyTorch", remedy="export the network, and give the .onnx file")

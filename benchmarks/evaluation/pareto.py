@@ -23,6 +23,7 @@ from benchmarks.timing.worker import Settings
 from calibration.datasets import Split
 from compress.config import Config, PruneConfig
 from compress.data import open_data
+from compress.engines.base import backend
 from compress.engines.stage import build
 from compress.errors import BackendAbsent, ConfigError, DataError
 from compress.export.stage import export
@@ -129,13 +130,13 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
         plans.insert(0, WidthPlan.read(prune(point.config, run) / PLAN))
     dense = _within(parent, "dense", progress)
     progress.note("the dense network")
-    dense_int8 = _finish(config, dense, "baseline")
+    dense_int8 = finish(config, dense, "baseline")
     dense_fp32 = dense.folder("export") / f"{config.name}_dense_fp32.onnx"
     made = [Made("dense FP32", dense_fp32), Made("dense INT8", dense_int8, _predicted(plans[0])[0], place)]
     for number, (point, run, plan) in enumerate(zip(points, runs, plans, strict=True), start=1):
         progress.note(f"fine-tuning, quantizing and exporting {point.budget}: {number} of {len(points)}")
         finetune(point.config, run)
-        int8 = _finish(point.config, run, "finetune")
+        int8 = finish(point.config, run, "finetune")
         made.append(Made(f"{point.budget} INT8", int8, _predicted(plan)[1], place))
     return made
 
@@ -157,15 +158,17 @@ def _predicted(plan: WidthPlan) -> tuple[float, float]:
     return plan.latency
 
 
-def _finish(config: Config, run: Run, source: str) -> Path:
-    """Quantize, export and build; return the exported file if the target's engine is not installed."""
+def finish(config: Config, run: Run, source: str) -> Path:
+    """Quantize, export and build; return the exported file if the target's engine does not run here."""
     quantize(config, run, source=source)
     exported = export(config, run, source=source) / f"{config.name}_int8.onnx"
     try:
-        return build(config, run) / f"{config.name}_int8{BACKENDS[config.target.engine].suffix}"
+        built = build(config, run) / f"{config.name}_int8{BACKENDS[config.target.engine].suffix}"
+        backend(config.target.engine).require(config.target.device)
     except BackendAbsent as absent:
         run.progress.note(f"the exported file is measured instead of the target's engine: {absent.message}")
         return exported
+    return built
 
 
 def evaluate(

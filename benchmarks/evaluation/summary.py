@@ -14,6 +14,7 @@ from benchmarks.reporting.outcome import PARETO, plan_of, sections
 from benchmarks.reporting.rows import cells, header, metadata_of, remarks
 from benchmarks.results.accuracy import AccuracyResult
 from benchmarks.results.fidelity import FidelityResult
+from benchmarks.results.latency import LatencyResult
 from benchmarks.results.networks import WHOLE, MeasuredNetwork, SummaryFile
 from benchmarks.results.tables import literal, markdown
 from benchmarks.timing.reference import reference_networks
@@ -23,7 +24,7 @@ from calibration.datasets import Split
 from compress.config import Config
 from compress.data import open_data
 from compress.engines.base import backend
-from compress.engines.sidecar import read_sidecar
+from compress.engines.sidecar import Sidecar, read_sidecar
 from compress.errors import BackendAbsent, EngineError
 from compress.files import MANIFEST, file_sha256, tree_sha256, write_atomic
 from compress.progress import SILENT, Progress
@@ -57,11 +58,22 @@ def networks(run: Run) -> dict[str, Path]:
 def _int8_engines(kind: str, exported: Path, build: Path) -> dict[str, Path]:
     """The engines that were built from an exported INT8 file and run here; if there are none, the file itself."""
     built = {
-        f"{kind} INT8" if engine == "onnxruntime" else f"{kind} INT8 ({engine})": path
-        for engine, known in BACKENDS.items()
-        if _built_from(exported, path := build / f"{exported.stem}{known.suffix}") and _runs_here(engine)
+        f"{kind} INT8" if record.engine == "onnxruntime" else f"{kind} INT8 ({record.engine})": path
+        for path, record in _built_from(exported, build).items()
+        if _runs_here(record.engine)
     }
     return built or {f"{kind} INT8": exported}
+
+
+def _elsewhere(run: Run) -> list[str]:
+    """The engines that were built from the run's INT8 file and do not run here, in words."""
+    build = run.folder("build")
+    return [
+        f"{path.name} was built for {record.device}, with {record.engine} {record.version}, and does not run on this "
+        "machine: it is not in the table"
+        for path, record in _built_from(_only(run.folder("export"), "*_int8.onnx"), build).items()
+        if not _runs_here(record.engine)
+    ]
 
 
 def _dense_int8(run: Run, name: str) -> dict[str, Path]:
@@ -83,7 +95,8 @@ def summarize(
     """Measure accuracy on ``split``, and latency in one interleaved run, of every network of a run.
 
     Of a backbone, which has no classes, the outputs are compared with those of the dense network. Without ``split``
-    only latency is measured, on random inputs.
+    only latency is measured, on random inputs. An engine that was built and does not run here is told in the warnings
+    of the INT8 network.
 
     Raises:
         EngineError: a file is missing, does not open, or fails; see ``predict`` and ``measure``.
@@ -104,11 +117,17 @@ def summarize(
     int8 = next(m for m in metadata.values() if m.precision == "int8")
     with reference_networks(int8.target or None) as known:
         results = measure(list(files.values()), settings, references=known, progress=progress)
+    shipped = [name for name, about in metadata.items() if about.precision == "int8" and not name.endswith(WHOLE)][-1]
+    absent = {shipped: _elsewhere(run)}
     measured = zip(metadata.items(), accuracies, fidelities, results, strict=True)
     return [
-        MeasuredNetwork.of(name, about, accuracy, latency, fidelity=near)
+        MeasuredNetwork.of(name, about, accuracy, _with_notes(latency, absent.get(name, [])), fidelity=near)
         for (name, about), accuracy, near, latency in measured
     ]
+
+
+def _with_notes(latency: LatencyResult, notes: list[str]) -> LatencyResult:
+    return latency.model_copy(update={"warnings": [*notes, *latency.warnings]})
 
 
 def write(run: Run, rows: Sequence[MeasuredNetwork]) -> None:
@@ -140,15 +159,22 @@ def _only(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _built_from(exported: Path, engine: Path) -> bool:
-    """Whether ``engine`` exists and was built from this export, not from an earlier one."""
-    record = read_sidecar(engine) if engine.exists() else None
-    return record is not None and record.parent_sha256 == file_sha256(exported)
+def _built_from(exported: Path, build: Path) -> dict[Path, Sidecar]:
+    """The engines that were built from this export, not from an earlier one, with their sidecars."""
+    found = {}
+    for suffix in dict.fromkeys(known.suffix for known in BACKENDS.values()):
+        path = build / f"{exported.stem}{suffix}"
+        record = read_sidecar(path) if path.exists() else None
+        if record is not None and record.parent_sha256 == file_sha256(exported):
+            found[path] = record
+    return found
 
 
 def _runs_here(engine: str) -> bool:
+    if engine not in BACKENDS:  # the user's own, which is not loaded now
+        return False
     try:
-        backend(engine).require("cuda" if engine == "tensorrt" else "cpu")
+        backend(engine).require(BACKENDS[engine].device)
     except BackendAbsent:
         return False
     return True

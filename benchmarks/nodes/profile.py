@@ -20,6 +20,7 @@ from benchmarks.results.nodes import LayerRecord, NodeProfile, NodeRecord
 from benchmarks.results.tables import emit, require_writable, show
 from benchmarks.timing.worker import Settings
 from compress.console import Console
+from compress.engines.base import engine_of
 from compress.errors import ConfigError, EngineError
 from compress.export.qdq import module_of
 
@@ -27,6 +28,7 @@ _TOP = 15
 _TIMER_COST = 1.1  # warn if the sum over the nodes is larger than the latency without profiling by this factor
 _DISTURBED = 0.8
 _SUFFIXES = (".onnx", ".xml")
+_TOOLS = {"tensorrt": "trtexec", "tensorrt-rtx": "tensorrt_rtx"}  # the engines' own programs, which time layers
 
 
 def mapped(nodes: Sequence[Timed], origins: Origins) -> list[NodeRecord]:
@@ -78,11 +80,11 @@ def check(engines: Sequence[Path], settings: Settings, target: str) -> None:
         raise ConfigError(f"--export-profile is for one engine, not {len(engines)}", remedy="profile them one by one")
     if settings.streams > 1:
         raise ConfigError("--export-profile is for one stream", remedy="leave out --streams")
-    suffix = engines[0].suffix
-    if suffix == ".plan":
+    suffix, engine = engines[0].suffix, engine_of(engines[0])
+    if engine in _TOOLS:
         raise EngineError(
             "--export-profile cannot time the layers of a TensorRT plan",
-            remedy="use `trtexec --loadEngine=FILE --dumpProfile --separateProfileRun`",
+            remedy=f"use `{_TOOLS[engine]} --loadEngine=FILE --dumpProfile --separateProfileRun`",
         )
     if suffix not in _SUFFIXES:
         raise EngineError(f"the nodes of a '{suffix}' engine cannot be timed", remedy=f"known: {', '.join(_SUFFIXES)}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times the ONNX files that manifest.json lists, on the machine where it runs.
+"""Times the files that manifest.json lists, on the machine where it runs: ONNX files, or plans of TensorRT for RTX.
 
-The script needs only Python 3.8 or later, numpy and the engine's package (onnxruntime, openvino or tensorrt). Several
+The script needs only Python 3.8 or later, numpy and the engine's package; README.txt names it. Several
 files are timed together and take turns in short rounds, so that other work on the machine slows all of them alike. One
 reference file is timed in every round and shows how the machine's speed drifts. Each result is appended to
 results.jsonl at once: if the script is stopped, run it again and it continues.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -32,6 +34,8 @@ TOGETHER = 8  # files that take turns at a time, besides the reference
 
 class OnnxRuntime:
     """CPU sessions, with the settings of the engine that ships."""
+
+    suffix = ".onnx"
 
     def __init__(self, threads: int) -> None:
         import onnxruntime
@@ -62,6 +66,8 @@ class OnnxRuntime:
 class OpenVino:
     """One request on the CPU, with the settings of the engine that ships."""
 
+    suffix = ".onnx"
+
     def __init__(self, threads: int) -> None:
         os.environ.setdefault("CI", "true")  # otherwise the import sends telemetry
         import openvino
@@ -89,21 +95,27 @@ class OpenVino:
 
 
 class TensorRT:
-    """Plans built here (10 or 11, strongly typed), replayed as CUDA graphs and timed by CUDA events."""
+    """Plans, replayed as CUDA graphs and timed by CUDA events; those of TensorRT 10 and 11 are built here."""
+
+    suffix = ".onnx"
 
     def __init__(self, threads: int) -> None:
-        import tensorrt as trt
-
-        self.trt, self.cuda = trt, Cuda()
+        self.trt = trt = self.load()
+        self.cuda = Cuda()
         self.version, self.device = trt.__version__, self.cuda.name()
         self.logger = trt.Logger(trt.Logger.ERROR)
         self.timings = b""  # TensorRT's timing cache, which makes the next build faster
 
+    def load(self) -> Any:
+        return importlib.import_module("tensorrt")
+
     def open(self, path: Path, evict: int) -> Callable[[int], float]:
         trt = self.trt
         runtime = trt.Runtime(self.logger)
-        engine = runtime.deserialize_cuda_engine(self.build(path))
-        context = engine.create_execution_context()
+        engine = runtime.deserialize_cuda_engine(self.plan(path))
+        if engine is None:
+            sys.exit(f"{path}: {trt.__name__} {self.version} rejects the plan on {self.device}")
+        context = self.context(engine)
         for index in range(engine.num_io_tensors):
             name = engine.get_tensor_name(index)
             context.set_tensor_address(name, self.cuda.buffer(noise(list(engine.get_tensor_shape(name)))))
@@ -119,8 +131,11 @@ class TensorRT:
         alive = (runtime, engine, context)  # keep them alive as long as the CUDA graph
         return lambda count: self.cuda.elapsed(stream, launch, count) if alive else 0.0
 
-    def build(self, path: Path) -> bytes:
-        """Build the plan of an ONNX file."""
+    def context(self, engine: Any) -> Any:
+        return engine.create_execution_context()
+
+    def plan(self, path: Path) -> bytes:
+        """Build the plan of an ONNX file, strongly typed."""
         trt = self.trt
         builder = trt.Builder(self.logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -139,12 +154,53 @@ class TensorRT:
         return bytes(plan)
 
 
+class TensorRTForRtx(TensorRT):
+    """Plans that the kit holds. A plan's kernels are compiled for this GPU when it is opened, before they are timed."""
+
+    suffix = ".plan"
+    compiled: Any = None  # the cache of compiled kernels, which makes the next plan open faster
+
+    def load(self) -> Any:
+        """NVIDIA's package; or the bindings, with the libraries that another package carries."""
+        if importlib.util.find_spec("tensorrt_rtx") is not None:
+            return importlib.import_module("tensorrt_rtx")
+        for package in ("tensorrt_rtx_libs", "onnxruntime_ep_nv_tensorrt_rtx"):
+            files = [in_packages(f"{package}/lib{name}.so.*") for name in ("tensorrt_rtx", "tensorrt_onnxparser_rtx")]
+            if all(files):
+                library, _ = (ctypes.CDLL(str(found[-1]), mode=ctypes.RTLD_GLOBAL) for found in files)
+                bindings: Any = importlib.import_module("tensorrt_rtx_bindings")
+                number = library.getInferLibVersion()  # 10701 is 1.7.1
+                version = [number // 10000, number // 100 % 100, number % 100]
+                if list(map(int, bindings.__version__.split(".")[:3])) != version:  # they would crash one another
+                    there = ".".join(map(str, version))
+                    sys.exit(
+                        f"the libraries have version {there}, but tensorrt_rtx_bindings has {bindings.__version__}"
+                    )
+                return bindings
+        return importlib.import_module("tensorrt_rtx_bindings")
+
+    def context(self, engine: Any) -> Any:
+        strategy = self.trt.DynamicShapesKernelSpecializationStrategy
+        runtime_config = engine.create_runtime_config()
+        runtime_config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER  # not while kernels are timed
+        if self.compiled is None:
+            self.compiled = runtime_config.create_runtime_cache()
+            self.alive = (engine, runtime_config)
+        runtime_config.set_runtime_cache(self.compiled)
+        return engine.create_execution_context(runtime_config)
+
+    def plan(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+
 class Cuda:
     """The functions of the CUDA runtime that this script needs, called with ctypes."""
 
     def __init__(self) -> None:
         self.lib: Any = None
-        for name in ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0"):
+        names = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
+        packaged = ("nvidia/*/lib/libcudart.so.*", "onnxruntime_ep_nv_tensorrt_rtx/libcudart.so.*")
+        for name in (*names, *(str(file) for pattern in packaged for file in in_packages(pattern))):
             try:
                 self.lib = ctypes.CDLL(name)
                 break
@@ -164,6 +220,15 @@ class Cuda:
         properties = ctypes.create_string_buffer(1 << 14)
         self.call("cudaGetDeviceProperties", properties, 0)
         return properties.value.decode()
+
+    def capability(self) -> str:
+        """The GPU's compute capability, such as 8.6."""
+        number = ctypes.c_int()
+        parts = []
+        for attribute in (75, 76):  # major and minor
+            self.call("cudaDeviceGetAttribute", ctypes.byref(number), attribute, 0)
+            parts.append(str(number.value))
+        return ".".join(parts)
 
     def buffer(self, array: Any) -> int:
         """The address of a copy on the GPU; it stays until the process ends."""
@@ -203,7 +268,34 @@ class Cuda:
         return milliseconds.value / 1e3
 
 
-ENGINES: dict[str, Any] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino, "tensorrt": TensorRT}
+ENGINES: dict[str, Any] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "tensorrt": TensorRT,
+    "tensorrt-rtx": TensorRTForRtx,
+}
+
+
+def in_packages(pattern: str) -> list[Path]:
+    """Files in the folders from which Python imports."""
+    return [file for folder in sys.path if folder for file in sorted(Path(folder).glob(pattern))]
+
+
+def opened(manifest: dict[str, Any]) -> Any:
+    """The engine. The script ends with one line if the engine, or a GPU for which its plans are built, is not here."""
+    try:
+        backend = ENGINES[manifest["engine"]](manifest["threads"])
+    except (ImportError, OSError) as error:
+        sys.exit(f"{manifest['engine']} cannot be imported ({error}): README.txt says what to install")
+    built = manifest.get("built")
+    if built and backend.version != built["version"]:
+        sys.exit(f"the plans are of version {built['version']}, which must be installed; this is {backend.version}")
+    if built and backend.cuda.capability() not in built["capabilities"]:
+        sys.exit(
+            f"the plans run on GPUs of compute capability {', '.join(built['capabilities'])}; "
+            f"this GPU, {backend.device}, has {backend.cuda.capability()}"
+        )
+    return backend
 
 
 def processor() -> str:
@@ -272,7 +364,7 @@ def measure(
     """
     runs = {}
     for name in [manifest["files"][0], *names]:
-        runs[name] = backend.open(folder / f"{name}.onnx", manifest["evict"].get(name, 0))
+        runs[name] = backend.open(folder / f"{name}{backend.suffix}", manifest["evict"].get(name, 0))
         runs[name](2)
     rounds: dict[str, list[list[float]]] = {name: [] for name in runs}
     order = list(runs)
@@ -295,11 +387,11 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description="Times the ONNX files that manifest.json lists; see README.txt.")
+    options = argparse.ArgumentParser(description="Times the files that manifest.json lists; see README.txt.")
     options.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent)
     folder = options.parse_args().folder
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    backend = ENGINES[manifest["engine"]](manifest["threads"])
+    backend = opened(manifest)
     results = folder / "results.jsonl"
     place = {
         "version": backend.version,

@@ -1,4 +1,4 @@
-"""A kit: a folder of ONNX files and a script that times them, here in a subprocess or on another device."""
+"""A kit: a folder of pieces and a script that times them, here in a subprocess or on another device."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,21 +15,24 @@ from pydantic import Field
 from pydantic_core import from_json
 
 from benchmarks.profiling import guest
+from benchmarks.profiling.pieces import Built
 from benchmarks.profiling.survey import Piece, Survey, rungs
+from benchmarks.timing.devices import on_gpu
+from benchmarks.timing.machine import RTX_LIBRARIES, installed
 from calibration.children import tied
 from compress.config import TargetConfig
 from compress.engines.saturation import probe
 from compress.errors import ConfigError, EngineError
 from compress.files import write_atomic, write_json
 from compress.parse import Count, Positive, Size, parse, read, read_bytes
-from compress.probes.template import Template
 from compress.prune.latency.table import Member, Ms, SegmentKind
 
+_PACKAGES = {"tensorrt": "the Python package tensorrt", "tensorrt-rtx": "TensorRT for RTX (see below)"}
 SCRIPT, DESCRIBED, RESULTS, README = "measure.py", "manifest.json", "results.jsonl", "README.txt"
 PROBE = "probe.onnx"
 
 _README = """\
-Latency profiling kit of resnet-compress: {count} ONNX files, target {target}, engine {engine}, {threads} thread(s).
+Latency profiling kit of resnet-compress: {count} files, target {target}, engine {engine}, {threads} thread(s).
 
 On the device, with Python 3.8 or later, numpy and {package}:
 
@@ -40,6 +43,13 @@ device meanwhile, and fix its clocks if possible (Jetson: nvpmodel, jetson_clock
 kit's folder on the machine where the kit was made, and run there
 
     python -m benchmarks.latency_table --config FILE --import-kit FOLDER
+"""
+_OF_PLANS = """\
+
+The files are plans. They run on GPUs of compute capability {capabilities}, with version {version} of TensorRT for RTX
+and no other. NVIDIA's package is tensorrt-rtx, from https://pypi.nvidia.com. The kit was made with
+
+    pip install {packages}
 """
 
 
@@ -54,29 +64,27 @@ class Effort:
 NORMAL, FAST = Effort(), Effort(4, 0.003)
 
 
-def write_files(folder: Path, pieces: Iterable[Piece], build: Callable[[Piece], Template]) -> None:
-    """Write the ONNX file of each piece."""
-    for piece in pieces:
-        write_atomic(folder / f"{piece.name}.onnx", build(piece).to_onnx().SerializeToString())
-
-
 def write_manifest(folder: Path, manifest: GuestManifest) -> None:
     """Write ``manifest.json``, which the script on the device reads; ``read_manifest`` reads a kit's."""
     write_json(folder / DESCRIBED, asdict(manifest))
 
 
 def emit(folder: Path, manifest: KitManifest) -> None:
-    """Write the script, the manifest and the README; the ONNX files must exist already."""
+    """Write the script, the manifest and the README."""
     shutil.copyfile(guest.__file__, folder / SCRIPT)
-    write_atomic(folder / PROBE, probe())
-    engine = manifest.engine
+    if not on_gpu(manifest.engine):
+        write_atomic(folder / PROBE, probe())
     text = _README.format(
         count=len(manifest.files),
         target=manifest.target,
-        engine=engine,
+        engine=manifest.engine,
         threads=manifest.threads,
-        package="the Python package tensorrt" if engine == "tensorrt" else engine,
+        package=_PACKAGES.get(manifest.engine, manifest.engine),
     )
+    if manifest.built is not None:
+        packages = [f"{name}=={version}" for name, version in installed(RTX_LIBRARIES).items()]
+        needed = {"version": manifest.built.version, "capabilities": ", ".join(manifest.built.capabilities)}
+        text += _OF_PLANS.format(**needed, packages=" ".join(packages))
     write_atomic(folder / README, text)
     write_manifest(folder, manifest)
 
@@ -88,8 +96,9 @@ class GuestManifest:
     Attributes:
         engine, threads: the engine and its intra-op threads.
         rounds, round_s: how long each file is timed; see ``Effort``.
-        files: names of the ONNX files, without the suffix, the reference first.
+        files: names of the files, without the suffix, the reference first.
         evict: bytes to read before each run of a file, so that its weights are not in the cache.
+        built: what the plans need; None if the files are ONNX files.
     """
 
     engine: str
@@ -98,6 +107,7 @@ class GuestManifest:
     round_s: Positive
     files: tuple[str, ...]
     evict: Mapping[str, Count]
+    built: Built | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, target: TargetConfig, pieces: Sequence[Piece], weights: int, effort: Effort) -> GuestManifest:
@@ -108,7 +118,7 @@ class GuestManifest:
         """
         evict = {piece.name: weights for piece in pieces if piece.role != "network"}
         files = tuple(piece.name for piece in pieces)
-        return cls(target.engine, target.threads, effort.rounds, effort.round_s, files, evict)
+        return cls(target.engine, target.threads, effort.rounds, effort.round_s, files, evict, built=Built.of(target))
 
 
 @dataclass(frozen=True)

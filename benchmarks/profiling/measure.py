@@ -13,6 +13,7 @@ from benchmarks.profiling.guest import ENGINES
 from benchmarks.profiling.kit import FAST as FAST
 from benchmarks.profiling.kit import NORMAL as NORMAL
 from benchmarks.profiling.kit import Effort
+from benchmarks.profiling.pieces import check_pieces, for_this_gpu, write_pieces
 from benchmarks.profiling.survey import Piece, Survey, check_measurable
 from benchmarks.profiling.table import Timing, make_table, timings, with_steps
 from benchmarks.results.tables import show
@@ -20,6 +21,7 @@ from compress.config import Config, TargetConfig
 from compress.console import Console
 from compress.engines.base import backend, check_machine
 from compress.errors import BackendAbsent, ConfigError
+from compress.files import whole
 from compress.models.model import load_model
 from compress.progress import Progress
 from compress.prune.latency.machine import here
@@ -70,18 +72,20 @@ def _measured(
     done = {row.name for row in kit.results(folder)}
     waiting = [piece for piece in pieces if piece.name not in done]
 
+    here_only = for_this_gpu(target)
+
     def steps() -> Iterator[None]:
         for start in range(0, len(waiting), _CHUNK):
             chunk = waiting[start : start + _CHUNK]
-            kit.write_files(folder, [reference, *chunk], survey.build)
-            kit.write_manifest(folder, kit.GuestManifest.of(target, [reference, *chunk], survey.weights, effort))
+            write_pieces(folder, [reference, *chunk], survey.build, here_only)
+            kit.write_manifest(folder, kit.GuestManifest.of(here_only, [reference, *chunk], survey.weights, effort))
             seen = 0
             try:
                 for count in kit.run_guest(folder):
                     yield from [None] * (count - seen)
                     seen = count
             finally:
-                for file in folder.glob("*.onnx"):
+                for file in folder.glob(f"*{ENGINES[target.engine].suffix}"):
                     file.unlink()
 
     if waiting:
@@ -98,20 +102,37 @@ def reference_piece(survey: Survey) -> Piece:
     return Piece("reference", "segment", name, {})
 
 
-def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort, progress: Progress) -> None:
-    """Write a kit. The steps are not known yet, so its widths are multiples of a sixteenth of each group's.
+def check_kit(folder: Path, target: TargetConfig) -> None:
+    """Check that a kit can be written.
 
     Raises:
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty, or no script times the target's engine.
+        BackendAbsent: what compiles the target's plans is not on this machine.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty", remedy="give a new folder to --emit-kit")
+    check_pieces(target)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not an empty folder", remedy="give a new folder to --emit-kit")
+
+
+def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort, progress: Progress) -> None:
+    """Write a kit, whole or not at all.
+
+    The steps are not known yet, so its widths are multiples of a sixteenth of each group's.
+
+    Raises:
+        ConfigError, BackendAbsent: see ``check_kit``.
+        EngineError: a plan cannot be compiled.
+    """
+    check_kit(folder, target)
     kinds = list(survey.kinds.values())
     pieces = [*survey.ladders(), *survey.ends(), *survey.design(kinds), *survey.networks(kinds, FITTED, HELD_OUT)]
     pieces = list({piece.name: piece for piece in pieces}.values())
     reference = reference_piece(survey)
-    kit.write_files(folder, progress.track([reference, *pieces], "writing", len(pieces) + 1), survey.build)
-    kit.emit(folder, kit.KitManifest.of_kit(survey, target, [reference, *pieces], effort))
+    manifest = kit.KitManifest.of_kit(survey, target, [reference, *pieces], effort)
+    what = "writing" if manifest.built is None else "building plans"
+    with whole(folder) as out:
+        write_pieces(out, progress.track([reference, *pieces], what, len(pieces) + 1), survey.build, target)
+        kit.emit(out, manifest)
     size = sum(file.stat().st_size for file in folder.iterdir())
     progress.note(f"{len(pieces)} files, {size / 1e6:.0f} MB: {folder}; {kit.README} says how to run them")
 
@@ -205,11 +226,7 @@ def this_machine(target: TargetConfig) -> Machine:
         BackendAbsent: the target's engine does not run here.
         ConfigError: the pieces of a table cannot be timed on that engine.
     """
-    if target.engine not in ENGINES:
-        raise ConfigError(
-            f"a latency table cannot be measured on engine '{target.engine}': only on {', '.join(ENGINES)}",
-            remedy="prune to prune.macs, prune.params or prune.ratio",
-        )
+    check_pieces(target)
     remedy = "write a kit for the device with --emit-kit DIR"
     try:
         backend(target.engine).require(target.device)

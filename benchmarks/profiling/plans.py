@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.profiling import kit
 from benchmarks.profiling.kit import Effort
+from benchmarks.profiling.pieces import for_this_gpu, write_pieces
 from benchmarks.profiling.survey import Piece, Survey
 from benchmarks.results.base import Bounds
 from benchmarks.statistics.intervals import Rounds, ratio_interval
@@ -29,7 +30,8 @@ def ratios(survey: Survey, plans: Sequence[WidthPlan], target: TargetConfig, eff
     pieces = [piece_of(f"plan{index}", plan) for index, plan in enumerate(plans)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        kit.write_files(folder, [DENSE, *pieces], survey.build)
+        target = for_this_gpu(target)
+        write_pieces(folder, [DENSE, *pieces], survey.build, target)
         kit.write_manifest(folder, kit.GuestManifest.of(target, [DENSE, *pieces], survey.weights, effort))
         for _ in kit.run_guest(folder):
             pass

@@ -12,6 +12,7 @@ from benchmarks.results.base import Bounds
 from benchmarks.results.latency import Work
 from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, literal, markdown
+from benchmarks.timing.devices import on_gpu
 from compress.config import PruneConfig
 from compress.files import MANIFEST, file_sha256, tree_sha256
 from compress.prune.allocation.plan import WidthPlan
@@ -132,8 +133,8 @@ def table_of(run: Run) -> LatencyTable | None:
 def measured_where(network: MeasuredNetwork, place: Machine) -> bool:
     """Whether a network was measured like a table: same engine, target, device, threads and batch."""
     latency, host = network.latency, network.latency.host
-    on_gpu = latency.device == "cuda" or place.engine == "tensorrt"
-    same_device = any(gpu.startswith(place.device) for gpu in host.gpus) if on_gpu else host.cpu == place.device
+    gpu = latency.device == "cuda" or on_gpu(place.engine)
+    same_device = any(name.startswith(place.device) for name in host.gpus) if gpu else host.cpu == place.device
     here = (latency.backend.name, latency.modes.get("threads"), latency.scenario.batch)
     same_target = network.target in ("", place.target)  # older files do not state it
     return here == (place.engine, place.threads, place.batch) and same_device and same_target

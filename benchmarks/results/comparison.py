@@ -29,6 +29,7 @@ from scipy.stats import gmean
 from benchmarks.results.base import Bounds
 from benchmarks.results.latency import EngineComparison, Gate, LatencyResult, Pace, RunComparison
 from benchmarks.statistics import intervals
+from benchmarks.timing.devices import on_gpu
 from benchmarks.timing.machine import concerns, shared, tool
 from benchmarks.timing.worker import FEWEST
 from compress.errors import ConfigError
@@ -137,7 +138,7 @@ def conditions(result: LatencyResult) -> dict[str, str]:
         "governor": result.monitor.before.governor or "not reported",
         "affinity": ",".join(map(str, affinity)) if affinity else "none",
         "device": result.device,
-        **({"GPUs": "; ".join(host.gpus)} if result.device == "cuda" or backend.name == "tensorrt" else {}),
+        **({"GPUs": "; ".join(host.gpus)} if result.device == "cuda" or on_gpu(backend.name) else {}),
         "engine": f"{backend.name} {backend.version}",
         "provider": backend.actual,
         "parallel streams": str(scenario.streams),

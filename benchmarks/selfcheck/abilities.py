@@ -15,7 +15,7 @@ from benchmarks.timing.gpu import gpu_names
 from benchmarks.timing.heat import heat
 from benchmarks.timing.machine import own_processors
 from compress import __version__, targets
-from compress.engines.base import backend, check_machine, version_of
+from compress.engines.base import backend, check_machine, require_builder, version_of
 from compress.engines.saturation import pair_sums
 from compress.errors import BackendAbsent, PipelineError
 from compress.prune.latency.machine import processor
@@ -70,17 +70,13 @@ def abilities() -> list[Ability]:
 
 def _engine(name: str) -> Ability:
     try:
-        backend(name).require(_device(name))
+        backend(name).require(BACKENDS[name].device)
         version = version_of(name)
     except BackendAbsent as absent:
         return Ability("engine", name, absent.message, here=False, remedy=absent.remedy or "")
     except (ImportError, OSError) as error:  # the library is installed but does not load
         return Ability("engine", name, str(error), here=False)
     return Ability("engine", name, version, here=True)
-
-
-def _device(engine: str) -> str:
-    return "cuda" if engine == "tensorrt" else "cpu"
 
 
 def _int8(engine: str) -> Ability:
@@ -153,11 +149,15 @@ def _target(name: str) -> Ability:
     engine = targets.profile(name).engines[0]
     try:
         check_machine(name)
-        backend(engine).require(_device(engine))
+        require_builder(engine, BACKENDS[engine].device)
     except BackendAbsent as absent:
         return Ability(
             "target", name, f"cannot be built here: {absent.message}", here=False, remedy=absent.remedy or ""
         )
+    try:
+        backend(engine).require(BACKENDS[engine].device)
+    except BackendAbsent as absent:
+        return Ability("target", name, f"can be built here, for {engine}, but not run: {absent.message}", here=True)
     return Ability("target", name, f"can be built here, for {engine}", here=True)
 
 

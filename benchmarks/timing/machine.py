@@ -22,7 +22,16 @@ from compress import __version__
 from compress.engines.saturation import pair_sums
 
 T = TypeVar("T")
-_LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt")
+# TensorRT for RTX: NVIDIA's package; or the bindings, and ONNX Runtime's plug-in, which carries the libraries.
+RTX_LIBRARIES = (
+    "tensorrt-rtx",
+    *(
+        name
+        for cuda in ("cu12", "cu13")
+        for name in (f"tensorrt-rtx-{cuda}-bindings", f"onnxruntime-ep-nv-tensorrt-rtx-{cuda}")
+    ),
+)
+_LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "torch", "tensorrt", *RTX_LIBRARIES)
 _WAITED, _OTHERS = 0.02, 0.1  # warn above these shares of the time and of the processors
 _PROCESSORS = Path("/sys/devices/system/cpu")
 _GOVERNOR = _PROCESSORS / "cpu0/cpufreq/scaling_governor"
@@ -40,9 +49,14 @@ def host(*engines: str) -> Host:
         system=platform.platform(),
         python=platform.python_version(),
         gpus=gpu_names(),
-        libraries={name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+        libraries=installed(_LIBRARIES),
         int8_pair_sums={engine: sums for engine in engines if (sums := pair_sums(engine)) is not None},
     )
+
+
+def installed(libraries: Sequence[str]) -> dict[str, str]:
+    """The versions of those of the packages that are installed."""
+    return {name: version for name in libraries if (version := _version(name)) is not None}
 
 
 def machine_state(watch_s: float = 0.2) -> MachineState:

@@ -27,10 +27,10 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from benchmarks.timing.contention import Watched, watch
+from benchmarks.timing.devices import on_gpu
 from calibration.children import tied, undisturbed
-from compress.engines.base import Array, Engine, TensorSpec, open_engine
+from compress.engines.base import Array, Engine, TensorSpec, engine_of, open_engine
 from compress.errors import EngineError, PipelineError
-from compress.registries import BACKENDS
 
 Clock = Callable[[], int]
 Run = Callable[[], object]
@@ -90,7 +90,7 @@ class Settings:
 
     def on_gpu(self, engine: Path) -> bool:
         """Whether an engine file runs on a GPU."""
-        return self.device == "cuda" or engine.suffix == BACKENDS["tensorrt"].suffix
+        return self.device == "cuda" or on_gpu(engine_of(engine))
 
 
 Opener = Callable[[Path, Settings], Engine]

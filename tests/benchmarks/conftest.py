@@ -17,6 +17,8 @@ from calibration.loader import batches
 from calibration.preprocess import Preprocess
 from calibration.transforms import eval_transform
 from compress.engines.metadata import Metadata
+from compress.engines.tensorrt.rtx import RTX
+from compress.errors import BackendAbsent
 from compress.export import overflow
 
 PREPROCESS = Preprocess(size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -89,3 +91,12 @@ def quantized(float_onnx: Path, by: str, name: str) -> Path:
     path = float_onnx.with_name(name)
     peer([by, "--fp32", str(float_onnx), "--data", "digits", "--images", "40", "--out", str(path)])
     return path
+
+
+@pytest.fixture(scope="session")
+def rtx() -> None:
+    """Skip the test where TensorRT for RTX cannot build."""
+    try:
+        RTX.require_builder("cuda")
+    except BackendAbsent as absent:
+        pytest.skip(absent.message)

@@ -251,6 +251,17 @@ def test_only_a_folder_of_its_own_is_replaced(network: Maker, photo: Path, capsy
     assert [file.name for file in foreign.iterdir()] == ["thesis.txt"]
 
 
+def test_the_current_folder_is_refused_because_the_shell_would_stay_in_a_deleted_one(
+    network: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, here = network().resolve(), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert main(["--engine", str(engine), "--output", "."]) == 2
+    assert "is the current folder" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
 def test_a_failure_leaves_nothing_behind(network: Maker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = network()
     Image.new("RGB", (5, 5)).save(tmp_path / "small.png")
