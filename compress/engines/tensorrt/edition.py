@@ -91,7 +91,7 @@ class Edition(ABC):
             trt = self.load()
         except ModuleNotFoundError as error:
             raise self._absent(f"the Python package '{error.name}'", self.install) from None
-        except (ImportError, OSError) as error:
+        except (ImportError, OSError, AttributeError) as error:  # a function may be missing too
             raise self._absent(f"its libraries ({error})", self.install) from None
         if not hasattr(trt, "Builder"):  # any folder of that name could be imported
             raise self._absent(f"the Python package '{trt.__name__}'", self.install)

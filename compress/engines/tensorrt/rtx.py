@@ -59,7 +59,8 @@ class TensorRTForRTX(Edition):
             )
         config.num_compute_capabilities = len(wanted)
         for index, capability in enumerate(wanted):
-            config.set_compute_capability(known[capability], index)
+            if not config.set_compute_capability(known[capability], index):
+                raise EngineError(f"{self.title} does not build for compute capability {capability}")
 
     def options(self, target: TargetConfig) -> dict[str, Any]:
         return target.tensorrt_rtx.model_dump(mode="json")
