@@ -30,6 +30,7 @@ def families(
     Exit code: 0, 1 a network cannot be built, 2 usage, 5 the target's engine is absent.
     """
     from benchmarks.evaluation.families import build_families
+    from benchmarks.evaluation.families import families as networks
     from benchmarks.results.tables import show
     from compress.engines.base import require_builder, version_of
     from compress.errors import ConfigError
@@ -41,13 +42,13 @@ def families(
     if not tensorrt_runs(profile(name)):
         raise ConfigError(f"this command is for TensorRT, and {target} is not", remedy="--target tensorrt-rtx")
     chosen = TargetConfig.model_validate({"name": name})
+    if not any(only in network for network in networks(size)):
+        raise ConfigError(f"no network has '{only}' in its name", remedy=f"known: {'; '.join(networks(size))}")
     require_builder(chosen.engine, chosen.device)
     with TemporaryDirectory() as scratch:
         folder = output or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         built = list(build_families(chosen, folder, size, only, Terminal()))
-    if not built:
-        raise ConfigError(f"no network has '{only}' in its name", remedy="leave out --only")
     show(
         Console(),
         f"{chosen.engine} {version_of(chosen.engine)}, {size} pixels; each file parsed and built",
