@@ -154,7 +154,7 @@ class TensorRT:
         return bytes(plan)
 
 
-class TensorRTForRtx(TensorRT):
+class TensorRTForRTX(TensorRT):
     """Plans that the kit holds. A plan's kernels are compiled for this GPU when it is opened, before they are timed."""
 
     suffix = ".plan"
@@ -272,7 +272,7 @@ ENGINES: dict[str, Any] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
     "tensorrt": TensorRT,
-    "tensorrt-rtx": TensorRTForRtx,
+    "tensorrt-rtx": TensorRTForRTX,
 }
 
 

@@ -15,6 +15,7 @@ from compress.config import DataConfig, load_config
 from compress.console import Console
 from compress.errors import ConfigError, DataError
 from compress.parse import brief
+from compress.registries import BACKENDS
 
 if TYPE_CHECKING:
     from calibration.split import Split
@@ -101,7 +102,7 @@ def _engine_file(model: Path | None) -> Path | None:
             raise ConfigError(f"{model} has no model.safetensors", remedy=_GIVE)
         return file
     described = model.name == "model.safetensors" and (model.parent / "model.json").is_file()
-    return model if described or model.suffix in (".onnx", ".xml", ".plan") else None
+    return model if described or model.suffix in {known.suffix for known in BACKENDS.values()} else None
 
 
 def _trained(run: Path) -> Path:

@@ -232,13 +232,14 @@ def engine_of(path: Path) -> str | None:
     >>> engine_of(Path("resnet18_int8.xml")), engine_of(Path("resnet18.pth"))
     ('openvino', None)
     """
-    named = {name: known.magic for name, known in BACKENDS.items() if known.suffix == path.suffix}
-    if len(named) > 1 and path.is_file():
+    magic = {name: known.magic for name, known in BACKENDS.items() if known.suffix == path.suffix}
+    start = b""
+    if len(magic) > 1 and path.is_file():
         with path.open("rb") as file:
             start = file.read(16)
-        known = next((name for name, magic in named.items() if magic and start.startswith(magic)), None)
-        return known or next(name for name, magic in named.items() if not magic)
-    return next(iter(named), None)
+    # One whose first bytes they are comes before one that claims none.
+    ordered = sorted(magic, key=lambda name: (not magic[name] or not start.startswith(magic[name]), bool(magic[name])))
+    return next(iter(ordered), None)
 
 
 def engine_files(path: Path) -> tuple[Path, ...]:

@@ -87,15 +87,22 @@ class Edition(ABC):
         Raises:
             BackendAbsent: it cannot be imported; the message says what is missing.
         """
+        trt, missing = self._find()
+        if missing:
+            raise self._absent(missing, self.install)
+        return trt
+
+    def _find(self) -> tuple[Any, str]:
+        """The module of the bindings, and what is missing; one of the two is empty."""
         try:
             trt = self.load()
         except ModuleNotFoundError as error:
-            raise self._absent(f"the Python package '{error.name}'", self.install) from None
+            return None, f"the Python package '{error.name}'"
         except (ImportError, OSError, AttributeError) as error:  # a function may be missing too
-            raise self._absent(f"its libraries ({error})", self.install) from None
+            return None, f"its libraries ({error})"
         if not hasattr(trt, "Builder"):  # any folder of that name could be imported
-            raise self._absent(f"the Python package '{trt.__name__}'", self.install)
-        return trt
+            return None, f"the Python package '{trt.__name__}'"
+        return trt, ""
 
     def version(self) -> str:
         """The version of the bindings, and so of the library; "unknown" if it is not here."""
@@ -108,12 +115,8 @@ class Edition(ABC):
         """Raise BackendAbsent, naming all that is missing, unless plans run on this machine."""
         import torch
 
-        missing, remedies = [], []
-        try:
-            self.module()
-        except BackendAbsent as absent:
-            missing.append(absent.message.partition(": missing ")[2])
-            remedies.append(self.install)
+        _, package = self._find()
+        missing, remedies = ([package], [self.install]) if package else ([], [])
         if not torch.cuda.is_available():
             missing.append("an NVIDIA GPU that torch can see")
             remedies.append(self.place)

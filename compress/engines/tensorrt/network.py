@@ -24,10 +24,10 @@ _WEIGHTED = {"CONVOLUTION": "Conv2d", "MATRIX_MULTIPLY": "Linear"}  # TensorRT h
 
 @dataclass(frozen=True)
 class Fault:
-    """A layer that would not run in INT8, or not fuse.
+    """What keeps a layer from running in INT8 as it should, or a file from being read or built.
 
     Attributes:
-        node: the ONNX node that it was made of.
+        node: the ONNX node that the layer was made of; empty for the whole file.
         message: what is wrong with it; ``node`` is the beginning of the sentence.
         cause: the ONNX node of the layer that it concerns, if that is another.
         kind: the layer's type in PyTorch, if it has weights.

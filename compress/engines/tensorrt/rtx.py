@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,18 +48,15 @@ class TensorRTForRTX(Edition):
         return trt
 
     def configure(self, trt: Any, builder: Any, config: Any, target: TargetConfig) -> None:
-        wanted = target.tensorrt_rtx.capabilities
-        known = {_capability(name): value for name, value in trt.ComputeCapability.__members__.items()}
-        unknown = [capability for capability in wanted if capability not in known]
-        if unknown:
-            raise EngineError(
-                f"{self.title} {trt.__version__} cannot build for compute capability {unknown[0]}",
-                remedy=f"target.tensorrt_rtx.capabilities may have {', '.join(filter(None, known))}",
-            )
-        config.num_compute_capabilities = len(wanted)
-        for index, capability in enumerate(wanted):
-            if not config.set_compute_capability(known[capability], index):
-                raise EngineError(f"{self.title} does not build for compute capability {capability}")
+        members = trt.ComputeCapability.__members__
+        config.num_compute_capabilities = len(target.tensorrt_rtx.capabilities)
+        for index, capability in enumerate(target.tensorrt_rtx.capabilities):
+            member = members.get(f"SM{capability.replace('.', '')}")
+            if member is None or not config.set_compute_capability(member, index):
+                raise EngineError(
+                    f"{self.title} {trt.__version__} cannot build for compute capability {capability}",
+                    remedy=f"it knows {', '.join(name for name in members if name.startswith('SM'))}",
+                )
 
     def options(self, target: TargetConfig) -> dict[str, Any]:
         return target.tensorrt_rtx.model_dump(mode="json")
@@ -73,7 +69,8 @@ class TensorRTForRTX(Edition):
 
         record = vouched(path, engine=self.name, version=self.version())
         major, minor = torch.cuda.get_device_capability()
-        if f"{major}.{minor}" not in list(record.options.get("capabilities") or ()):
+        built = record.options.get("capabilities")
+        if not isinstance(built, list) or f"{major}.{minor}" not in built:
             raise EngineError(
                 f"{path} was built for {record.device}; this GPU, {torch.cuda.get_device_name()}, has {major}.{minor}",
                 remedy=f"build it again with `--set target.tensorrt_rtx.capabilities=['{major}.{minor}']`",
@@ -113,15 +110,6 @@ def cache_path(plan: Path) -> Path:
     'resnet18_int8.plan.cache'
     """
     return plan.with_name(f"{plan.name}.cache")
-
-
-def _capability(member: str) -> str:
-    """
-    >>> _capability("SM86"), _capability("SM120"), _capability("CURRENT")
-    ('8.6', '12.0', '')
-    """
-    found = re.fullmatch(r"SM(\d+)(\d)", member)
-    return f"{found[1]}.{found[2]}" if found else ""
 
 
 def _load_libraries() -> list[str]:

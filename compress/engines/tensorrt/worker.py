@@ -139,6 +139,8 @@ def work(job: Job) -> Answer:
         with tempfile.TemporaryDirectory() as scratch:
             plan, profile = build_plan(edition, trt, path, target, Path(scratch), SILENT)
     except EngineError as error:
+        if job.target is not None:
+            raise
         return Answer(replace(parsed, refused=(Fault("", error.message),)))
     if job.plan is not None:
         Path(job.plan).write_bytes(plan)

@@ -195,6 +195,8 @@ def test_a_file_that_cannot_be_built_is_told_in_words(
     with pytest.raises(EngineError, match=message) as caught:
         build_engine("tensorrt-rtx", path, tmp_path / "build", rtx())
     assert "\n" not in caught.value.message
+    assert caught.value.message.count("cannot build") < 2  # said once, not by each process
+    assert ("use batch 4" in caught.value.remedy) == (change == "fixed batch")
     assert list((tmp_path / "build").iterdir()) == []
 
 

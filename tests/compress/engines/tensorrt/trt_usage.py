@@ -87,7 +87,7 @@ def usage(edition: str) -> Usage:
 def _of(edition: str, tree: ast.Module) -> ast.Module:
     """A module without the classes that only the other edition is asked by."""
     if edition == "tensorrt":
-        tree.body = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and "Rtx" in node.name)]
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and "RTX" in node.name)]
     return tree
 
 
