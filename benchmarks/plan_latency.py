@@ -50,8 +50,8 @@ def plan_latency(
     from benchmarks.results.plans import PlanLatencyFile, PlanRatio
     from benchmarks.results.tables import interval, show
     from compress.config import TargetConfig
+    from compress.graph.plan import WidthPlan
     from compress.models.model import ANY, load_model
-    from compress.prune.allocation.plan import WidthPlan
 
     given = {"engine": engine, "device": device}
     chosen = {"name": target, "threads": threads, "batch": batch}

@@ -65,6 +65,7 @@ def batches(
     seed: int = 0,
     workers: int = 0,
     drop_last: bool = False,
+    steps: int | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Batches:
@@ -74,6 +75,7 @@ def batches(
 
     Args:
         drop_last: leave out a last batch that is not full.
+        steps: so many full batches in place of one pass over the images, which are gone through as often as it takes.
         rank, world: this process gets every ``world``-th image of each batch, starting at ``rank``; together the
             processes see the same batches as a single process would.
 
@@ -84,7 +86,11 @@ def batches(
     >>> len(loader), next(iter(loader))[0].shape
     (5, torch.Size([100, 3, 64, 64]))
     """
-    order = np.random.default_rng(seed).permutation(len(split)) if shuffle else np.arange(len(split))
+    generator = np.random.default_rng(seed)
+    passes = 1 if steps is None else -(-steps * batch_size // len(split))
+    order = np.concatenate(
+        [generator.permutation(len(split)) if shuffle else np.arange(len(split)) for _ in range(passes)]
+    )[: None if steps is None else steps * batch_size]
     starts = range(0, len(order) - (batch_size - 1 if drop_last else 0), batch_size)
     plan = [order[start : start + batch_size][rank::world].tolist() for start in starts]
     return Batches(split, transform, plan, seed, workers)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -11,9 +12,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from calibration.errors import DataError
-from calibration.preprocess import MODES, Preprocess
+from calibration.preprocess import LARGEST, MODES, Preprocess, Sides
 
 Transform = Callable[[Image.Image], Tensor]
+Augment = Literal["none", "randaugment", "trivialaugment"]
+_AUGMENT: dict[str, type[torch.nn.Module]] = {
+    "randaugment": v2.RandAugment,
+    "trivialaugment": v2.TrivialAugmentWide,
+}
 
 
 def eval_transform(p: Preprocess) -> Transform:
@@ -29,8 +35,17 @@ def eval_transform(p: Preprocess) -> Transform:
     return _chain([*_resize(p), _Large(p.sides), v2.CenterCrop(p.sides), *_tensor(p)])
 
 
-def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float, resized_crop: float = 0.0) -> Transform:
-    """Like ``eval_transform``, with a randomly shifted crop, flip and colours (PyTorch's global generator).
+def train_transform(
+    p: Preprocess,
+    *,
+    crop: float,
+    flip: bool,
+    jitter: float,
+    resized_crop: float = 0.0,
+    augment: Augment = "none",
+    erasing: float = 0.0,
+) -> Transform:
+    """Like ``eval_transform``, with random changes (PyTorch's global generator), by torchvision's transforms.
 
     Args:
         crop: largest shift of the crop from the centre, as a share of ``size``; outside the image it is black.
@@ -38,6 +53,12 @@ def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float, re
         jitter: change brightness, contrast and saturation by factors from 1 - jitter to 1 + jitter.
         resized_crop: above 0, in place of the shifted crop: a crop of random size and shape, which is resized; this is
             the least share of the image's area that it takes (Szegedy et al. 2015, arXiv:1409.4842, section 6).
+        augment: change colours and shapes by RandAugment (Cubuk et al. 2019, arXiv:1909.13719; two operations of
+            strength 9) or TrivialAugment (Mueller and Hutter 2021, arXiv:2103.10158; one of any strength).
+        erasing: share of the images in which a rectangle gets the mean colour (Zhong et al. 2017, arXiv:1708.04896).
+
+    Raises:
+        DataError: ``augment`` with an alpha channel.
     """
     steps: list[torch.nn.Module] = []
     if resized_crop > 0:
@@ -49,7 +70,37 @@ def train_transform(p: Preprocess, *, crop: float, flip: bool, jitter: float, re
         steps.append(v2.RandomHorizontalFlip())
     if jitter > 0:
         steps.append(v2.ColorJitter(jitter, jitter, jitter))
-    return _chain([*steps, *_tensor(p)])
+    if augment != "none":
+        if p.channels not in (1, 3):
+            raise DataError(
+                f"augment='{augment}' changes colours, and the network's input has {p.channels} channels with alpha",
+                remedy="set augment='none'",
+            )
+        mode = v2.InterpolationMode.NEAREST if p.interpolation == "nearest" else v2.InterpolationMode.BILINEAR
+        steps.append(_AUGMENT[augment](interpolation=mode))
+    return _chain([*steps, *_tensor(p), *([v2.RandomErasing(erasing)] if erasing > 0 else [])])
+
+
+def at_size(p: Preprocess, size: Sides | None) -> Preprocess:
+    """The same preprocessing for another input size: what is resized before the crop is resized in proportion.
+
+    >>> at_size(Preprocess(224, resize=256), 112).resize
+    128
+    """
+    if size is None:
+        return p
+    new = replace(p, size=size, resize=0)
+    if not p.resize:
+        return new
+    factors = [to / of for to, of in zip(new.sides, p.sides, strict=True)]
+    if isinstance(p.resize, int):
+        return replace(new, resize=_at_least(max(new.sides), p.resize * max(factors)))
+    height, width = (_at_least(to, side * f) for to, side, f in zip(new.sides, p.resize, factors, strict=True))
+    return replace(new, resize=(height, width))
+
+
+def _at_least(crop: int, side: float) -> int:
+    return max(crop, min(LARGEST, round(side)))
 
 
 def _chain(steps: list[torch.nn.Module]) -> Transform:

@@ -49,7 +49,7 @@ RANGES: Registry[Method] = Registry(
 )
 
 STEPS: Registry[Step] = Registry(
-    "training step", {name: f"compress.train.steps:{name}" for name in ("mixup", "cutmix")}
+    "training step", {name: f"compress.train.steps:{name}" for name in ("mixup", "cutmix", "mixup_or_cutmix")}
 )
 
 BACKENDS: Registry[Backend] = Registry("engine", {})

@@ -28,8 +28,8 @@ from compress.engines.stage import build
 from compress.errors import BackendAbsent, ConfigError, DataError
 from compress.export.stage import export
 from compress.files import write_atomic
+from compress.graph.plan import WidthPlan
 from compress.progress import SILENT, Progress
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.table import LatencyTable, Machine
 from compress.prune.stage import PLAN, TABLE, prune
 from compress.quantize.stage import quantize

@@ -23,8 +23,8 @@ from compress.engines.sidecar import read_sidecar
 from compress.engines.stage import build
 from compress.errors import PipelineError
 from compress.export.stage import export
+from compress.graph.plan import WidthPlan
 from compress.progress import SILENT, Progress
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.stage import PLAN, prune
 from compress.quantize.stage import quantize
 from compress.registries import BACKENDS

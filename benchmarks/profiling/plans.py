@@ -15,7 +15,7 @@ from benchmarks.profiling.survey import Piece, Survey
 from benchmarks.results.base import Bounds
 from benchmarks.statistics.intervals import Rounds, ratio_interval
 from compress.config import TargetConfig
-from compress.prune.allocation.plan import WidthPlan
+from compress.graph.plan import WidthPlan
 
 EFFORT = Effort(rounds=32, round_s=0.03)
 DENSE = Piece("dense", "network", "", {})

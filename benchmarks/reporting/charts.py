@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.reporting.figures import BLUE, GREY, RED, STYLE, caption, svg
 from benchmarks.results.base import Bounds
 from benchmarks.results.latency import LatencyResult
-from compress.prune.allocation.plan import WidthPlan
+from compress.graph.plan import WidthPlan
 from compress.quantize.sensitivity import LayerRatios
 
 WIDTH = 4.4  # inches; at this width the labels can be read on a phone

@@ -17,9 +17,9 @@ from benchmarks.results.networks import MeasuredNetwork, ParetoFile
 from calibration.names import readable
 from compress.errors import PipelineError
 from compress.files import MANIFEST
+from compress.graph.plan import WidthPlan
 from compress.parse import read
 from compress.prune.allocation.allocate import FrontFile
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.losses.store import LOSSES, Measured, load_losses
 from compress.prune.stage import FRONT, PLAN
 from compress.run import read_manifest

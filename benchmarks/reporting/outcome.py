@@ -15,7 +15,7 @@ from benchmarks.results.tables import interval, literal, markdown
 from benchmarks.timing.devices import on_gpu
 from compress.config import PruneConfig
 from compress.files import MANIFEST, file_sha256, tree_sha256
-from compress.prune.allocation.plan import WidthPlan
+from compress.graph.plan import WidthPlan
 from compress.prune.latency.table import LatencyTable, Machine
 from compress.prune.stage import PLAN, TABLE
 from compress.run import Run, read_manifest

@@ -12,9 +12,9 @@ from benchmarks.results.networks import MeasuredNetwork, ParetoFile, SummaryFile
 from compress.engines.sidecar import engine_sha256
 from compress.errors import PipelineError
 from compress.files import MANIFEST
+from compress.graph.plan import WidthPlan
 from compress.models.model import describe_model
 from compress.parse import read
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.confirm import ConfirmedFile, Tried
 from compress.prune.latency.table import LatencyTable
 from compress.prune.stage import CONFIRMED, PLAN

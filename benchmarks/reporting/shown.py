@@ -21,8 +21,8 @@ from benchmarks.results.plans import PlanLatencyFile
 from benchmarks.results.tables import interval, show
 from compress.console import Console
 from compress.errors import ConfigError
+from compress.graph.plan import WidthPlan
 from compress.parse import parse, read_bytes
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.table import LatencyTable
 from compress.prune.stage import describe
 

@@ -11,8 +11,8 @@ from benchmarks.results.base import Record, Verdict
 from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult
 from compress.engines.metadata import Metadata
+from compress.graph.plan import WidthPlan
 from compress.parse import Count, Finite, Positive, Share
-from compress.prune.allocation.plan import WidthPlan
 
 WHOLE = "no layer in float"  # the end of a network's name; see ``benchmarks.evaluation.summary``
 

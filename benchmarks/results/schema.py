@@ -33,9 +33,9 @@ from benchmarks.results.trust import TrustFile
 from compress.engines.auto import AutoFile
 from compress.engines.sidecar import Sidecar
 from compress.export.stage import ExportFile
+from compress.graph.plan import WidthPlan
 from compress.models.model import Description
 from compress.prune.allocation.allocate import FrontFile
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.confirm import ConfirmedFile
 from compress.prune.latency.table import LatencyTable
 from compress.prune.losses.store import LossesFile

@@ -21,7 +21,7 @@ from compress.config.sections import (
     TensorrtConfig,
     TensorrtRtxConfig,
 )
-from compress.config.training import FinetuneConfig, QatConfig, TrainConfig
+from compress.config.training import FinetuneConfig, QatConfig, TaughtConfig, TrainConfig
 from compress.config.whole import Config
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "RunConfig",
     "Section",
     "TargetConfig",
+    "TaughtConfig",
     "TensorrtConfig",
     "TensorrtRtxConfig",
     "TrainConfig",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from compress.config.section import Fraction, Positive, Section, also_called, known, plain
+from compress.config.recipes import Recipe, filled
+from compress.config.section import Fraction, Positive, Section, also_called, known, plain, sides
 from compress.registries import STEPS
 
 # Keys of the training sections by the names that other tools have for them.
@@ -24,6 +26,15 @@ MEANT = {
     "gamma": "step_gamma",
     "period": "cycle_epochs",
     "wd": "weight_decay",
+    "autoaugment": "augment",
+    "randaugment": "augment",
+    "trivialaugment": "augment",
+    "trivialaugmentwide": "augment",
+    "randomerasing": "erasing",
+    "modelema": "ema",
+    "gradaccumsteps": "accumulate",
+    "accumulategradbatches": "accumulate",
+    "earlystopping": "patience",
 }
 
 
@@ -36,12 +47,27 @@ def _is_step(name: Any) -> Any:
 class TrainConfig(Section):
     """Settings of the training loop; baseline, fine-tuning and QAT each have their own section."""
 
+    section: ClassVar[str] = "train"
+
+    recipe: Recipe | None = Field(None, description="settings by name; each key that is given beside it goes before it")
     epochs: Annotated[int, Field(ge=0)] | None = Field(None, description="passes over the training images")
-    batch_size: Positive = Field(64, description="images a step")
+    steps_per_epoch: Positive | None = Field(
+        None, description="steps that make an epoch; default: one pass over the images"
+    )
+    patience: Positive | None = Field(
+        None, description="stop after so many epochs that brought no gain on held-out images; default: never"
+    )
+    batch_size: Positive = Field(64, description="images in a batch")
+    accumulate: Positive = Field(
+        1, description="batches whose gradients make one step, as one batch of so many times the size would"
+    )
     optimizer: Annotated[Literal["sgd", "adam", "adamw"], also_called({})] = Field(
         "sgd", description="optimizer; sgd with momentum"
     )
     lr: Annotated[float, Field(gt=0)] = Field(0.05, description="peak learning rate")
+    relative_lr: bool = Field(
+        False, description="the rate is a share of the size of each tensor's values (with adam and adamw, often 0.003)"
+    )
     momentum: Fraction = Field(0.9, description="SGD momentum (Nesterov)")
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="on weights; not on BN and biases")
     schedule: Annotated[
@@ -63,6 +89,13 @@ class TrainConfig(Section):
     )
     flip: bool = Field(True, description="random horizontal flip")
     jitter: Annotated[float, Field(ge=0)] = Field(0.0, description="colour jitter strength")
+    augment: Annotated[
+        Literal["none", "randaugment", "trivialaugment"], also_called({"trivialaugmentwide": "trivialaugment"})
+    ] = Field("none", description="torchvision's random changes of colour and shape")
+    erasing: Fraction = Field(0.0, description="share of the images in which a random rectangle is erased")
+    size: Annotated[int | tuple[int, int], sides(1)] | None = Field(
+        None, description="input size in training, in pixels, often below data.input_size; default: the same"
+    )
     steps: tuple[Annotated[str, known(STEPS), BeforeValidator(_is_step)], ...] = Field(
         (), description="what is done to each batch before the forward pass, in this order"
     )
@@ -70,12 +103,23 @@ class TrainConfig(Section):
     distill: Fraction = Field(0.0, description="weight of distillation from the unpruned net (KL); 1 - this on labels")
     temperature: Annotated[float, Field(gt=0)] = Field(4.0, description="distillation temperature")
     clip_norm: Annotated[float, Field(ge=0)] = Field(5.0, description="clip the gradient norm to this; 0: no clipping")
-    amp: bool = Field(True, description="mixed precision on a GPU (no effect on CPU)")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="decay of an average of the weights over the steps, which is then kept; often 0.999; 0: none"
+    )
+    amp: bool = Field(True, description="mixed precision, on a GPU and on a CPU with AVX512-BF16 or AMX")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow(cls, values: Any) -> Any:
+        """Take what the recipe says for the keys that are not given."""
+        return filled(cls.section, values) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _schedulable(self) -> TrainConfig:
         """Refuse a schedule that cannot work before any stage begins."""
+        if self.relative_lr and self.optimizer == "sgd":
+            raise ValueError("relative_lr = true goes with optimizer = 'adam' or 'adamw', whose steps are of one size")
         if self.schedule in ("cyclical", "onecycle") and self.warmup:
             raise ValueError(f"schedule '{self.schedule}' rises by itself: leave warmup at 0")
         if self.schedule == "step":
@@ -94,17 +138,45 @@ class TrainConfig(Section):
         return self
 
 
-class FinetuneConfig(TrainConfig):
+class TaughtConfig(TrainConfig):
+    """Settings of a training that has a teacher."""
+
+    labels: bool = Field(
+        True, description="false: learn the teacher's features instead, from images that need no labels"
+    )
+
+    @model_validator(mode="after")
+    def _has_a_teacher(self) -> TaughtConfig:
+        if not self.labels and self.distill == 0:
+            raise ValueError("labels = false learns from a teacher: leave distill above 0")
+        return self
+
+    def without_labels(self) -> TaughtConfig:
+        """The settings where there is nothing but the teacher to learn from: the recipe ``mimic``, unless one is given.
+
+        >>> FinetuneConfig(batch_size=16).without_labels().optimizer, FinetuneConfig(recipe="none").without_labels().lr
+        ('adam', 0.02)
+        """
+        if not self.labels or self.recipe is not None:
+            return self
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        return type(self).model_validate({**given, "recipe": "mimic"})
+
+
+class FinetuneConfig(TaughtConfig):
+    section: ClassVar[str] = "finetune"
+
     epochs: Annotated[int, Field(ge=0)] | None = Field(5, description="passes over the training images")
-    lr: Annotated[float, Field(gt=0)] = Field(0.02, description="peak learning rate; a tenth of it without logits")
+    lr: Annotated[float, Field(gt=0)] = Field(0.02, description="peak learning rate")
     distill: Fraction = Field(
         0.5,
-        description="weight of distillation from the unpruned net (KL); 1 - this on labels; without logits: "
-        "above 0, the error of the outputs alone",
+        description="weight of distillation from the unpruned net (KL); 1 - this on labels; without labels: above 0",
     )
 
 
-class QatConfig(TrainConfig):
+class QatConfig(TaughtConfig):
+    section: ClassVar[str] = "qat"
+
     epochs: Annotated[int, Field(ge=0)] | None = Field(2, description="passes over the training images")
     lr: Annotated[float, Field(gt=0)] = Field(1e-3, description="peak learning rate")
     distill: Fraction = Field(0.5, description="weight of distillation from the unquantized net (KL)")

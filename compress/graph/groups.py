@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from compress.graph.channels import ChannelMap, Ids, Op, Side, Value
 from compress.graph.propagation import channels_after
@@ -181,3 +182,17 @@ def _group(units: Sequence[Mapping[tuple[str, Side], list[int]]], summed: bool, 
         count += 1
         name = f"{writers[-1].layer}#{count}"
     return Group(name, "stream" if summed else "inner", writers, slots("in"), slots("norm"))
+
+
+def kept_rows(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """By layer that reads a cut group: which of its inputs (channels * kernel) stay, as a mask."""
+    masks: dict[str, Tensor] = {}
+    for group in coupling:
+        gone = set(range(group.units)) - set(kept.get(group.name, range(group.units)))
+        for slot in group.readers if gone else ():
+            module = net.get_submodule(slot.layer)
+            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
+                inputs, taps = module.weight.shape[1], module.weight[0, 0].numel()
+                mask = masks.setdefault(slot.layer, torch.ones(inputs * taps, dtype=torch.bool)).view(inputs, taps)
+                mask[[position for unit in gone for position in slot.channels[unit]]] = False
+    return masks

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from compress.config import Budget
 from compress.graph.groups import Coupling, Group
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.models.cost import Cost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.allocation.search_space import Array, Latency
 
 Position = tuple[str, str]

@@ -13,12 +13,12 @@ from torch import nn
 
 from compress.config import Budget, PruneConfig, TargetConfig
 from compress.errors import ConfigError, PipelineError
+from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.model import Model, load_model
 from compress.prune.allocation.allocate import Front, Keep, Losses, SearchSpace, allocate, by_scores, front
 from compress.prune.allocation.constraints import Constraints
 from compress.prune.allocation.cost import WidthCost
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.importance.scores import Scores
 from compress.prune.iterative import Inherited, absolute, ancestors, schedule, untouched
 from compress.prune.latency.machine import here

@@ -20,13 +20,13 @@ from compress.data import RunImages
 from compress.distributed import pick_device, run_stage
 from compress.errors import ConfigError, DataError, ModelError
 from compress.files import tree_sha256, write_json
+from compress.graph.plan import PLAN, WidthPlan
 from compress.graph.structure import Structure
 from compress.lead import lead_stage
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.progress import SILENT, Progress
 from compress.prune.allocation.allocate import check_reachable
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.importance.scores import Scored, Scores
 from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
@@ -37,11 +37,10 @@ from compress.prune.repair.layerwise import repair
 from compress.prune.surgery import cut, verify
 from compress.registries import CRITERIA
 from compress.run import Run
-from compress.train.loop import fit
+from compress.train.tune import tune
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]
 
-PLAN = "plan.json"
 FRONT = "front.json"
 CONFIRMED = "confirmed.json"
 
@@ -64,9 +63,11 @@ def prune(config: Config, run: Run) -> Path:
         run.progress.note(told)
     images = RunImages(config.data, config.run.seed, run.directory, run.progress)
     origin = Origin.of(baseline, config.model.arch, config.prune, config.target, own_table)
-    if config.prune.rounds > 1 and config.prune.round_epochs and images.data.train is None:
+    trains = config.prune.rounds > 1 and config.prune.round_epochs and config.finetune.labels
+    if trains and images.data.train is None:
         raise DataError(
-            "fine-tuning between rounds needs images, and data.train is not set", remedy="set prune.round_epochs=0"
+            "fine-tuning between rounds needs images, and data.train is not set",
+            remedy="set finetune.labels=false, which makes do with the calibration images, or prune.round_epochs=0",
         )
     between = Run(run.directory / "rounds", force=run.force, progress=run.progress)
     for number in range(1, config.prune.rounds):
@@ -109,7 +110,7 @@ def _round(
             raise ModelError(f"the plan promises {plan.after}, the pruned network costs {cost}")
         plan = in_all(plan)
         if not last and settings.round_epochs:
-            _train(config, images.data, net, model, origin.net, scratch, run.progress)
+            _train(config, images.data, model.clone(net), origin.net, plan, scratch, run.progress)
         save_model(model.clone(net), out)
         write_json(out / PLAN, plan.to_json())
         for line in describe(plan):
@@ -216,27 +217,19 @@ def describe(plan: WidthPlan) -> list[str]:
 
 
 def _train(
-    config: Config,
-    data: Data,
-    net: nn.Module,
-    model: Model,
-    teacher: nn.Module,
-    scratch: Path,
-    progress: Progress,
+    config: Config, data: Data, pruned: Model, teacher: nn.Module, plan: WidthPlan, scratch: Path, progress: Progress
 ) -> None:
-    settings = config.finetune
-    assert data.train is not None
-    fit(
-        net,
-        data.train,
-        data.holdout,
-        model.preprocess,
-        settings,
+    tune(
+        pruned.net,
+        pruned,
+        teacher if config.finetune.distill > 0 else None,
+        data,
+        config.finetune,
         epochs=config.prune.round_epochs,
-        labels=bool(model.classes),
+        kept=plan.kept,
+        holdout=config.data.holdout,
         seed=config.run.seed,
         workers=config.data.workers,
-        teacher=teacher if settings.distill > 0 else None,
         scratch=scratch,
         progress=progress,
     )

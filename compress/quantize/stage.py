@@ -32,7 +32,7 @@ from compress.quantize.sensitivity import sensitivities
 from compress.quantize.store import load_calibrated, save_calibrated
 from compress.run import Run
 from compress.train.evaluate import evaluate
-from compress.train.loop import fit
+from compress.train.tune import tune
 
 RECORD = "quantize.json"
 ALL_INT8 = "all_int8"
@@ -259,27 +259,32 @@ def _train(
     ``fit`` counts the state that it starts from among the candidates, so QAT is never worse than PTQ on the held-out
     images.
     """
-    if data.train is None:
-        raise DataError("QAT needs training images, and data.train is not set", remedy="use quantize.mode=ptq")
+    if data.train is None and config.qat.labels and model.classes:
+        raise DataError(
+            "QAT needs training images, and data.train is not set",
+            remedy="use quantize.mode=ptq; or set qat.labels=false, which makes do with the calibration images",
+        )
     fake = fake_quantized(calibrated.net, calibrated.quantizers, config.qat.scales)
-    history = fit(
+    history = tune(
         fake,
-        data.train,
-        data.holdout,
-        model.preprocess,
+        model,
+        model.net if config.qat.distill > 0 else None,
+        data,
         config.qat,
-        epochs=config.qat.epochs or 0,
-        labels=bool(model.classes),
+        holdout=config.data.holdout,
         seed=config.run.seed,
         workers=config.data.workers,
-        teacher=model.net if config.qat.distill > 0 else None,
         scratch=scratch,
         progress=run.progress,
     )
-    if held_out is not None and history.top1 is not None:
-        held_out = {**held_out, "qat": history.top1, "qat_epoch": history.best}
     net, quantizers = trained(calibrated.net, calibrated.quantizers, fake)
-    return Calibrated(net, quantizers, float_net=net), held_out
+    result = Calibrated(net, quantizers, float_net=net)
+    if held_out is not None and data.holdout is not None and history.epochs:
+        top1 = history.top1
+        if top1 is None:  # trained without labels
+            top1 = evaluate(result.fake(), data.holdout, model.preprocess, workers=config.data.workers).top1
+        held_out = {**held_out, "qat": top1, "qat_epoch": history.best}
+    return result, held_out
 
 
 def _digest(sample: Split) -> str:

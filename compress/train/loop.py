@@ -18,21 +18,20 @@ from calibration.loader import batches
 from calibration.preprocess import Preprocess
 from calibration.seeds import derive
 from calibration.split import Split
-from calibration.transforms import train_transform
+from calibration.transforms import at_size, train_transform
 from compress.config import TrainConfig
-from compress.distributed import World, join, pick_device
+from compress.distributed import World, has_bfloat16, join, pick_device
 from compress.errors import ConfigError, ModelError
 from compress.progress import SILENT, Progress
 from compress.registries import STEPS
+from compress.train.average import Average
 from compress.train.history import Epoch, History
 from compress.train.objective import Labels, Objective, Outputs
 from compress.train.optimizer import make_optimizer, make_schedule
+from compress.train.readout import run
 from compress.train.snapshot import StateFile, Stateful, copy_weights
 
-NOTHING_TO_LEARN = "not trained: the network has no logits, and with distill=0 nothing else to learn from"
-
-SHARE_OF_LR = 0.1
-"""Of the learning rate, without labels: the network is near its teacher, and its batch norms are kept as they are."""
+NOTHING_TO_LEARN = "not trained: there are no labels, and with distill=0 nothing else to learn from"
 
 
 def fit(
@@ -53,16 +52,16 @@ def fit(
     """Train ``net`` in place; leave it in its best state, in eval mode, on the CPU.
 
     The best state is that of highest held-out accuracy (without labels: of least error), the latest of equals. The
-    state before the first epoch takes part, so the result is never worse on ``holdout`` than what came in. On a CPU the
-    same seed and number of threads give the same bits, and a training that was killed and resumed gives those of one
-    that was not.
+    state before the first epoch takes part, so the result is never worse on ``holdout`` than what came in. With
+    ``config.ema`` the states are those of the average. On a CPU the same seed and number of threads give the same bits,
+    and a training that was killed and resumed gives those of one that was not.
 
     Args:
         net: fx graphs and fake-quantized networks too.
         holdout: where None, the state after the last epoch is kept.
-        epochs: passes over ``train``; 0 only measures.
+        epochs: passes over ``train``, or times ``config.steps_per_epoch``; 0 only measures.
         labels: the network is a classifier of ``train``'s classes. Where it is not, or the images have no labels, it
-            learns the outputs of the teacher at a tenth of the rate; without one nothing is trained, which a note says.
+            learns the outputs of the teacher; without one nothing is trained, which a note says.
         teacher: whose outputs are learned from; needed where ``config.distill`` is above 0.
         scratch: folder of the state file, written after each epoch; training goes on from one that is there.
 
@@ -78,9 +77,10 @@ def fit(
     if not labels and teacher is None:
         progress.note(NOTHING_TO_LEARN)
         return History((), 0)
-    if not labels:
-        config = config.model_copy(update={"lr": config.lr * SHARE_OF_LR})
     batch = min(config.batch_size, len(train))
+    times = min(config.accumulate, len(train) // batch)
+    steps = config.steps_per_epoch or len(train) // (batch * times)
+    images = at_size(preprocess, config.size)
     job = f"{config.model_dump_json()} epochs={epochs} seed={seed} images={len(train)} labels={labels}"
 
     here = join(device)
@@ -90,28 +90,39 @@ def fit(
         progress = SILENT
 
     with _on(device, net, teacher), _seeded(seed, device):
-        steps = len(train) // batch
+        if config.size is not None:
+            run(net, torch.zeros(2, *images.shape), images)  # not every network takes another size
         objective: Objective = (
             Outputs(teacher, train, preprocess)
             if teacher is not None and not labels
             else Labels(net, teacher, train, preprocess, config)
         )
-        step = _Step(net, objective, config, epochs=max(epochs, 1), steps=steps, here=here)
+        step = _Step(net, objective, config, epochs=max(epochs, 1), steps=steps, times=times, here=here)
+        kept = step.average.net if step.average else net  # what is evaluated, and left behind
         state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
         if state is not None and (saved := state.load(device)) is not None:
             rows, best = saved
             progress.note(f"continuing after epoch {rows[-1].epoch} of {epochs}")
         else:
-            started, best = time.monotonic(), copy_weights(net)
+            started, best = time.monotonic(), copy_weights(kept)
             found = _held_out(net, holdout, objective, here, workers)
             rows = [Epoch(0, None, step.lr, found.get("top1"), _since(started), found.get("error"))]
             if objective.note:
                 progress.note(objective.note)
         transform = train_transform(
-            preprocess, crop=config.crop, flip=config.flip, jitter=config.jitter, resized_crop=config.resized_crop
+            images,
+            crop=config.crop,
+            flip=config.flip,
+            jitter=config.jitter,
+            resized_crop=config.resized_crop,
+            augment=config.augment,
+            erasing=config.erasing,
         )
 
         for epoch in range(len(rows), epochs + 1):
+            if config.patience and holdout is not None and epoch - (gained := _gained(rows)) > config.patience:
+                progress.note(f"stopped: no gain on the held-out images since epoch {gained}")
+                break
             started, lr, losses = time.monotonic(), step.lr, []
             torch.manual_seed(derive(seed, epoch))  # dropout and the like; order and augmentation have it from `seed=`
             loader = batches(
@@ -122,6 +133,7 @@ def fit(
                 seed=derive(seed, epoch),
                 workers=workers,
                 drop_last=True,
+                steps=steps * times,
                 rank=here.rank,
                 world=here.size,
             )
@@ -136,12 +148,13 @@ def fit(
                         remedy=f"lower the learning rate (lr={config.lr:g}), add warm-up, or clip harder (clip_norm)",
                     )
             here.align(net)
-            found = _held_out(net, holdout, objective, here, workers)
+            here.align(kept)
+            found = _held_out(kept, holdout, objective, here, workers)
             loss = here.sum(sum(losses) / len(losses)) / here.size
             rows.append(Epoch(epoch, loss, lr, found.get("top1"), _since(started), found.get("error")))
             progress.note(_line(rows[-1], epochs))
             if _best(rows) == epoch:
-                best = copy_weights(net)
+                best = copy_weights(kept)
             if state is not None and here.leads:
                 state.save(rows, best)
 
@@ -150,7 +163,7 @@ def fit(
 
 
 class _Step:
-    """One optimizer step: forward, loss, backward, clip, update; in mixed precision on a GPU.
+    """Forward, loss and backward for a batch; after every ``times`` batches, clip and update. Mixed precision on a GPU.
 
     fp16 needs its gradients scaled against underflow (Micikevicius et al. 2018, arXiv:1710.03740), bf16 does not.
     """
@@ -163,14 +176,17 @@ class _Step:
         *,
         epochs: int,
         steps: int,
+        times: int,
         here: World,
     ) -> None:
+        self._times, self._batches = times, 0
+        self.average = Average(net, config.ema) if config.ema > 0 else None
         self.config, self.objective = config, objective
         self.before = [STEPS[name] for name in config.steps]
         self.device = here.device
         self.net = here.wrap(net)
-        self.mixed = config.amp and here.device.type == "cuda"
-        self.dtype = torch.bfloat16 if self.mixed and torch.cuda.is_bf16_supported() else torch.float16
+        self.dtype = torch.bfloat16 if has_bfloat16(here.device) else torch.float16
+        self.mixed = config.amp and (here.device.type == "cuda" or self.dtype == torch.bfloat16)
         self.optimizer: Optimizer = make_optimizer(net, config)
         self.schedule = make_schedule(self.optimizer, config, epochs, steps)
         self.scaler = GradScaler(here.device.type, enabled=self.mixed and self.dtype == torch.float16)
@@ -180,13 +196,16 @@ class _Step:
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
+        if self.average:
+            self.parts["average"] = self.average
 
     @property
     def lr(self) -> float:
-        return float(self.optimizer.param_groups[0]["lr"])
+        group = self.optimizer.param_groups[0]
+        return float(group["lr"] / group["size"])
 
     def __call__(self, x: Tensor, y: Tensor) -> float:
-        """Take one step on images (N, C, H, W) and labels (N,); returns their loss, from before it."""
+        """Learn from images (N, C, H, W) and labels (N,); returns their loss, from before it."""
         x, y = x.to(self.device, memory_format=torch.channels_last), y.to(self.device)
         if self.before:
             y = F.one_hot(y, self.objective.classes).to(x)
@@ -194,15 +213,23 @@ class _Step:
                 x, y = change(x, y)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.mixed):
             loss = self.objective.loss(self.net(x), x, y)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self._batches % self._times == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss / self._times).backward()  # type: ignore[no-untyped-call]
+        self._batches += 1
+        if self._batches % self._times == 0:
+            self._update()
+        return float(loss.detach())
+
+    def _update(self) -> None:
         if self.config.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
-        return float(loss.detach())
+        if self.average:
+            self.average.update()
 
 
 def _held_out(
@@ -217,6 +244,11 @@ def _held_out(
 
 def _best(rows: list[Epoch]) -> int:
     return max(rows, key=lambda row: (row.score, row.epoch)).epoch
+
+
+def _gained(rows: list[Epoch]) -> int:
+    """The first epoch that was as good as the best."""
+    return max(rows, key=lambda row: (row.score, -row.epoch)).epoch
 
 
 def _line(row: Epoch, epochs: int) -> str:

@@ -91,7 +91,7 @@ class Outputs:
     """
 
     measure: Literal["top1", "error"] = "error"
-    note = "the network has no logits: it is trained to give the outputs of the unpruned network, without labels"
+    note = ""
 
     def __init__(self, teacher: nn.Module, train: Split, preprocess: Preprocess) -> None:
         self.classes = int(max(train.labels, default=0)) + 1  # of targets that are not looked at

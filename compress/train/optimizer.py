@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
@@ -18,17 +20,26 @@ from torch.optim.lr_scheduler import (
 from compress.config import TrainConfig
 from compress.errors import ConfigError
 
+_LEAST_SIZE = 1e-3  # of a tensor's values, so that zeros can leave their place
+
 
 def make_optimizer(net: nn.Module, config: TrainConfig) -> Optimizer:
     """SGD with Nesterov momentum, Adam or AdamW; weight decay on tensors of two dimensions and more alone.
 
-    BN's scales and all biases go undecayed (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
+    BN's scales and all biases go undecayed (Goyal et al. 2017, arXiv:1706.02677, section 5.3). With ``relative_lr``
+    each tensor has a rate of its own: ``config.lr`` times the root mean square of its values as they are now, as in
+    Adafactor (Shazeer and Stern 2018, arXiv:1804.04235, section 8). A step of Adam then changes all tensors by the same
+    share: the small weights of wide layers, quantizers' scales, and large weights.
     """
     trainable = [p for p in net.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    tensors = [[p] for p in trainable] if config.relative_lr else [trainable]
+    groups: list[dict[str, Any]] = []
+    for some in tensors:
+        size = max(_LEAST_SIZE, float(some[0].detach().square().mean().sqrt())) if config.relative_lr else 1.0
+        for decays in (True, False):
+            chosen = [p for p in some if (p.ndim > 1) is decays]
+            decay = config.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "weight_decay": decay, "lr": size * config.lr, "size": size})
     groups = [group for group in groups if group["params"]]
     if config.optimizer != "sgd":
         return (Adam if config.optimizer == "adam" else AdamW)(groups, lr=config.lr)
@@ -47,13 +58,14 @@ def make_schedule(optimizer: Optimizer, config: TrainConfig, epochs: int, steps:
     Raises:
         ConfigError: a warm-up that is too long.
     """
-    total = epochs * steps
+    total, rates = epochs * steps, [group["lr"] for group in optimizer.param_groups]
     warm = round(config.warmup * steps)
     if config.schedule == "onecycle":
-        return OneCycleLR(optimizer, config.lr, total_steps=total, cycle_momentum=config.momentum > 0)
+        return OneCycleLR(optimizer, rates, total_steps=total, cycle_momentum=config.momentum > 0)
     if config.schedule == "cyclical":
         half = (config.cycle_epochs or epochs / 2) * steps / 2
-        return CyclicLR(optimizer, config.lr / 4, config.lr, half, half, cycle_momentum=False)  # type: ignore[arg-type]
+        low = [rate / 4 for rate in rates]
+        return CyclicLR(optimizer, low, rates, half, half, cycle_momentum=False)  # type: ignore[arg-type]
     if warm >= total:
         raise ConfigError(f"warmup={config.warmup} epochs is not shorter than the training of {epochs}")
     main: LRScheduler

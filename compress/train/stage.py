@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from calibration.preprocess import Preprocess
 from calibration.sampler import calibration_sample
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
-from compress.config import Config, ModelConfig, TrainConfig
+from compress.config import Config, ModelConfig
 from compress.data import RunImages, preprocess_of
 from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
@@ -24,6 +23,7 @@ from compress.files import write_json
 from compress.frontend.network import RaisedNetwork
 from compress.frontend.raising import accept
 from compress.graph.head import head_of
+from compress.graph.plan import PLAN, WidthPlan
 from compress.models.batchnorm import has_stale_statistics, reparameterize
 from compress.models.checkpoint import load_trained
 from compress.models.layers import make_layer, shape_of
@@ -37,6 +37,7 @@ from compress.run import Run
 from compress.train.evaluate import class_count
 from compress.train.history import History
 from compress.train.loop import NOTHING_TO_LEARN, fit
+from compress.train.tune import tune
 
 BASELINE_EPOCHS = 12
 _STATISTICS_IMAGES = 256
@@ -85,7 +86,7 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
         chosen = 0 if outputs is None and config.train.epochs is None else epochs
         if outputs is None:
             _tell_of_a_backbone(config, chosen, run.progress)
-        history = _train(net, data, preprocess, config.train, chosen, config, scratch, run.progress)
+        history = _train(net, data, preprocess, chosen, config, scratch, run.progress)
         names = _class_names(outputs, labelled)
         save_model(Model(net.eval(), config.model.arch, preprocess, names, config.model.args), out)
         write_json(out / "history.json", history.to_json())
@@ -103,8 +104,8 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
 def finetune(config: Config, run: Run) -> Path:
     """Stage ``finetune``: the pruned network trained on, with the baseline as its teacher where ``finetune.distill``.
 
-    A network without logits learns the outputs of its teacher, without labels: from the calibration images where there
-    are no training images.
+    Without labels it learns the features of its teacher, see ``tune``: from the calibration images where there are no
+    training images.
 
     Raises:
         PipelineError: ``baseline`` or ``prune`` has not run.
@@ -116,23 +117,18 @@ def finetune(config: Config, run: Run) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(pruned, config.model.arch)
-        teacher = load_model(unpruned, config.model.arch).net if settings.distill > 0 else None
-        data = images.data
-        epochs = settings.epochs or 0
-        labels = bool(model.classes)
-        if not labels and data.train is None:
-            data = replace(data, train=data.calibration)
-        history = _train(
+        history = tune(
             model.net,
-            data,
-            model.preprocess,
+            model,
+            load_model(unpruned, config.model.arch).net if settings.distill > 0 else None,
+            images.data,
             settings,
-            epochs,
-            config,
-            scratch,
-            run.progress,
-            labels=labels,
-            teacher=teacher,
+            kept=WidthPlan.read(pruned / PLAN).kept,
+            holdout=config.data.holdout,
+            seed=config.run.seed,
+            workers=config.data.workers,
+            scratch=scratch,
+            progress=run.progress,
         )
         save_model(model, out)
         write_json(out / "history.json", history.to_json())
@@ -170,14 +166,10 @@ def _train(
     net: nn.Module,
     data: Data,
     preprocess: Preprocess,
-    settings: TrainConfig,
     epochs: int,
     config: Config,
     scratch: Path,
     progress: Progress,
-    *,
-    labels: bool = True,
-    teacher: nn.Module | None = None,
 ) -> History:
     if epochs == 0:
         return History((), 0)
@@ -188,12 +180,10 @@ def _train(
         data.train,
         data.holdout,
         preprocess,
-        settings,
+        config.train,
         epochs=epochs,
-        labels=labels,
         seed=config.run.seed,
         workers=config.data.workers,
-        teacher=teacher,
         scratch=scratch,
         progress=progress,
     )

@@ -25,3 +25,9 @@ def cutmix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Paste a rectangle of another image into each (Yun et al. 2019, arXiv:1905.04899; alpha = 1)."""
     mixed: tuple[Tensor, Tensor] = v2.CutMix(alpha=1.0)(images, targets)
     return mixed
+
+
+def mixup_or_cutmix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """One of the two for each batch, at random, as torchvision's recipe has it."""
+    mixed: tuple[Tensor, Tensor] = v2.RandomChoice([v2.MixUp(alpha=0.2), v2.CutMix(alpha=1.0)])(images, targets)
+    return mixed

@@ -14,11 +14,11 @@ from benchmarks.profiling.kit import Effort
 from calibration.preprocess import Preprocess
 from compress.errors import ConfigError
 from compress.files import write_json
+from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.cost import count
 from compress.models.model import Model, save_model
 from compress.models.registry import build
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.iterative import untouched
 from compress.run import Run
 

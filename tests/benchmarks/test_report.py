@@ -29,8 +29,8 @@ from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings
 from calibration.datasets import load_data
 from compress.files import tree_sha256, write_json
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.models.cost import Cost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.latency.machine import processor
 from compress.prune.latency.table import LatencyTable, Layer, Machine, Member, SegmentKind, Side, WholeRow
 from compress.prune.latency.table import Row as TableRow

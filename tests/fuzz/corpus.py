@@ -35,11 +35,11 @@ from compress.engines.base import build_engine
 from compress.engines.metadata import Metadata
 from compress.engines.sidecar import write_sidecar
 from compress.files import MANIFEST, file_sha256, tree_sha256, write_json
+from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.model import Model, save_model
 from compress.models.registry import build
 from compress.prune.allocation.cost import WidthCost
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.iterative import untouched
 from compress.prune.latency.machine import here
 from compress.prune.losses.curves import Curve

@@ -32,13 +32,13 @@ from compress.engines.base import open_engine
 from compress.errors import CheckpointError, ConfigError, DataError, EngineError, ModelError, PipelineError
 from compress.export.lint import lint_file
 from compress.files import write_json
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.graph.structure import Structure
 from compress.models.checkpoint import read_state
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
 from compress.parse import read
 from compress.prune.allocation.cost import WidthCost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.iterative import untouched
 from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import LatencyTable, Layer, Machine, Member, Row, SegmentKind, Side

@@ -11,9 +11,9 @@ import numpy as np
 
 from compress.config import Budget
 from compress.errors import BudgetError
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.parse import Finite, NonNegative
 from compress.prune.allocation.constraints import Constraints, kept_groups, widths
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.allocation.search_space import Array, CostKind, Formulation, Losses, SearchSpace
 from compress.prune.allocation.solver import Choice, Solution, least, solve
 from compress.prune.importance.scores import Scores

@@ -16,8 +16,8 @@ from compress.config import TargetConfig
 from compress.engines.harness import Bounds, Interval, ask, conditions
 from compress.errors import BudgetError
 from compress.files import write_json
+from compress.graph.plan import WidthPlan
 from compress.parse import Positive
-from compress.prune.allocation.plan import WidthPlan
 
 Measure = Callable[[Sequence[WidthPlan]], Sequence[Interval]]
 """Latency of plans as a share of the unpruned network's."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.graph.executor import See, Values
-from compress.graph.groups import Coupling
+from compress.graph.groups import kept_rows
 from compress.graph.linear_bn import LinearBN, read, write
 from compress.graph.structure import Structure
 from compress.graph.tracing import Trace
@@ -69,20 +69,6 @@ def repair(
         for step in progress.track(range(len(sweep.executor)) if steps is None else steps, "repairing"):
             sweep.advance(step)
     return sweep.new
-
-
-def kept_rows(net: nn.Module, coupling: Coupling, kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """By layer that reads a cut group: which of its inputs (channels * kernel) stay, as a mask."""
-    masks: dict[str, Tensor] = {}
-    for group in coupling:
-        gone = set(range(group.units)) - set(kept.get(group.name, range(group.units)))
-        for slot in group.readers if gone else ():
-            module = net.get_submodule(slot.layer)
-            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-                inputs, taps = module.weight.shape[1], module.weight[0, 0].numel()
-                mask = masks.setdefault(slot.layer, torch.ones(inputs * taps, dtype=torch.bool)).view(inputs, taps)
-                mask[[position for unit in gone for position in slot.channels[unit]]] = False
-    return masks
 
 
 class _Sweep:

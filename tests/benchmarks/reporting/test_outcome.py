@@ -7,8 +7,8 @@ import pytest
 from benchmarks.reporting.outcome import budget_ms, plan_of, predictions, widths
 from benchmarks.results.base import Bounds
 from compress.files import write_json
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.models.cost import Cost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.run import Run
 
 GROUPS = (

@@ -37,9 +37,9 @@ from compress.engines.metadata import Metadata
 from compress.export.parity import Parity
 from compress.export.stage import Exported, ExportFile
 from compress.files import to_json
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.models.cost import Cost
 from compress.parse import parse, read
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.run import Run, read_manifest
 from compress.train.history import Epoch, History, HistoryFile
 

@@ -11,11 +11,11 @@ from user_nets import lively
 from compress.files import tree_sha256
 from compress.frontend.raising import raised
 from compress.graph.groups import couple
+from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.cost import count
 from compress.models.model import load_model
 from compress.models.registry import build
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.iterative import Inherited, ancestors, schedule
 from compress.prune.stage import prune
 from compress.prune.surgery import cut

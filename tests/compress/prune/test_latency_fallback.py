@@ -12,10 +12,10 @@ from compress.cli import app
 from compress.commands import run as run_app
 from compress.config import Config, TargetConfig, load_config
 from compress.errors import BackendAbsent, ConfigError
+from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.model import load_model
 from compress.progress import Silent
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.latency.machine import absence
 from compress.prune.latency.table import (
     LatencyTable,

@@ -6,10 +6,10 @@ from calibration.preprocess import Preprocess
 from compress.config import load_config
 from compress.errors import BudgetError, CheckpointError, ConfigError, DataError, PipelineError
 from compress.files import tree_sha256
+from compress.graph.plan import WidthPlan
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.stage import prune
 from compress.run import Run
 

@@ -9,30 +9,41 @@ import psutil
 import pytest
 
 SCRIPT = """
-import hashlib, json, os, sys
+import copy, hashlib, json, os, sys
 from pathlib import Path
 import torch
 from calibration.datasets import load_data
 from calibration.preprocess import Preprocess
-from compress.config import TrainConfig, load_config
+from compress.config import FinetuneConfig, TrainConfig, load_config
+from compress.frontend.raising import raised
+from compress.models.model import Model
 from compress.models.registry import build
 from compress.run import Run
 from compress.train.evaluate import evaluate
 from compress.train.loop import fit
 from compress.train.stage import baseline
+from compress.train.tune import tune
 
 out = Path(sys.argv[1])
 data, preprocess = load_data("digits"), Preprocess(size=16, resize=16, mean=(0.3,) * 3, std=(0.35,) * 3)
 torch.manual_seed(0)
 net = build("cifar_resnet20", 10)
 config = TrainConfig(batch_size=32, lr=0.1, flip=False, device="cpu")
+net = raised(net, preprocess.shape)
 history = fit(net, data.train, data.holdout, preprocess, config, epochs=2, scratch=out / "scratch")
+student = Model(copy.deepcopy(net), "cifar_resnet20", preprocess, tuple("0123456789"))
+with torch.no_grad():
+    student.net.get_submodule("layer2.1.conv1").weight[::2] = 0
+mimic = FinetuneConfig(recipe="mimic", epochs=2, steps_per_epoch=8, accumulate=2, ema=0.5, flip=False, device="cpu")
+learned = tune(student.net, student, net, data, mimic)
 state = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
 record = {
     "weights": hashlib.sha256(state).hexdigest(),
     "history": history.to_json(),
     "measured": evaluate(net, data.holdout, preprocess).top1,
     "top1": evaluate(net, data.eval, preprocess).top1,
+    "mimic": learned.to_json(),
+    "mimic_sum": float(sum(value.double().sum() for value in student.net.state_dict().values())),
 }
 (out / f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(record))
 quick = ["model.arch=cifar_resnet20", "data.input_size=16", "train.epochs=1", "train.device=cpu"]
@@ -51,6 +62,8 @@ def test_two_processes_train_one_network(tmp_path):
     one, other = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert one == other
     assert one["top1"] > 0.8
+    errors = [row["error"] for row in one["mimic"]["epochs"]]
+    assert errors[-1] < errors[0]
     history = one["history"]
     assert history["epochs"][history["best"]]["top1"] == pytest.approx(one["measured"])  # no image counted twice
     assert (tmp_path / "run" / "baseline" / "model.safetensors").exists()

@@ -46,6 +46,19 @@ def small_net(classes=10, dropout=0.0):
     )
 
 
+class FullyConvolutional(nn.Module):
+    """Takes images of any size."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.end = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(16, 10, 3, 2))
+
+    def forward(self, x):
+        return self.end(self.body(x)).mean((2, 3))
+
+
 def same(one, other):
     states = one.state_dict(), other.state_dict()
     return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
@@ -109,6 +122,72 @@ def test_a_killed_training_goes_on_to_the_same_bits(few, data, tmp_path, optimiz
     assert same(whole, started_anew)
     assert resumed.to_json() == uninterrupted.to_json()
     assert resumed.epochs[2].seconds != uninterrupted.epochs[2].seconds  # they are the killed run's own
+
+
+def test_a_killed_training_with_an_average_and_longer_epochs_goes_on_too(few, data, tmp_path):
+    update = {"ema": 0.9, "accumulate": 3, "steps_per_epoch": 4, "patience": 1, "augment": "trivialaugment"}
+    config = CONFIG.model_copy(update={**update, "steps": ("mixup_or_cutmix",), "size": 12, "erasing": 0.5})
+    whole, killed, anew = (FullyConvolutional(dropout=0.3) for _ in range(3))
+    uninterrupted = fit(whole, few, data.holdout, PREPROCESS, config, epochs=5)
+    with pytest.raises(KilledError):
+        fit(killed, few, data.holdout, PREPROCESS, config, epochs=5, scratch=tmp_path, progress=KillsAfter(2))
+    resumed = fit(anew, few, data.holdout, PREPROCESS, config, epochs=5, scratch=tmp_path)
+    assert same(whole, anew)
+    assert resumed.to_json() == uninterrupted.to_json()
+
+
+def test_accumulated_batches_are_one_large_batch(few):
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(768, 10)) for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    for net, update in zip(nets, ({"batch_size": 64}, {"batch_size": 16, "accumulate": 4}), strict=True):
+        fit(net, few, None, PREPROCESS, CONFIG.model_copy(update={**update, "amp": False}), epochs=2)
+    assert torch.allclose(nets[0][1].weight, nets[1][1].weight, atol=1e-6)
+
+
+def test_an_epoch_has_as_many_steps_as_asked_for(few, data):
+    counted = []
+
+    class Counts(Silent):
+        def track(self, items, what, total=None):
+            items = list(items)
+            counted.append(len(items))
+            return items
+
+    for steps in (2, 20):  # of 6 in one pass
+        fit(
+            small_net(),
+            few,
+            None,
+            PREPROCESS,
+            CONFIG.model_copy(update={"steps_per_epoch": steps}),
+            epochs=1,
+            progress=Counts(),
+        )
+    assert counted == [2, 20]
+
+
+def test_it_stops_when_nothing_is_gained_any_more(few, data):
+    config = CONFIG.model_copy(update={"patience": 2, "lr": 1e-9})
+    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 10))
+    history = fit(net, few, data.holdout, PREPROCESS, config, epochs=50)
+    assert len(history.epochs) == 3  # equal is no gain
+    assert history.best == 2
+    ends = fit(net, few, None, PREPROCESS, config, epochs=4)  # nothing is held out: to the end
+    assert ends.best == 4
+
+
+def test_the_average_is_what_is_kept(few, data):
+    averaged, last = FullyConvolutional(), FullyConvolutional()
+    config = CONFIG.model_copy(update={"ema": 0.99, "schedule": "constant", "lr": 0.2})
+    history = fit(averaged, few, data.holdout, PREPROCESS, config, epochs=6)
+    fit(last, few, None, PREPROCESS, config.model_copy(update={"ema": 0.0}), epochs=6)
+    assert not same(averaged, last)
+    assert history.top1 == evaluate(averaged, data.holdout, PREPROCESS).top1
+
+
+def test_a_network_of_one_size_is_not_trained_at_another(few):
+    with pytest.raises(ModelError, match=r"does not run on an input of \(3, 12, 12\)"):
+        fit(small_net(), few, None, PREPROCESS, CONFIG.model_copy(update={"size": 12}), epochs=1)
 
 
 def test_the_state_of_another_job_is_not_gone_on_from(few, data, tmp_path):

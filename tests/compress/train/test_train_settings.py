@@ -1,13 +1,17 @@
 """Names and values of the training sections: what is accepted, and what is refused before any stage begins."""
 
+from typing import Literal
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from calibration.preprocess import Preprocess
-from calibration.transforms import train_transform
+from calibration.preprocess import LARGEST, Preprocess
+from calibration.transforms import at_size, train_transform
 from compress.config import TrainConfig, describe_config, load_config
-from compress.errors import ConfigError
+from compress.errors import ConfigError, DataError
 from compress.train.optimizer import make_optimizer, make_schedule
 
 
@@ -50,6 +54,16 @@ def test_a_step_schedule_has_a_period_or_milestones(name: str) -> None:
         (["train.milestones=[3]"], "did you mean 'step_epochs'"),
         (["train.steps=RandomResizedCrop"], "this is not a step on batches: set resized_crop"),
         (["train.resized_crop=1.5"], "less than or equal to 1"),
+        (["train.recipe=mimic"], "recipe 'mimic' learns from the unpruned network"),
+        (["train.recipe=torchvision"], "'torchvision-v2', 'transfer', 'mimic' or 'none'"),
+        (
+            ["finetune.labels=false", "finetune.distill=0"],
+            "labels = false learns from a teacher: leave distill above 0",
+        ),
+        (["train.labels=false"], "unknown key 'train.labels'"),
+        (["train.TrivialAugmentWide=true"], "did you mean 'augment'"),
+        (["train.accumulate_grad_batches=2"], "did you mean 'accumulate'"),
+        (["train.ema=1"], "less than 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_when_they_are_read(overrides: list[str], message: str) -> None:
@@ -78,7 +92,8 @@ def test_the_printed_configuration_lists_the_allowed_values() -> None:
     assert lines["schedule"].endswith("(cosine, step, cyclical, onecycle, constant)")
     assert lines["importance"].endswith("(obs, taylor, norm, random)")
     assert lines["mode"].endswith("(ptq, qat)")
-    assert lines["steps"].endswith("(mixup, cutmix)")
+    assert lines["steps"].endswith("(mixup, cutmix, mixup_or_cutmix)")
+    assert lines["augment"].endswith("(none, randaugment, trivialaugment)")
 
 
 def rates(epochs: int = 4, steps: int = 10, **settings: object) -> list[float]:
@@ -120,3 +135,67 @@ def test_a_random_resized_crop() -> None:
     assert {tuple(x.shape) for x in seen} == {(3, 16, 16)}
     assert any((x < 0).all() for x in seen)  # small crops of the black half, which a centre crop always straddles
     assert any((x > 0).all() for x in seen)
+
+
+def test_a_recipe_fills_in_what_is_not_given() -> None:
+    config = load_config(None, ["train.recipe=torchvision-v2", "train.epochs=90", "finetune.recipe=none"])
+    assert (config.train.epochs, config.train.augment, config.train.steps) == (
+        90,
+        "trivialaugment",
+        ("mixup_or_cutmix",),
+    )
+    assert (config.finetune.flip, config.finetune.crop, config.finetune.lr) == (False, 0.0, 0.02)
+    mimic = load_config(None, ["finetune.recipe=mimic"]).finetune
+    assert (mimic.labels, mimic.optimizer, mimic.steps_per_epoch) == (False, "adam", 25)
+    assert load_config(None, ["finetune.recipe=mimic", "finetune.labels=true"]).finetune.labels
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warmup"),
+    [([], 2.0), (["finetune.epochs=2"], 0.5), (["finetune.warmup=1"], 1.0), (["finetune.schedule=onecycle"], 0.0)],
+)
+def test_the_warm_up_of_a_recipe_fits_into_the_training(overrides: list[str], warmup: float) -> None:
+    assert load_config(None, ["finetune.recipe=mimic", *overrides]).finetune.warmup == warmup
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rate"),
+    [
+        ([], 0.5),
+        (["train.batch_size=256"], 0.125),
+        (["train.batch_size=256", "train.accumulate=4"], 0.5),
+        (["train.batch_size=256", "train.lr=0.3"], 0.3),
+        (["train.batch_size=256", "train.optimizer=adamw"], 0.5),
+    ],
+)
+def test_the_rate_of_a_recipe_goes_with_the_batch(overrides: list[str], rate: float) -> None:
+    assert load_config(None, ["train.recipe=torchvision-v2", *overrides]).train.lr == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("augment", ["randaugment", "trivialaugment"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_and_shapes_change_and_rectangles_are_erased(augment: Literal["randaugment"], channels: int) -> None:
+    values = (0.5,) * channels
+    preprocess = Preprocess(size=16, resize=20, mean=values, std=values, channels=channels)
+    half = Image.new("RGB", (40, 20), "white")
+    half.paste("red", (0, 0, 20, 20))
+    changed = train_transform(preprocess, crop=0.0, flip=False, jitter=0.0, augment=augment, erasing=0.5)
+    plain = train_transform(preprocess, crop=0.0, flip=False, jitter=0.0)
+    seen = [changed(half) for _ in range(40)]
+    assert {tuple(x.shape) for x in seen} == {(channels, 16, 16)}
+    assert sum(not x.equal(plain(half)) for x in seen) > 20
+    alpha = Preprocess(size=16, mean=(0.5,) * 4, std=(0.5,) * 4, channels=4)
+    with pytest.raises(DataError, match=r"augment='randaugment' changes colours, and .* 4 channels"):
+        train_transform(alpha, crop=0.0, flip=False, jitter=0.0, augment="randaugment")
+
+
+@given(size=st.integers(1, 512), resize=st.integers(0, 512), to=st.integers(1, 600))
+def test_another_training_size_keeps_the_share_of_the_crop(size: int, resize: int, to: int) -> None:
+    preprocess = Preprocess(size=size, resize=max(size, resize) if resize else 0)
+    other = at_size(preprocess, to)
+    assert other.size == to
+    assert bool(other.resize) == bool(preprocess.resize)
+    if other.resize:
+        assert other.resize >= to
+        assert other.resize == pytest.approx(min(LARGEST, preprocess.resize * to / size), abs=1)
+    assert at_size(preprocess, None) is preprocess

@@ -9,6 +9,9 @@ from torch import nn
 from compress.config import load_config
 from compress.data import open_data, preprocess_of
 from compress.errors import CheckpointError, ConfigError, DataError, ModelError, PipelineError
+from compress.files import write_json
+from compress.graph.plan import PLAN, WidthPlan
+from compress.models.cost import Cost
 from compress.models.model import load_model, save_model
 from compress.models.registry import build
 from compress.run import Run
@@ -123,6 +126,7 @@ def test_finetune_starts_from_the_pruned_net_with_the_baseline_as_teacher(tmp_pa
         with torch.no_grad():
             model.net.get_submodule("layer3.2.conv1").weight[::2] = 0
         save_model(model, out)
+        write_json(out / PLAN, WidthPlan((), Cost(1, 1), Cost(1, 1)).to_json())
 
     pruned = run.stage("prune", damage, settings={})
     folder = finetune(config, run)

@@ -11,13 +11,13 @@ from user_nets import Plain, lively
 from compress.config import Budget
 from compress.errors import BudgetError, ConfigError
 from compress.graph.groups import couple
+from compress.graph.plan import WidthPlan
 from compress.graph.segments import segments
 from compress.models.cost import count
 from compress.models.registry import build
 from compress.parse import parse
 from compress.prune.allocation.allocate import Constraints, Losses, SearchSpace, allocate, by_scores
 from compress.prune.allocation.cost import WidthCost
-from compress.prune.allocation.plan import WidthPlan
 from compress.prune.importance.random import random_scores
 from compress.prune.importance.taylor import taylor
 from compress.prune.surgery import cut

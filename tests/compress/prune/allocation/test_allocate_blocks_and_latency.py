@@ -14,13 +14,13 @@ from user_nets import Heads, Plain, lively
 from compress.config import Budget
 from compress.errors import BudgetError, ConfigError, ModelError
 from compress.graph.groups import couple
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.graph.segments import segments
 from compress.models.cost import Cost, count
 from compress.models.registry import build
 from compress.parse import parse
 from compress.prune.allocation.allocate import Constraints, Losses, SearchSpace, allocate, front
 from compress.prune.allocation.cost import WidthCost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.surgery import cut, verify
 
 SHAPE = (3, 32, 32)

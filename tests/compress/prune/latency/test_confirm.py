@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from compress.engines.harness import Interval
 from compress.errors import BudgetError
+from compress.graph.plan import GroupPlan, WidthPlan
 from compress.models.cost import Cost
-from compress.prune.allocation.plan import GroupPlan, WidthPlan
 from compress.prune.latency.confirm import Candidate, confirmed
 
 FULL, UNPRUNED = 1000, 10.0  # units, and ms

@@ -14,6 +14,8 @@ from compress.parse import Count, Finite, Positive, read
 if TYPE_CHECKING:  # a plan is also read where nothing is traced
     from compress.graph.groups import Coupling
 
+PLAN = "plan.json"
+
 
 @dataclass(frozen=True)
 class GroupPlan:
