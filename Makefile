@@ -145,7 +145,7 @@ kill-test: $(ENV)      ## kill the pipeline KILLS times at random moments: each 
 lint: $(ENV)           ## ruff, mypy --strict, and which room may import which (import-linter)
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(VENV)/bin/lint-imports --no-logo
 clean:                 ## remove what the stages wrote for this run
-	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json losses rounds prune finetune quantize calibrations \
+	rm -rf $(addprefix $(RUN)/,baseline latency latency_table.json sizes candidates losses rounds prune finetune quantize calibrations \
 	  sensitivity export build deploy .scratch make.args summary.json summary.md pareto plots report.html model_card.md)
 help:                  ## this list
 	@awk -F ':.*## ' '/^##@ /{print "\n" substr($$0,5)} /^## /{print "  " substr($$0,4)} \

@@ -43,6 +43,7 @@ from compress.errors import BackendAbsent, ConfigError, PipelineError
 
 if TYPE_CHECKING:
     from benchmarks.timing.worker import Settings
+    from calibration.preprocess import Preprocess
     from compress.engines.base import Array
 
 Percentiles = Annotated[
@@ -260,19 +261,21 @@ def _sound(engines: Sequence[Path], failures: list[PipelineError]) -> Iterator[P
             yield path
 
 
-def _images(data: str, engines: Sequence[Path], settings: Settings) -> Array | None:
-    """Images preprocessed for the first engine that opens; None if none opens: ``measure`` then reports why."""
-    from benchmarks.evaluation.images import evaluation_split, first_images, preprocess_of
+def _images(data: str, engines: Sequence[Path], settings: Settings) -> tuple[Array, ...]:
+    """Images preprocessed for the engines that open; why the others do not, ``measure`` reports."""
+    from benchmarks.evaluation.images import evaluation_split, image_pools, preprocess_of
     from benchmarks.timing.worker import open_for
 
+    found: list[Preprocess] = []
     for path in engines:
         try:
             engine = open_for(path, settings)
         except PipelineError:
             continue
         with engine:
-            return first_images(evaluation_split(data), preprocess_of(engine, path))
-    return None
+            if engine.metadata is not None or (not found and path == engines[-1]):  # if none has any, the error says so
+                found.append(preprocess_of(engine, path))
+    return image_pools(evaluation_split(data), found) if found else ()
 
 
 def _tell(failures: Sequence[PipelineError]) -> int:

@@ -21,6 +21,7 @@ def plan_latency(
     *,
     model: Folder,
     plans: Annotated[list[Path], Parameter(name="--plan", metavar="FILE", consume_multiple=1)],
+    against: Folder | None = None,
     trust: TrustFactory = False,
     target: Annotated[Target, Parameter(group=SCENARIO)] = "ort-x86",
     engine: Annotated[str | None, Parameter(group=SCENARIO)] = None,
@@ -39,6 +40,7 @@ def plan_latency(
     Args:
         model: Folder of the unpruned network: RUN/baseline.
         plans: Plan files, such as RUN/prune/plan.json.
+        against: Folder of another network to time the plans against: the same one at another input size.
         engine: The engine that runs the file; default: the target's own.
         threads: Intra-op threads.
         batch: Batch size.
@@ -65,7 +67,11 @@ def plan_latency(
                 f"{path} is the plan of another network than {model}",
                 remedy="give the folder of the unpruned network with --model: RUN/baseline",
             )
-    found = ratios(survey, read, profile)
+    other = None
+    if against is not None:
+        unpruned = load_model(against, ANY if trust else "")
+        other = Survey(unpruned.net, unpruned.preprocess, profile)
+    found = ratios(survey, read, profile, against=other)
     rows = []
     for path, plan, ratio in zip(plans, read, found, strict=True):
         dense, predicted = plan.latency or (0.0, 0.0)

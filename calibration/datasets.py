@@ -110,7 +110,7 @@ def load_data(
         labels: CSV file that lists the images of ``train`` and ``eval`` with their classes; see ``read_listed``.
         classes: which output of the network each class is; default: the classes in alphabetical order.
         download: let torchvision download CIFAR-10 into ``train``.
-        holdout: share of each class of the training images that is held out; none if they have no labels.
+        holdout: share of each class of the training images that is held out.
         seed: chooses the images that are held out.
 
     Raises:
@@ -130,7 +130,7 @@ def load_data(
     if training is not None and evaluation is not None and training.labelled:
         _check_same(training, evaluation)
     kept = None
-    if training is not None and training.labelled and holdout > 0:
+    if training is not None and holdout > 0 and (training.labelled or len(training) > 1):
         rest, back = stratified(training.labels, holdout, seed)
         training, kept = training.subset(rest, "train"), training.subset(back, "holdout")
         if not len(training) or not len(kept):

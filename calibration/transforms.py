@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from calibration.errors import DataError
-from calibration.preprocess import LARGEST, MODES, Preprocess, Sides
+from calibration.preprocess import LARGEST, MODES, Preprocess, Sides, both
 
 Transform = Callable[[Image.Image], Tensor]
 Augment = Literal["none", "randaugment", "trivialaugment"]
@@ -84,14 +84,16 @@ def train_transform(
 def at_size(p: Preprocess, size: Sides | None) -> Preprocess:
     """The same preprocessing for another input size: what is resized before the crop is resized in proportion.
 
+    Images that are not resized are taken to have the old size: their shorter side becomes the new one.
+
     >>> at_size(Preprocess(224, resize=256), 112).resize
     128
     """
-    if size is None:
+    if size is None or both(size) == p.sides:
         return p
     new = replace(p, size=size, resize=0)
     if not p.resize:
-        return new
+        return replace(new, resize=max(new.sides))
     factors = [to / of for to, of in zip(new.sides, p.sides, strict=True)]
     if isinstance(p.resize, int):
         return replace(new, resize=_at_least(max(new.sides), p.resize * max(factors)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,14 @@ def preprocess_of(engine: Engine, path: Path) -> Preprocess:
             remedy="export it with `python -m compress export`; a foreign file can be timed, without --data",
         )
     return engine.metadata.preprocess
+
+
+def image_pools(split: Split, preprocesses: Iterable[Preprocess]) -> tuple[Array, ...]:
+    """``first_images`` for each input size among some networks' preprocessing."""
+    by_shape: dict[tuple[int, ...], Preprocess] = {}
+    for preprocess in preprocesses:
+        by_shape.setdefault(preprocess.shape, preprocess)
+    return tuple(first_images(split, preprocess) for preprocess in by_shape.values())
 
 
 def first_images(split: Split, preprocess: Preprocess, count: int = 64) -> Array:

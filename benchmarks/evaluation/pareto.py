@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from benchmarks.evaluation.images import first_images
+from benchmarks.evaluation.images import image_pools
 from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import predict
 from benchmarks.reporting import figures
@@ -40,6 +40,7 @@ from compress.train.stage import finetune
 _SHARED = ("baseline", "losses", "calibrations")
 HEADER = [
     "network",
+    "input",
     "predicted ms",
     "measured ms",
     "error %",
@@ -49,6 +50,12 @@ HEADER = [
     "MACs M",
     "file MB",
 ]
+
+
+TAKE = (
+    "The folders beside this file, one for each budget, are whole runs: `build/` has the engine, and `report` and "
+    "`deploy` take them as they take any other run."
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
     Raises:
         ConfigError: one is not a latency budget, or two are the same.
     """
-    table = config.prune.table or config.run.dir / TABLE
+    # Each input size has a table of its own, so that none can be named.
+    table = None if config.prune.sizes else config.prune.table or config.run.dir / TABLE
     none = dict.fromkeys(("macs", "params", "ratio"))
     found: dict[str, tuple[float, Point]] = {}
     for text in budgets:
@@ -118,12 +126,12 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
     parent = Run(config.run.dir, progress=progress)
     parent.need("baseline")
     place = LatencyTable.read(config.prune.table or parent.directory / TABLE).place  # says how to measure one
-    if config.finetune.epochs and open_data(config.data, config.run.seed).train is None:
+    if config.finetune.epochs and config.finetune.labels and open_data(config.data, config.run.seed).train is None:
         raise DataError(
             "fine-tuning needs labelled images, but data.train is not set",
-            remedy="set data.train, or --set finetune.epochs=0",
+            remedy="set data.train, or --set finetune.labels=false, or --set finetune.epochs=0",
         )
-    runs = [_within(parent, point.name, progress) for point in points]
+    runs = [_within(parent, point.name, progress, bool(config.prune.sizes)) for point in points]
     plans: list[WidthPlan] = []
     for point, run in reversed(list(zip(points, runs, strict=True))):
         progress.note(f"pruning to {point.budget}: {len(plans) + 1} of {len(points)}")
@@ -141,11 +149,17 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
     return made
 
 
-def _within(parent: Run, name: str, progress: Progress) -> Run:
-    """A run in a folder of the parent's, with links to the parent's baseline, losses and calibrations."""
+def _within(parent: Run, name: str, progress: Progress, sizes: bool = False) -> Run:
+    """A run in a folder of the parent's, with links to the parent's baseline, losses and calibrations.
+
+    Args:
+        sizes: also to what it has for other input sizes, and to its own latency table.
+    """
     run = Run(parent.directory / PARETO / name, progress=progress)
     run.directory.mkdir(parents=True, exist_ok=True)
-    for stage in _SHARED:
+    if sizes and not (link := run.directory / TABLE).is_symlink():
+        link.symlink_to(Path("..") / ".." / TABLE)
+    for stage in (*_SHARED, *(["sizes"] if sizes else [])):
         parent.folder(stage).mkdir(exist_ok=True)
         if not (link := run.folder(stage)).is_symlink():
             link.symlink_to(Path("..") / ".." / stage, target_is_directory=True)
@@ -181,7 +195,7 @@ def evaluate(
     """
     found = [predict(one.file, split, threads=settings.threads, progress=progress) for one in made]
     metadata = [metadata_of(one.file) for one in made]
-    settings = dataclasses.replace(settings, images=first_images(split, metadata[0].preprocess))
+    settings = dataclasses.replace(settings, images=image_pools(split, (about.preprocess for about in metadata)))
     latencies = measure([one.file for one in made], settings, progress=progress)
     accuracies = [result_of(predictions, None if predictions is found[0] else found[0]) for predictions in found]
     return [
@@ -198,8 +212,10 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
     assert accuracy is not None
     if made.predicted and made.place and measured_where(row, made.place):
         off = f"{100 * error(made.predicted, measured.value):+.1f}"
+    height, width = row.latency.scenario.shape[-2:]
     return [
         row.label,
+        f"{height}" if height == width else f"{height}x{width}",
         f"{made.predicted:.3f}" if made.predicted else "",
         interval(measured, 3),
         off,
@@ -215,7 +231,8 @@ def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -
     """``pareto.json`` (every result in full), ``pareto.md`` and ``pareto.svg``."""
     pairs = list(zip(made, rows, strict=True))
     ParetoFile(title=title(rows), rows=tuple(rows)).write(folder / "pareto.json")
-    text = f"# {literal(title(rows))}\n\n{markdown(HEADER, [cells(*pair) for pair in pairs])}\n\n![front](pareto.svg)\n"
+    table = markdown(HEADER, [cells(*pair) for pair in pairs])
+    text = f"# {literal(title(rows))}\n\n{table}\n\n![front](pareto.svg)\n\n{TAKE}\n"
     notes = "".join(f"- {literal(note)}\n" for note in remarks(rows))
     write_atomic(folder / "pareto.md", f"{text}\n{notes}" if notes else text)
     write_atomic(folder / "pareto.svg", figures.svg(figures.pareto(title(rows), rows)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evaluation.fidelity import fidelity
-from benchmarks.evaluation.images import evaluation_split, first_images
+from benchmarks.evaluation.images import evaluation_split, image_pools
 from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import predict
 from benchmarks.reporting.outcome import PARETO, plan_of, sections
@@ -112,7 +112,7 @@ def summarize(
         else:
             dense, *others = files.values()
             fidelities = [None, *fidelity(dense, others, split, threads=settings.threads, progress=progress)]
-        images = first_images(split, metadata["dense FP32"].preprocess)
+        images = image_pools(split, (about.preprocess for about in metadata.values()))
         settings = dataclasses.replace(settings, images=images)
     int8 = next(m for m in metadata.values() if m.precision == "int8")
     with reference_networks(int8.target or None) as known:

@@ -21,17 +21,29 @@ EFFORT = Effort(rounds=32, round_s=0.03)
 DENSE = Piece("dense", "network", "", {})
 
 
-def ratios(survey: Survey, plans: Sequence[WidthPlan], target: TargetConfig, effort: Effort = EFFORT) -> list[Bounds]:
+def ratios(
+    survey: Survey,
+    plans: Sequence[WidthPlan],
+    target: TargetConfig,
+    effort: Effort = EFFORT,
+    *,
+    against: Survey | None = None,
+) -> list[Bounds]:
     """Latency of each plan's network over the unpruned one's, with 95% intervals.
+
+    Args:
+        against: of the unpruned network that they are compared with; default: of the plans' own.
 
     Raises:
         EngineError: the engine cannot run a plan's network.
     """
     pieces = [piece_of(f"plan{index}", plan) for index, plan in enumerate(plans)]
+    dense = against or survey
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         target = for_this_gpu(target)
-        write_pieces(folder, [DENSE, *pieces], survey.build, target)
+        write_pieces(folder, [DENSE], dense.build, target)
+        write_pieces(folder, pieces, survey.build, target)
         kit.write_manifest(folder, kit.GuestManifest.of(target, [DENSE, *pieces], survey.weights, effort))
         for _ in kit.run_guest(folder):
             pass

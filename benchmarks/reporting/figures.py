@@ -21,6 +21,7 @@ from compress.graph.plan import WidthPlan
 from compress.parse import read
 from compress.prune.allocation.allocate import FrontFile
 from compress.prune.losses.store import LOSSES, Measured, load_losses
+from compress.prune.sizes import SIZES, SizesFile
 from compress.prune.stage import FRONT, PLAN
 from compress.run import read_manifest
 
@@ -251,7 +252,15 @@ def predicted_front(directory: Path, plan: WidthPlan) -> Figure | None:
 
 def losses_of(directory: Path) -> Measured | None:
     """The losses that pruning used in its last round; None if there are none."""
-    parents = read_manifest(directory / "prune").parents
+    stage, store = directory / "prune", directory / "losses"
+    if (sizes := stage / SIZES).exists():
+        taken = f"{read(sizes, SizesFile, remedy='run stage prune again').taken}px"
+        stage = directory / "candidates" / taken / "prune"
+        other = directory / "sizes" / taken / "losses"
+        store = other if other.is_dir() else store
+    if not (stage / MANIFEST).exists():
+        return None
+    parents = read_manifest(stage).parents
     names = [Path(parent).name for parent in parents if Path(parent).parent.name == "losses"]
-    folders = [folder for name in names if (folder := directory / "losses" / name).joinpath(LOSSES).exists()]
+    folders = [folder for name in names if (folder := store / name).joinpath(LOSSES).exists()]
     return load_losses(folders[-1]) if folders else None

@@ -16,7 +16,9 @@ from benchmarks.timing.devices import on_gpu
 from compress.config import PruneConfig
 from compress.files import MANIFEST, file_sha256, tree_sha256
 from compress.graph.plan import WidthPlan
+from compress.parse import read
 from compress.prune.latency.table import LatencyTable, Machine
+from compress.prune.sizes import SIZES, SizesFile
 from compress.prune.stage import PLAN, TABLE
 from compress.run import Run, read_manifest
 
@@ -99,6 +101,27 @@ def predictions(plan: WidthPlan, budget: float | None, dense: Bounds | None, pru
     return Section("INT8 latency: asked for, planned, measured", header, rows)
 
 
+def _sizes(run: Run) -> Section | None:
+    """The input sizes that pruning has chosen from; None where there was only one."""
+    path = run.folder("prune") / SIZES
+    if not path.exists():
+        return None
+    record = read(path, SizesFile, remedy="run stage prune again")
+    rows = [
+        [
+            str(one.size),
+            f"{one.unpruned:.3f}",
+            "" if one.loss is None else f"{one.loss:.3f}",
+            "" if one.predicted_ms is None else f"{one.predicted_ms:.3f}",
+            "taken" if one.size == record.taken else "no plan meets the budget" if one.loss is None else "",
+        ]
+        for one in record.tried
+    ]
+    header = ["input", "loss, unpruned", "loss, pruned", "planned ms", ""]
+    note = "Losses: divergence from the unpruned network at its own size, in nats an image, before any training."
+    return Section("Input sizes that pruning chose from", header, rows, note)
+
+
 def _of(ms: float, full: float) -> str:
     """
     >>> _of(4.0, 4.0), _of(2.0, 4.0)
@@ -164,7 +187,7 @@ def sections(run: Run, networks: Sequence[MeasuredNetwork]) -> list[Section]:
     found: list[Section | None] = []
     if (plan := plan_of(run)) is not None:
         dense, pruned = map(median, as_predicted(networks, table_of(run)))
-        found += [predictions(plan, budget_ms(run, plan), dense, pruned), widths(plan)]
+        found += [predictions(plan, budget_ms(run, plan), dense, pruned), _sizes(run), widths(plan)]
     found.append(_utilization(networks))
     return [section for section in found if section is not None]
 

@@ -98,16 +98,18 @@ def read_record(directory: Path) -> RunRecord:
         table_of(run) if plan else None,
         _sensitivity(directory),
         manifests,
-        _model(directory / "baseline" / "model.json"),
+        _model(directory),
         tuple(_stale(directory, record.rows, plan)),
     )
 
 
-def _model(path: Path) -> Mapping[str, Any]:
-    """The fields of ``model.json`` that the model card shows; empty if there is no file."""
-    if not path.exists():
+def _model(directory: Path) -> Mapping[str, Any]:
+    """The fields of ``model.json`` that the model card shows, of the network that ships; empty if there is no file."""
+    folders = [directory / stage for stage in ("quantize", "baseline")]
+    found = [folder for folder in folders if (folder / "model.json").exists()]
+    if not found:
         return {}
-    record = describe_model(path.parent)
+    record = describe_model(found[0])
     return {"arch": record.arch, "classes": list(record.classes), "preprocess": record.preprocess.to_json()}
 
 

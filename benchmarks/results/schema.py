@@ -39,6 +39,7 @@ from compress.prune.allocation.allocate import FrontFile
 from compress.prune.latency.confirm import ConfirmedFile
 from compress.prune.latency.table import LatencyTable
 from compress.prune.losses.store import LossesFile
+from compress.prune.sizes import SizesFile
 from compress.quantize.quantizer import QuantizersFile
 from compress.quantize.sensitivity import SensitivityFile
 from compress.quantize.stage import QuantizeFile, Sample
@@ -88,6 +89,7 @@ FILES: Mapping[str, FileKind] = {
     "plan.json": FileKind(_STAGES.format("prune"), WidthPlan),
     "front.json": FileKind(_STAGES.format("prune"), FrontFile),
     "confirmed.json": FileKind(_STAGES.format("prune"), ConfirmedFile),
+    "sizes.json": FileKind(_STAGES.format("prune"), SizesFile),
     "calibration.json": FileKind(_STAGES.format("quantize"), Sample),
     "quantizers.json": FileKind(_STAGES.format("quantize"), QuantizersFile),
     "quantize.json": FileKind(_STAGES.format("quantize"), QuantizeFile),

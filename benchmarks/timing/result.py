@@ -18,7 +18,7 @@ from benchmarks.statistics import intervals
 from benchmarks.timing.machine import concerns, host, shared, throttled, tool
 from benchmarks.timing.reference import ENGINE, gmacs
 from benchmarks.timing.timed_engine import TimedEngine
-from benchmarks.timing.worker import FEWEST, Settings
+from benchmarks.timing.worker import FEWEST, Settings, pool_for
 from compress.export.overflow import overflow_warnings
 from compress.files import file_sha256
 from compress.targets import profile
@@ -94,7 +94,7 @@ def result_of(
             name="single-stream" if settings.streams == 1 else "offline",
             batch=settings.batch,
             shape=list(opened.shape),
-            inputs="random normal" if settings.images is None else "images",
+            inputs="random normal" if pool_for(opened.shape, settings.images) is None else "images",
             pool=opened.pool,
             inner=one.inner,
             streams=settings.streams,

@@ -95,7 +95,7 @@ def _brief(settings: Settings, *, throughout: bool) -> Settings:
     return replace(
         settings,
         batch=1,
-        images=None,
+        images=(),
         processes=processes,
         streams=1,
         warmup_s=settings.warmup_s / 4,

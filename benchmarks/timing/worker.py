@@ -14,7 +14,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec
@@ -64,7 +64,8 @@ class Settings:
         seed: of the inputs and of the order within a round.
         affinity: processors that the workers are bound to; none: a process with one thread is bound to one processor,
             a process with more threads is not bound.
-        images: (K, C, H, W), the pool of inputs; none: random normal.
+        images: pools of inputs (K, C, H, W), one for each input size; an engine that no pool fits gets random normal
+            ones.
         trust: open a compiled engine although its sidecar does not match it.
         timeout_s: seconds to wait for an answer, beyond the time that the request itself takes.
     """
@@ -84,7 +85,7 @@ class Settings:
     percentile: tuple[float, ...] = ()
     seed: int = 0
     affinity: tuple[int, ...] | None = None
-    images: Array | None = field(default=None, repr=False, compare=False)
+    images: tuple[Array, ...] = field(default=(), repr=False, compare=False)
     trust: bool = False
     timeout_s: float = 120.0
 
@@ -226,10 +227,16 @@ def input_pool(specs: tuple[TensorSpec, ...], settings: Settings) -> list[dict[s
     one = sum(math.prod(shapes[spec.name]) * spec.dtype.itemsize for spec in specs)
     count = max(2, min(_POOL, _POOL_BYTES // one))
     rng = np.random.default_rng(settings.seed)
-    if settings.images is not None and len(specs) == 1:
-        index = np.arange(count * settings.batch).reshape(count, settings.batch) % len(settings.images)
-        return [{specs[0].name: settings.images[chosen].astype(specs[0].dtype)} for chosen in index]
+    fitting = pool_for(shapes[specs[0].name], settings.images) if len(specs) == 1 else None
+    if fitting is not None:
+        index = np.arange(count * settings.batch).reshape(count, settings.batch) % len(fitting)
+        return [{specs[0].name: fitting[chosen].astype(specs[0].dtype)} for chosen in index]
     return [{spec.name: _random(rng, shapes[spec.name], spec.dtype) for spec in specs} for _ in range(count)]
+
+
+def pool_for(shape: Sequence[int], pools: Sequence[Array]) -> Array | None:
+    """The first pool whose images have the shape of an input (N, C, H, W)."""
+    return next((pool for pool in pools if pool.shape[1:] == tuple(shape[1:])), None)
 
 
 def _shape(spec: TensorSpec, batch: int) -> tuple[int, ...]:
@@ -376,7 +383,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # Without the images: spawn writes its arguments to a pipe, and would wait for ever for a child that has died.
-        few = replace(settings, images=None)
+        few = replace(settings, images=())
         self._process = context.Process(target=_serve, args=(theirs, path, few, opener), daemon=True)
         _start(self._process)
         theirs.close()

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from compress.config.budget import BUDGETS
+from compress.config.recipes import learning_keys
 from compress.config.section import listed, plain
 from compress.config.training import MEANT
 from compress.config.whole import Config
@@ -47,6 +48,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path} is not valid TOML: {brief(error)}", remedy=_GIVE) from None
     _drop_budgets(table, overrides)
     _drop_target(table, overrides)
+    _drop_learning(table, overrides)
     for override in overrides:
         _override(table, override)
     _load_plugins(table)
@@ -78,6 +80,16 @@ def _drop_target(table: dict[str, Any], overrides: Sequence[str]) -> None:
     if isinstance(section, dict) and {o.split("=")[0].strip() for o in overrides} & {"target.name", "target.engine"}:
         for key in ("name", "engine", "device"):
             section.pop(key, None)
+
+
+def _drop_learning(table: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Drop the file's keys on how is learned if an override gives a recipe; those on how images are changed stay."""
+    for override in overrides:
+        key, _, name = (part.strip() for part in override.partition("="))
+        name, (section, _, word) = name.strip("'\""), key.partition(".")
+        if word == "recipe" and isinstance(found := table.get(section), dict):
+            for dropped in learning_keys(section, name) & found.keys():
+                del found[dropped]
 
 
 def _override(table: dict[str, Any], override: str) -> None:

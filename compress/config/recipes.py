@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
+from compress.config.section import plain
+
 Recipe = Literal["torchvision-v2", "transfer", "mimic", "none"]
 
 _PLAIN = {
@@ -58,7 +60,7 @@ _MIMIC = {
     "epochs": 20,
     "steps_per_epoch": 25,
     "warmup": 2.0,
-    "patience": 6,
+    "patience": 8,
 }
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -92,16 +94,24 @@ def filled(section: str, given: Mapping[str, Any]) -> dict[str, Any]:
     0.04
     """
     name = given.get("recipe")
-    if name is None or name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         return dict(given)
     if section not in RECIPES[name]:
         raise ValueError(f"recipe '{name}' learns from the unpruned network, and {section} makes that: choose another")
     recipe = RECIPES[name][section]
     chosen = {**recipe, **given}
-    with suppress(TypeError, ValueError):  # of a value that is no number: that is said when it is validated
-        if "lr" in recipe and "lr" not in given and chosen.get("optimizer", "sgd") == "sgd":
+    sgd = plain(str(chosen.get("optimizer", "sgd"))) == "sgd"
+    if sgd and "relative_lr" not in given:
+        chosen.pop("relative_lr", None)
+    with suppress(TypeError, ValueError, OverflowError):  # of a value that is no number: said when it is validated
+        if "lr" in recipe and "lr" not in given and sgd:
             chosen["lr"] *= int(chosen["batch_size"]) * int(chosen.get("accumulate", 1)) / recipe["batch_size"]
         if "warmup" in recipe and "warmup" not in given:
-            rises = chosen.get("schedule") in ("cyclical", "onecycle")  # by itself
-            chosen["warmup"] = 0.0 if rises else min(recipe["warmup"], int(chosen["epochs"]) * _LONGEST_WARMUP)
+            rises = plain(str(chosen.get("schedule"))).removesuffix("lr") in ("cosine", "cosineannealing", "constant")
+            chosen["warmup"] = min(recipe["warmup"], int(chosen["epochs"]) * _LONGEST_WARMUP) if rises else 0.0
     return chosen
+
+
+def learning_keys(section: str, name: str) -> frozenset[str]:
+    """The keys of a recipe that say how is learned, not how images are changed."""
+    return frozenset(RECIPES.get(name, {}).get(section, {})) - _PLAIN.keys()

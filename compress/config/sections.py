@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from calibration.preprocess import LARGEST
 from compress import targets
 from compress.config.budget import BUDGETS, Budget, parse_budget
 from compress.config.section import Fraction, Positive, Section, also_called, known, sides
@@ -184,6 +185,9 @@ class PruneConfig(Section):
     images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning uses")
     rounds: Positive = Field(1, description="pruning steps from the unpruned network to the budget, each scored again")
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
+    sizes: tuple[Annotated[int, Field(ge=8, le=LARGEST)], ...] = Field(
+        (), description="input sizes in pixels to choose from; data.input_size is one of them only if it is listed"
+    )
     depth: bool = Field(True, description="also remove whole residual blocks (needs prune.repair)")
     multiple: Positive | None = Field(
         None, description="kept widths are multiples of this; default: 8, or 1 with a latency table"
@@ -201,6 +205,14 @@ class PruneConfig(Section):
             raise ValueError(f"prune.ratio fixes every width: give it alone, not with {', '.join(given[:-1])}")
         if "ratio" in given and self.rounds > 1:
             raise ValueError("several rounds need a budget of latency, MACs or parameters: with a ratio, set rounds=1")
+        if self.sizes and "ratio" in given:
+            raise ValueError("a ratio is met at every size: with prune.sizes give a latency, MACs or parameters")
+        if self.sizes and self.table is not None:
+            raise ValueError(
+                "each of prune.sizes has a latency table of its own, in RUN/sizes: leave prune.table unset"
+            )
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError("prune.sizes names a size twice")
         if not self.repair and self.importance == "obs":
             raise ValueError("importance 'obs' needs prune.repair=true: set that, or choose another importance")
         if not self.repair and self.latency is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from compress.config.recipes import Recipe, filled
 from compress.config.section import Fraction, Positive, Section, also_called, known, plain, sides
+from compress.errors import ConfigError
 from compress.registries import STEPS
 
 # Keys of the training sections by the names that other tools have for them.
@@ -36,6 +38,9 @@ MEANT = {
     "accumulategradbatches": "accumulate",
     "earlystopping": "patience",
 }
+
+
+_MOST_RELATIVE = 0.05
 
 
 def _is_step(name: Any) -> Any:
@@ -118,6 +123,11 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _schedulable(self) -> TrainConfig:
         """Refuse a schedule that cannot work before any stage begins."""
+        if self.relative_lr and self.lr > _MOST_RELATIVE:
+            raise ValueError(
+                f"with relative_lr, lr={self.lr:g} changes a weight by that share of it at every step: leave lr unset, "
+                f"or give at most {_MOST_RELATIVE:g}"
+            )
         if self.relative_lr and self.optimizer == "sgd":
             raise ValueError("relative_lr = true goes with optimizer = 'adam' or 'adamw', whose steps are of one size")
         if self.schedule in ("cyclical", "onecycle") and self.warmup:
@@ -149,18 +159,51 @@ class TaughtConfig(TrainConfig):
     def _has_a_teacher(self) -> TaughtConfig:
         if not self.labels and self.distill == 0:
             raise ValueError("labels = false learns from a teacher: leave distill above 0")
+        if not self.labels and self.recipe not in (None, "mimic"):
+            raise ValueError(f"recipe '{self.recipe}' learns from labels: with labels = false set recipe = 'mimic'")
         return self
 
-    def without_labels(self) -> TaughtConfig:
-        """The settings where there is nothing but the teacher to learn from: the recipe ``mimic``, unless one is given.
+    @model_validator(mode="before")
+    @classmethod
+    def _follow(cls, values: Any) -> Any:
+        """Take what the recipe says for the keys that are not given; without labels that is ``mimic``."""
+        if not isinstance(values, Mapping):
+            return values
+        without = str(values.get("labels")).lower() == "false" and values.get("recipe") is None
+        return filled(cls.section, {**values, "recipe": "mimic"} if without else values)
 
-        >>> FinetuneConfig(batch_size=16).without_labels().optimizer, FinetuneConfig(recipe="none").without_labels().lr
-        ('adam', 0.02)
+    def without_labels(self) -> TaughtConfig:
+        """The settings where there is nothing but the teacher to learn from: the recipe ``mimic``, and what is given.
+
+        Raises:
+            ConfigError: a recipe that needs labels is asked for, or what is given does not go with ``mimic``.
+
+        >>> FinetuneConfig(batch_size=16).without_labels().optimizer
+        'adam'
         """
-        if not self.labels or self.recipe is not None:
+        if not self.labels:
             return self
-        given = {key: getattr(self, key) for key in self.model_fields_set}
-        return type(self).model_validate({**given, "recipe": "mimic"})
+        if self.recipe is not None and self.recipe != "mimic":
+            raise ConfigError(
+                f"{self.section}.recipe={self.recipe} learns from labels, and there are none",
+                remedy=f"set {self.section}.recipe=mimic, or leave it unset",
+            )
+        given = {key: getattr(self, key) for key in self.model_fields_set - {"labels"}}
+        try:
+            return type(self).model_validate({**given, "labels": False})
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(
+                f"[{self.section}] for training without labels: {reason}",
+                remedy=f"give the keys that the recipe needs, see `config --set {self.section}.recipe=mimic`",
+            ) from None
+
+    def record(self) -> dict[str, Any]:
+        """All that a training depends on: also what the keys that are not given become without labels."""
+        found = self.model_dump(mode="json")
+        with suppress(ConfigError):
+            found["without_labels"] = self.without_labels().model_dump(mode="json")
+        return found
 
 
 class FinetuneConfig(TaughtConfig):

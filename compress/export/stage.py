@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from compress.export.parity import (
 from compress.files import write_json
 from compress.lead import lead_stage
 from compress.models.cost import count
-from compress.models.model import Model, describe_model, load_model
+from compress.models.model import Model, load_model
 from compress.parse import Count, read
 from compress.quantize.calibrate import Calibrated
 from compress.quantize.fakequant import at_quantizers
@@ -95,7 +95,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
     arch = config.model.arch
 
     def work(out: Path, scratch: Path) -> None:
-        images = _images(config, describe_model(baseline).preprocess)
+        images_for = cache(partial(_images, config))
         report: ExportFile = {}
 
         def write(
@@ -103,6 +103,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
         ) -> None:
             path = out / f"{config.name}_{suffix}.onnx"
             int8, profile = metadata.precision == "int8", config.target.profile
+            images = images_for(metadata.preprocess)
             run.progress.note(f"  writing {path.name} and checking it on {len(images)} images")
             export_onnx(net, path, metadata, profile.opset, half=int8 and profile.float_type == "float16")
             if int8:
@@ -133,7 +134,7 @@ def export(config: Config, run: Run, *, source: str = "finetune") -> Path:
             write(
                 suffix,
                 lower(network.net, network.quantizers),
-                _references(network, config.target.profile, runner, images[:1]),
+                _references(network, config.target.profile, runner, images_for(compressed.preprocess)[:1]),
                 replace(described, float_layers=in_float(network.net, network.quantizers)),
                 runner,
             )

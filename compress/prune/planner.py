@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,16 @@ from compress.errors import ConfigError, PipelineError
 from compress.graph.plan import WidthPlan
 from compress.graph.structure import Structure
 from compress.models.model import Model, load_model
-from compress.prune.allocation.allocate import Front, Keep, Losses, SearchSpace, allocate, by_scores, front
+from compress.prune.allocation.allocate import (
+    Front,
+    Keep,
+    Losses,
+    SearchSpace,
+    allocate,
+    by_scores,
+    check_reachable,
+    front,
+)
 from compress.prune.allocation.constraints import Constraints
 from compress.prune.allocation.cost import WidthCost
 from compress.prune.importance.scores import Scores
@@ -37,6 +46,8 @@ class Origin:
     Attributes:
         table: the file that ``latency`` is from.
         measurable: whether that was measured on this machine's engine, so that plans can be too.
+        reference: the network whose latency budgets are shares of, where that is another one: its folder, and its
+            latency in ms by its own table.
     """
 
     folder: Path
@@ -48,15 +59,25 @@ class Origin:
     measurable: bool
     budgets: tuple[Budget, ...]
     constraints: Constraints
+    reference: tuple[Path, float] | None = None
 
     @classmethod
-    def of(cls, folder: Path, arch: str, settings: PruneConfig, target: TargetConfig, own_table: Path) -> Origin:
+    def of(
+        cls,
+        folder: Path,
+        arch: str,
+        settings: PruneConfig,
+        target: TargetConfig,
+        own_table: Path,
+        reference: tuple[Path, float] | None = None,
+    ) -> Origin:
         """Read the unpruned network, and the latency table where one is needed.
 
         Args:
             folder: of the stage ``baseline``.
             arch: the network's factory, as the user names it.
             own_table: where the table is, unless the settings name another.
+            reference: see the attribute.
 
         Raises:
             ConfigError: the table is absent, or of another network, target or machine.
@@ -92,7 +113,8 @@ class Origin:
         multiple = settings.multiple or (8 if latency is None else 1)
         constraints = Constraints(multiple, settings.min_width, settings.keep, settings.max_ratio, settings.depth)
         cost = WidthCost(model.net, structure.coupling, shape)
-        return cls(folder, model.net, structure, cost, latency, table, measurable, budgets, constraints)
+        found = cls(folder, model.net, structure, cost, latency, table, measurable, budgets, constraints)
+        return replace(found, reference=reference)
 
     def plan(self) -> WidthPlan:
         """The plan that keeps everything."""
@@ -112,13 +134,27 @@ class Origin:
             )
         return plan
 
-    def limits(self, number: int, rounds: int) -> tuple[Budget, ...]:
-        """The budgets of a round: of the original's cost what it may still be."""
+    def absolute(self) -> dict[str, float]:
+        """The limit of each budget, of what the unpruned network costs, by its kind."""
+        return absolute(self.budgets, self.full)
+
+    def check_reachable(self, model: Model) -> None:
+        """Raise BudgetError where no plan for the unpruned network meets the budgets."""
+        start = RoundStart.of(model, self, self.plan())
+        check_reachable(start.space, start.nothing_lost(), self.limits(1, 1))
+
+    @property
+    def full(self) -> dict[str, float]:
+        """What the unpruned network costs, by kind of budget."""
         before = self.plan()
         full = {"macs": float(before.before.macs), "params": float(before.before.params)}
         if before.latency is not None:
             full["latency"] = before.latency[0]
-        limits = absolute(self.budgets, full)
+        return full
+
+    def limits(self, number: int, rounds: int) -> tuple[Budget, ...]:
+        """The budgets of a round: of the original's cost what it may still be."""
+        full, limits = self.full, self.absolute()
         return tuple(
             Budget(b.kind, None, schedule(full[b.kind], min(limits[b.kind], full[b.kind]), rounds)[number - 1])
             if b.kind in full

@@ -8,23 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from torch import nn
 
 from calibration.datasets import Data
+from calibration.sampler import calibration_sample
+from calibration.split import Split
 from compress.config import Config
 from compress.data import RunImages
 from compress.distributed import pick_device, run_stage
-from compress.errors import ConfigError, DataError, ModelError
-from compress.files import tree_sha256, write_json
+from compress.errors import BudgetError, ConfigError, DataError, ModelError
+from compress.files import MANIFEST, tree_sha256, write_atomic, write_json
 from compress.graph.plan import PLAN, WidthPlan
 from compress.graph.structure import Structure
 from compress.lead import lead_stage
 from compress.models.cost import count
-from compress.models.model import Model, load_model, save_model
+from compress.models.model import Model, describe_model, load_model, save_model
 from compress.progress import SILENT, Progress
 from compress.prune.allocation.allocate import check_reachable
 from compress.prune.importance.scores import Scored, Scores
@@ -34,9 +36,12 @@ from compress.prune.latency.fallback import in_macs, unmeasurable
 from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
+from compress.prune.sizes import SIZES, Judge, SizesFile, SizeTried, at_input_size
 from compress.prune.surgery import cut, verify
+from compress.ranks import processes
 from compress.registries import CRITERIA
 from compress.run import Run
+from compress.train.stage import other_size
 from compress.train.tune import tune
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]
@@ -48,12 +53,15 @@ CONFIRMED = "confirmed.json"
 def prune(config: Config, run: Run) -> Path:
     """Remove channels and blocks of the baseline within the budgets: the network, ``plan.json`` and ``front.json``.
 
+    With ``prune.sizes`` this is done at each input size, and the network that is nearest to the baseline is taken;
+    ``sizes.json`` says how near each came.
+
     Raises:
         BackendAbsent: see ``in_macs``.
         BudgetError, ConfigError, ModelError: see ``Structure.of``, ``LatencyTable`` and ``allocate``.
         DataError: there are no images to look at, or they do not fit the network's classes.
     """
-    network = baseline = run.need("baseline")
+    baseline = run.need("baseline")
     own_table = run.directory / TABLE
     if why := unmeasurable(config.prune, config.target, own_table):
         dense = load_model(baseline, config.model.arch)
@@ -62,17 +70,141 @@ def prune(config: Config, run: Run) -> Path:
         config = config.model_copy(update={"prune": settings})  # the record is of the budget that is met
         run.progress.note(told)
     images = RunImages(config.data, config.run.seed, run.directory, run.progress)
+    if config.prune.sizes:
+        return _best_size(config, run, images)
     origin = Origin.of(baseline, config.model.arch, config.prune, config.target, own_table)
-    trains = config.prune.rounds > 1 and config.prune.round_epochs and config.finetune.labels
-    if trains and images.data.train is None:
+    return _in_rounds(config, run, run, origin, images)
+
+
+def _in_rounds(config: Config, run: Run, shared: Run, origin: Origin, images: RunImages) -> Path:
+    """Prune a network to its budgets in as many rounds as are asked for.
+
+    Args:
+        run: where the stages are kept; ``shared`` is where the losses are.
+    """
+    if config.prune.rounds > 1 and config.prune.round_epochs and config.finetune.labels and images.data.train is None:
         raise DataError(
             "fine-tuning between rounds needs images, and data.train is not set",
             remedy="set finetune.labels=false, which makes do with the calibration images, or prune.round_epochs=0",
         )
+    network = origin.folder
     between = Run(run.directory / "rounds", force=run.force, progress=run.progress)
     for number in range(1, config.prune.rounds):
-        network = _round(config, run, between, f"round{number}", origin, network, number, images)
-    return _round(config, run, run, "prune", origin, network, config.prune.rounds, images)
+        network = _round(config, shared, between, f"round{number}", origin, network, number, images)
+    return _round(config, shared, run, "prune", origin, network, config.prune.rounds, images)
+
+
+def resized(config: Config, run: Run, size: int, images: RunImages | None = None) -> Run:
+    """The run of the same network at another input size, in ``sizes/``: its baseline, latency table and losses.
+
+    Args:
+        size: side of the square input, in pixels; for the baseline's own this is ``run`` itself.
+
+    Raises:
+        ConfigError: the network's own input is not square; see also ``Judge``.
+        ModelError: see ``at_input_size``.
+    """
+    baseline = run.need("baseline")
+    height, width = describe_model(baseline).preprocess.sides
+    if height != width:
+        raise ConfigError(
+            f"prune.sizes are square, and the network's input is {width}x{height}", remedy="leave prune.sizes unset"
+        )
+    if height == size:
+        return run
+    images = images or RunImages(config.data, config.run.seed, run.directory, run.progress)
+    other = other_size(run, size)
+
+    def work(out: Path, scratch: Path) -> None:
+        model = load_model(baseline, config.model.arch)
+        sample = images.sample(config.prune.images, run.progress)
+        new, loss = at_input_size(model, size, sample, Judge(model, _unseen(config, images)))
+        run.progress.note(f"  unpruned at {size} pixels: {loss:.3f} nats from the network at its own size")
+        save_model(new, out)
+
+    settings = {"size": size, "images": config.prune.images, "data": images.settings, "seed": config.run.seed}
+    lead_stage(other, "baseline", work, settings=settings, parents=[baseline])
+    return other
+
+
+def _best_size(config: Config, run: Run, images: RunImages) -> Path:
+    """Prune at every size of ``prune.sizes`` to the same budgets; stage ``prune`` is the network of least loss."""
+    arch, settings, baseline = config.model.arch, config.prune, run.need("baseline")
+    whole = Origin.of(baseline, arch, settings, config.target, run.directory / TABLE)
+    limits = {kind: f"{limit!r} ms" if kind == "latency" else repr(limit) for kind, limit in whole.absolute().items()}
+    one = config.model_copy(update={"prune": settings.model_copy(update={"sizes": (), **limits})})
+    reference = (baseline, whole.full["latency"]) if "latency" in limits else None
+    _unseen(config, images)  # that there are such images is told first
+    runs = {size: resized(config, run, size, images) for size in settings.sizes}
+    at: dict[int, tuple[Run, Origin]] = {}
+    for size, shared in runs.items():  # all, so that a table that is missing is told before anything is pruned
+        dense, table = shared.folder("baseline"), shared.directory / TABLE
+        at[size] = shared, Origin.of(dense, arch, one.prune, config.target, table, reference)
+    found: dict[int, tuple[Path, Path | None]] = {}
+    for size, (shared, origin) in at.items():
+        run.progress.note(f"at {size} pixels:")
+        own = Run(run.directory / "candidates" / f"{size}px", force=run.force, progress=run.progress)
+        measured = False
+        try:
+            origin.check_reachable(load_model(origin.folder, arch))
+            measured = True
+            found[size] = origin.folder, _in_rounds(one, own, shared, origin, images)
+        except BudgetError as error:
+            if measured and processes() > 1:  # the other processes wait for what this one was measuring
+                raise
+            run.progress.note(f"  {error.message}")
+            found[size] = origin.folder, None
+    if not any(folder for _, folder in found.values()):
+        raise BudgetError(
+            "no input size of prune.sizes meets the budget", remedy="raise the budget, or add a smaller size"
+        )
+
+    def work(out: Path, scratch: Path) -> None:
+        judge = Judge(load_model(baseline, arch), _unseen(config, images))
+        tried = [_tried(size, load_model(dense, arch), folder, arch, judge) for size, (dense, folder) in found.items()]
+        best = min((one for one in tried if one.loss is not None), key=lambda one: (one.loss, one.size))
+        for one in tried:
+            run.progress.note(f"  {one}{' <- taken' if one is best else ''}")
+        write_json(out / SIZES, asdict(SizesFile(tuple(tried), best.size)))
+        _, chosen = found[best.size]
+        assert chosen is not None
+        for path in chosen.iterdir():
+            if path.name not in (MANIFEST, PLAN):
+                write_atomic(out / path.name, path.read_bytes())
+        plan = WidthPlan.read(chosen / PLAN)
+        before = whole.plan()
+        latency = plan.latency and before.latency and (before.latency[0], plan.latency[1])
+        plan = replace(plan, before=before.before, latency=latency)  # from the network that the user has
+        write_json(out / PLAN, plan.to_json())
+        for line in describe(plan):
+            run.progress.note(f"  {line}")
+
+    chosen = settings.model_dump(mode="json", exclude={"table", "allow_foreign_table"})
+    stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
+    parents = [baseline, *(path for pair in found.values() for path in pair if path is not None)]
+    parents += [table for table in (whole.table, *(origin.table for _, origin in at.values())) if table is not None]
+    return lead_stage(run, "prune", work, settings=stage_settings, parents=list(dict.fromkeys(parents)))
+
+
+def _unseen(config: Config, images: RunImages) -> Split:
+    """Held-out images, on which pruned networks of several input sizes are compared."""
+    holdout = images.data.holdout
+    if holdout is None:
+        raise DataError(
+            "prune.sizes compares networks on held-out images, and there are none",
+            remedy="set data.train (class folders are not needed) and a share data.holdout",
+        )
+    chosen = calibration_sample(holdout, min(config.prune.images, len(holdout)), seed=config.run.seed)
+    return holdout.subset(chosen, holdout.name)
+
+
+def _tried(size: int, dense: Model, folder: Path | None, arch: str, judge: Judge) -> SizeTried:
+    unpruned = judge.loss(dense.net, dense.preprocess)
+    if folder is None:
+        return SizeTried(size, unpruned, None, None)
+    pruned, plan = load_model(folder, arch), WidthPlan.read(folder / PLAN)
+    loss = judge.loss(pruned.net, pruned.preprocess)
+    return SizeTried(size, unpruned, loss, plan.latency[1] if plan.latency else None)
 
 
 def _round(
@@ -119,8 +251,11 @@ def _round(
     chosen = settings.model_dump(mode="json", exclude={"table", "allow_foreign_table"})
     stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
     if not last and settings.round_epochs:
-        stage_settings["finetune"] = config.finetune.model_dump(mode="json")
+        stage_settings["finetune"] = config.finetune.record()
     parents = [network, origin.folder, *filter(None, (losses, origin.table))]
+    if origin.reference is not None:
+        parents.append(origin.reference[0])
+        stage_settings["reference_ms"] = origin.reference[1]
     parents = list(dict.fromkeys(parents))
     if "finetune" in stage_settings:
         device = pick_device(config.finetune.device)
@@ -189,14 +324,20 @@ def _confirmed(
         in_all: makes of a round's plan the one that leads there from the unpruned network.
     """
     first, (unpruned, _) = planner.budgets[0], origin.plan().latency or (0.0, 0.0)
-    if first.kind != "latency" or first.limit is None or first.limit >= unpruned:
+    if first.kind != "latency" or first.limit is None:
         return planner.plan()
-    ask = on_engine(origin.folder, config.target)
+    limit = first.limit
+    if origin.reference is not None and origin.reference[0] != origin.folder:
+        limit = origin.absolute()["latency"]  # measured even if by this other table nothing need be pruned
+    elif limit >= unpruned:
+        return planner.plan()
+    against, whole = origin.reference or (origin.folder, unpruned)
+    ask = on_engine(origin.folder, config.target, None if against == origin.folder else against)
     progress.note("measuring the plans near the budget")
-    best, tried = confirmed(planner.plan, first.limit, unpruned, lambda plans: ask([in_all(plan) for plan in plans]))
+    best, tried = confirmed(planner.plan, limit, whole, lambda plans: ask([in_all(plan) for plan in plans]))
     for one in tried:
         progress.note(f"  {one}{' <- taken' if one is best else ''}")
-    record = ConfirmedFile(first.limit, tuple(one.tried() for one in tried), tried.index(best))
+    record = ConfirmedFile(limit, tuple(one.tried() for one in tried), tried.index(best))
     write_json(out / CONFIRMED, asdict(record))
     return best.plan
 
@@ -227,7 +368,6 @@ def _train(
         config.finetune,
         epochs=config.prune.round_epochs,
         kept=plan.kept,
-        holdout=config.data.holdout,
         seed=config.run.seed,
         workers=config.data.workers,
         scratch=scratch,

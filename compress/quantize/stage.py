@@ -97,7 +97,7 @@ def quantize(config: Config, run: Run, *, source: str = "finetune") -> Path:
         "mode": config.quantize.mode,
     }
     if config.quantize.mode == "qat":
-        settings["qat"] = config.qat.model_dump(mode="json")
+        settings["qat"] = config.qat.record()
     elif config.quantize.max_drop is not None:
         settings["max_drop"] = config.quantize.max_drop
         settings["sensitivity_images"] = config.quantize.sensitivity_images
@@ -206,7 +206,7 @@ class _Images:
 def _held_out(calibrated: Calibrated, model: Model, data: Data, config: Config, run: Run) -> HeldOut | None:
     """Top-1 on held-out training images, before and after; None where there are none, and for a backbone."""
     holdout = data.holdout
-    if holdout is None or not model.classes:
+    if holdout is None or not holdout.labelled or not model.classes:
         return None
     workers = config.data.workers
     fp32, ptq = (
@@ -271,7 +271,6 @@ def _train(
         model.net if config.qat.distill > 0 else None,
         data,
         config.qat,
-        holdout=config.data.holdout,
         seed=config.run.seed,
         workers=config.data.workers,
         scratch=scratch,

@@ -91,7 +91,10 @@ def fit(
 
     with _on(device, net, teacher), _seeded(seed, device):
         if config.size is not None:
-            run(net, torch.zeros(2, *images.shape), images)  # not every network takes another size
+            try:
+                run(net, torch.zeros(2, *images.shape), images)
+            except ModelError as error:  # not every network takes another size
+                raise ModelError(error.message, remedy="leave `size` of the training section unset") from None
         objective: Objective = (
             Outputs(teacher, train, preprocess)
             if teacher is not None and not labels
@@ -109,6 +112,8 @@ def fit(
             rows = [Epoch(0, None, step.lr, found.get("top1"), _since(started), found.get("error"))]
             if objective.note:
                 progress.note(objective.note)
+        if config.patience and holdout is None:
+            progress.note("trained to the last epoch: patience needs held-out images, and there are none")
         transform = train_transform(
             images,
             crop=config.crop,

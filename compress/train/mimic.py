@@ -7,7 +7,7 @@ held to (MiR: Wang et al. 2021, arXiv:2105.08357; PRACTISE: Wang et al. 2022, ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -28,11 +28,26 @@ def tapped(net: nn.Module, at: Features) -> fx.GraphModule:
     graph = net.live_graph() if isinstance(net, RaisedNetwork) else copy.deepcopy(net.graph)
     nodes = {node.name: node for node in graph.nodes}
     output = next(iter(graph.find_nodes(op="output")))
-    output.args = ((nodes.get(at.maps, nodes[at.scores]), nodes[at.scores]),)
+    output.args = ((nodes[at.maps], nodes[at.scores]),)
     module = fx.GraphModule(net, graph)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def among(net: nn.Module, names: Collection[str], at: Features) -> Features:
+    """The same features in a network that was made from ``net``, whose batch norms are folded into what they read.
+
+    Args:
+        names: of that network's nodes.
+    """
+    assert isinstance(net, fx.GraphModule)
+    nodes = {node.name: node for node in net.graph.nodes}
+    maps = at.maps
+    while maps not in names:
+        (before,) = nodes[maps].all_input_nodes
+        maps = before.name
+    return at._replace(maps=maps)
 
 
 class Teacher(nn.Module):

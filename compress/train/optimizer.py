@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -35,7 +35,7 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> Optimizer:
     tensors = [[p] for p in trainable] if config.relative_lr else [trainable]
     groups: list[dict[str, Any]] = []
     for some in tensors:
-        size = max(_LEAST_SIZE, float(some[0].detach().square().mean().sqrt())) if config.relative_lr else 1.0
+        size = _size(some[0]) if config.relative_lr else 1.0
         for decays in (True, False):
             chosen = [p for p in some if (p.ndim > 1) is decays]
             decay = config.weight_decay if decays else 0.0
@@ -44,6 +44,11 @@ def make_optimizer(net: nn.Module, config: TrainConfig) -> Optimizer:
     if config.optimizer != "sgd":
         return (Adam if config.optimizer == "adam" else AdamW)(groups, lr=config.lr)
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def _size(tensor: Tensor) -> float:
+    """Root mean square, with digits that do not depend on the number of threads."""
+    return max(_LEAST_SIZE, float(f"{tensor.detach().double().square().mean().sqrt().item():.6g}"))
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, epochs: int, steps: int) -> LRScheduler:

@@ -27,7 +27,7 @@ from compress.graph.plan import PLAN, WidthPlan
 from compress.models.batchnorm import has_stale_statistics, reparameterize
 from compress.models.checkpoint import load_trained
 from compress.models.layers import make_layer, shape_of
-from compress.models.model import Model, load_model, save_model
+from compress.models.model import Model, describe_model, load_model, save_model
 from compress.models.prepare import prepare
 from compress.models.registry import build, preprocessing_of
 from compress.models.sanity import check_activations
@@ -111,7 +111,8 @@ def finetune(config: Config, run: Run) -> Path:
         PipelineError: ``baseline`` or ``prune`` has not run.
         DataError: there are no training images.
     """
-    pruned, unpruned = run.need("prune"), run.need("baseline")
+    pruned = run.need("prune")
+    unpruned = _unpruned(run, pruned)
     settings = config.finetune
     images = RunImages(config.data, config.run.seed, run.directory, run.progress)
 
@@ -124,7 +125,6 @@ def finetune(config: Config, run: Run) -> Path:
             images.data,
             settings,
             kept=WidthPlan.read(pruned / PLAN).kept,
-            holdout=config.data.holdout,
             seed=config.run.seed,
             workers=config.data.workers,
             scratch=scratch,
@@ -141,6 +141,24 @@ def finetune(config: Config, run: Run) -> Path:
         settings=_settings(config, images, "finetune"),
         parents=[pruned, unpruned],
     )
+
+
+def other_size(run: Run, size: int) -> Run:
+    """The run of the same network at another input size, in ``sizes/``: its baseline, latency table and losses.
+
+    Args:
+        size: side of the square input, in pixels.
+    """
+    return Run(run.directory / "sizes" / f"{size}px", force=run.force, progress=run.progress)
+
+
+def _unpruned(run: Run, pruned: Path) -> Path:
+    """The folder of the network that was pruned: the baseline, or the baseline at the size that pruning has chosen."""
+    baseline = run.need("baseline")
+    preprocess = describe_model(pruned).preprocess
+    if preprocess == describe_model(baseline).preprocess:
+        return baseline
+    return other_size(run, preprocess.sides[0]).need("baseline")
 
 
 def _tell_of_a_backbone(config: Config, epochs: int, progress: Progress) -> None:
@@ -265,4 +283,6 @@ def _some_images(split: Split, preprocess: Preprocess, seed: int) -> list[torch.
 def _settings(config: Config, images: RunImages, *sections: str) -> dict[str, Any]:
     """What of the configuration the output depends on, the images included."""
     chosen = {name: getattr(config, name).model_dump(mode="json") for name in sections}
+    if "finetune" in sections:
+        chosen["finetune"] = config.finetune.record()
     return {**chosen, "data": images.settings, "seed": config.run.seed}

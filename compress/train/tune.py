@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from calibration.datasets import Data
 from calibration.sampler import calibration_sample
-from calibration.split import Split, stratified
+from calibration.split import Split
 from compress.config import TaughtConfig
 from compress.errors import DataError
 from compress.graph.head import features_of
@@ -20,9 +19,7 @@ from compress.models.model import Model
 from compress.progress import SILENT, Progress
 from compress.train.history import History
 from compress.train.loop import fit
-from compress.train.mimic import Teacher, frozen, survivors, tapped
-
-_FEWEST = 2  # images without labels: one to learn from, one to hold out
+from compress.train.mimic import Teacher, among, frozen, survivors, tapped
 
 
 class _Images(NamedTuple):
@@ -39,7 +36,6 @@ def tune(
     *,
     epochs: int | None = None,
     kept: Mapping[str, Sequence[int]] | None = None,
-    holdout: float = 0.1,
     seed: int = 0,
     workers: int = 0,
     scratch: Path | None = None,
@@ -55,14 +51,13 @@ def tune(
         teacher: raised; needed where ``settings.distill`` is above 0.
         epochs: in place of ``settings.epochs``; warm-up then takes half of them at most.
         kept: by group of the teacher, the units that ``net`` still has; None: all.
-        holdout: share of the images without labels that is held out, if no labelled ones are.
 
     Raises:
         DataError: there are no images to train on; see also ``fit``.
     """
     shape = model.preprocess.shape
     labels = settings.labels and bool(model.classes) and (data.train is None or data.train.labelled)
-    if not labels:
+    if not labels and teacher is not None:
         settings = settings.without_labels()
     if epochs is None:
         epochs = settings.epochs or 0
@@ -70,7 +65,7 @@ def tune(
         settings = settings.model_copy(update={"warmup": min(settings.warmup, epochs / 2)})
     if epochs == 0:
         return History((), 0)
-    train, held_out = _labelled(data) if labels else _unlabelled(data, holdout, seed)
+    train, held_out = _labelled(data) if labels else _unlabelled(data, seed)
     fitted = partial(
         fit,
         train=train,
@@ -92,7 +87,9 @@ def tune(
     assert theirs is not None  # both are the same network
     channels = None if kept is None else survivors(teacher, shape, theirs, kept)
     with frozen(net.get_submodule(at.head)):
-        return fitted(tapped(net, at), teacher=Teacher(tapped(teacher, theirs), channels).eval())
+        assert isinstance(net, fx.GraphModule)
+        mine = among(model.net, {node.name for node in net.graph.nodes}, at)
+        return fitted(tapped(net, mine), teacher=Teacher(tapped(teacher, theirs), channels).eval())
 
 
 def _labelled(data: Data) -> _Images:
@@ -104,15 +101,14 @@ def _labelled(data: Data) -> _Images:
     return _Images(data.train, data.holdout)
 
 
-def _unlabelled(data: Data, holdout: float, seed: int) -> _Images:
-    """The training images, else the calibration images, none of which accuracy is measured on."""
-    images = data.train
-    if images is None:
-        if data.calibration is None:
-            raise DataError("there are no images to learn from", remedy="set data.train or data.calibration")
-        chosen = calibration_sample(data.calibration, len(data.calibration), seed=seed, exclude=data.eval)
-        images = data.calibration.subset(sorted(chosen), "train")
-    if data.holdout is not None or holdout == 0 or len(images) < _FEWEST:
-        return _Images(images, data.holdout)
-    rest, back = stratified(np.zeros_like(images.labels), holdout, seed)
-    return _Images(images.subset(rest, "train"), images.subset(back, "holdout"))
+def _unlabelled(data: Data, seed: int) -> _Images:
+    """The training images; else the calibration images, none of which accuracy is measured on.
+
+    Of the latter none are held out: repair and calibration have seen them all.
+    """
+    if data.train is not None:
+        return _Images(data.train, data.holdout)
+    if data.calibration is None:
+        raise DataError("there are no images to learn from", remedy="set data.train or data.calibration")
+    chosen = calibration_sample(data.calibration, len(data.calibration), seed=seed, exclude=data.eval)
+    return _Images(data.calibration.subset(sorted(chosen), "train"), None)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,6 +124,34 @@ def test_losses_of_the_int8_network_stand_beside_those_of_the_float_one(
         assert cell["float_loss"] > 0
         assert cell["int8_loss"] > 0
         assert 2 * cell["width"] >= cell["units"] > cell["width"]
+
+
+def test_points_choose_their_input_size(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "baseline", run / "baseline")
+    sizes = ("--set", "prune.sizes=[16, 12]")
+    chosen = [word for setting in (f"run.dir={run}", *SETTINGS) for word in ("--set", setting)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "FITTED", 1)
+        patch.setattr(measure, "HELD_OUT", 0)
+        patch.setattr(measure, "FAST", Effort(2, 0.001))
+        patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
+        assert latency_table.main([*chosen, *sizes, "--fast"]) == 0
+        assert (run / "sizes" / "12px" / "latency_table.json").exists()
+        assert command(run, "--at", "90%", *sizes) in (0, 4)
+    record = json.loads((run / "pareto" / "90pct" / "prune" / "sizes.json").read_text())
+    row = json.loads((run / "pareto" / "pareto.json").read_text())["rows"][2]
+    assert row["latency"]["scenario"]["shape"] == [1, 3, record["taken"], record["taken"]]
+    assert row["latency"]["scenario"]["inputs"] == "images"
+    assert re.search(rf"\| 90% INT8[^|]*\| +{record['taken']} \|", (run / "pareto" / "pareto.md").read_text())
+    assert not (run / "pareto" / "90pct" / "sizes" / "16px").exists()  # the run's own table, losses and baseline
+    plan = json.loads((run / "pareto" / "90pct" / "prune" / "plan.json").read_text())
+    assert plan["before"]["macs"] == record_of(run, "dense INT8")["macs"]
+
+
+def record_of(run: Path, name: str) -> dict[str, Any]:
+    rows = json.loads((run / "pareto" / "pareto.json").read_text())["rows"]
+    return next(row for row in rows if row["name"] == name)
 
 
 def test_budgets_are_put_in_order_and_in_place_of_all_others(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def test_parts_of_a_data_set_are_not_taken_for_classes(tmp_path):
 def test_images_without_labels(flat):
     data = load_data("imagefolder", train=flat / "train")
     assert not data.train.labelled
-    assert (len(data.train), data.holdout, data.labelled) == (4, None, None)
+    assert (len(data.train), len(data.holdout), data.labelled) == (3, 1, None)
+    assert not data.holdout.labelled
+    assert load_data("imagefolder", train=flat / "train", holdout=0).holdout is None
     with pytest.raises(DataError, match="2 images but no class folders") as error:
         load_data("imagefolder", train=flat / "train", eval=flat / "eval")
     assert "data.labels" in error.value.remedy
@@ -146,7 +148,7 @@ def test_classes_may_be_given_the_outputs_of_the_network(tmp_path):
 
 
 def test_broken_images_can_be_left_out(flat):
-    data = load_data("imagefolder", train=flat / "train")
+    data = load_data("imagefolder", train=flat / "train", holdout=0)
     kept = data.without({flat / "train" / "b.png"})
     assert [kept.train.where(i)[-5:] for i in range(3)] == ["a.png", "c.png", "d.png"]
     assert kept.calibration is kept.train

@@ -118,8 +118,12 @@ def confirmed(
     return fitting[0], tried
 
 
-def on_engine(baseline: Path, target: TargetConfig) -> Measure:
-    """Measures plans of the network in the folder ``baseline``, by ``python -m benchmarks.plan_latency``."""
+def on_engine(baseline: Path, target: TargetConfig, against: Path | None = None) -> Measure:
+    """Measures plans of the network in the folder ``baseline``, by ``python -m benchmarks.plan_latency``.
+
+    Args:
+        against: folder of the network whose latency they are shares of; default: ``baseline``.
+    """
 
     def measure(plans: Sequence[WidthPlan]) -> list[Interval]:
         with tempfile.TemporaryDirectory() as folder:
@@ -128,6 +132,7 @@ def on_engine(baseline: Path, target: TargetConfig) -> Measure:
                 write_json(file, plan.to_json())
             # Its factory is trusted: this process has loaded the folder, as the user's configuration names it.
             arguments = ["--model", str(baseline), "--trust", "--target", target.name, "--engine", target.engine]
+            arguments += [] if against is None else ["--against", str(against)]
             arguments += [*conditions(target), "--plan", *map(str, files)]
             answer = ask("the plans", "benchmarks.plan_latency", arguments, _Answer)
         return [Interval.of(one.ratio) for one in answer.plans]

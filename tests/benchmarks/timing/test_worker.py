@@ -95,8 +95,10 @@ def test_pool_is_seeded_and_varied(specs: tuple[TensorSpec, ...]) -> None:
 
 def test_pool_of_images_uses_each_in_turn(specs: tuple[TensorSpec, ...]) -> None:
     images = np.arange(5, dtype=np.float32)[:, None, None, None] * np.ones((5, 3, 4, 4), np.float32)
-    pool = input_pool(specs, Settings(batch=2, images=images))
+    pool = input_pool(specs, Settings(batch=2, images=(np.ones((5, 3, 8, 8), np.float32), images)))
     assert [feed["input"][:, 0, 0, 0].tolist() for feed in pool[:3]] == [[0, 1], [2, 3], [4, 0]]
+    other = input_pool(specs, Settings(batch=2, images=(np.ones((5, 3, 8, 8), np.float32),)))
+    assert other[0]["input"].shape == (2, 3, 4, 4)  # no images of its size: random ones
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Names and values of the training sections: what is accepted, and what is refused before any stage begins."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -64,6 +65,8 @@ def test_a_step_schedule_has_a_period_or_milestones(name: str) -> None:
         (["train.TrivialAugmentWide=true"], "did you mean 'augment'"),
         (["train.accumulate_grad_batches=2"], "did you mean 'accumulate'"),
         (["train.ema=1"], "less than 1"),
+        (["finetune.labels=false", "finetune.recipe=transfer"], "recipe 'transfer' learns from labels"),
+        (["finetune.recipe=mimic", "finetune.lr=0.1"], "changes a weight by that share of it at every step"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_when_they_are_read(overrides: list[str], message: str) -> None:
@@ -150,6 +153,59 @@ def test_a_recipe_fills_in_what_is_not_given() -> None:
     assert load_config(None, ["finetune.recipe=mimic", "finetune.labels=true"]).finetune.labels
 
 
+def test_labels_that_are_false_are_the_recipe_mimic() -> None:
+    said, chosen = (load_config(None, [f"finetune.{key}"]).finetune for key in ("labels=false", "recipe=mimic"))
+    assert said == chosen
+    flat = load_config(None, ["finetune.batch_size=16"]).finetune.without_labels()
+    assert flat == load_config(None, ["finetune.recipe=mimic", "finetune.batch_size=16"]).finetune
+    assert chosen.without_labels() is chosen
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["finetune.recipe=transfer"], "recipe=transfer learns from labels, and there are none"),
+        (["finetune.lr=0.5"], r"\[finetune\] for training without labels: with relative_lr, lr=0.5"),
+    ],
+)
+def test_what_does_not_go_without_labels_is_told(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides).finetune.without_labels()
+
+
+@pytest.mark.parametrize("key", ["optimizer=sgd", "schedule=onecycle", "epochs=1", "lr=0.002"])
+def test_keys_that_are_given_stay_without_labels(key: str) -> None:
+    given = load_config(None, [f"finetune.{key}"]).finetune
+    name = key.partition("=")[0]
+    assert getattr(given.without_labels(), name) == getattr(given, name)
+
+
+def test_the_record_tells_a_given_default_from_one_that_the_recipe_would_fill() -> None:
+    silent, given = (load_config(None, keys).finetune for keys in ([], ["finetune.batch_size=64"]))
+    assert silent.model_dump() == given.model_dump()
+    assert silent.record() != given.record()
+
+
+def test_a_recipe_on_the_command_line_goes_before_the_files_rate_and_not_before_its_flips(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[finetune]\nlr = 0.02\nepochs = 30\nflip = false\nclip_norm = 1.0\n")
+    found = load_config(file, ["finetune.recipe=mimic", "finetune.epochs=7"]).finetune
+    assert (found.lr, found.epochs, found.flip, found.clip_norm) == (0.003, 7, False, 1.0)
+    assert load_config(file, ["qat.recipe=mimic"]).finetune.epochs == 30
+
+
+@pytest.mark.parametrize("override", ["train.recipe=[1]", "train.batch_size=inf", "train.epochs=many"])
+def test_a_recipe_beside_values_that_are_none(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_config(None, ["train.recipe=transfer", override] if "recipe" not in override else [override])
+
+
+def test_names_in_other_spellings_count_for_a_recipe_too() -> None:
+    assert load_config(None, ["train.recipe=transfer", "train.schedule=OneCycleLR"]).train.warmup == 0
+    config = load_config(None, ["train.recipe=transfer", "train.optimizer=SGD", "train.batch_size=128"])
+    assert config.train.lr == pytest.approx(0.04)
+
+
 @pytest.mark.parametrize(
     ("overrides", "warmup"),
     [([], 2.0), (["finetune.epochs=2"], 0.5), (["finetune.warmup=1"], 1.0), (["finetune.schedule=onecycle"], 0.0)],
@@ -194,8 +250,9 @@ def test_another_training_size_keeps_the_share_of_the_crop(size: int, resize: in
     preprocess = Preprocess(size=size, resize=max(size, resize) if resize else 0)
     other = at_size(preprocess, to)
     assert other.size == to
-    assert bool(other.resize) == bool(preprocess.resize)
-    if other.resize:
+    if not preprocess.resize:
+        assert other.resize == (to if to != size else 0)
+    else:
         assert other.resize >= to
         assert other.resize == pytest.approx(min(LARGEST, preprocess.resize * to / size), abs=1)
     assert at_size(preprocess, None) is preprocess

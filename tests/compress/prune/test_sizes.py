@@ -1,0 +1,151 @@
+"""Input sizes that pruning chooses from."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from user_nets import lively
+
+from calibration.preprocess import Preprocess
+from compress.config import load_config
+from compress.errors import BudgetError, ConfigError, DataError, ModelError
+from compress.files import tree_sha256
+from compress.graph.plan import WidthPlan
+from compress.models.cost import count
+from compress.models.model import Model, load_model, save_model
+from compress.models.registry import build
+from compress.prune.sizes import with_statistics
+from compress.prune.stage import prune
+from compress.run import Run
+from compress.train.stage import finetune
+
+OWN = Preprocess(size=32, resize=36)
+
+
+def with_baseline(folder, classes=10):
+    torch.manual_seed(0)
+    net = lively(build("cifar_resnet20", 10))
+    run = Run(folder)
+    model = Model(net, "cifar_resnet20", OWN, tuple(map(str, range(classes))))
+    run.stage("baseline", lambda out, scratch: save_model(model, out), settings={})
+    return run
+
+
+def config(*overrides):
+    settings = ["model.arch=cifar_resnet20", "prune.images=40", "prune.multiple=4", "data.input_size=32"]
+    return load_config(None, [*settings, *overrides])
+
+
+def sizes_of(folder):
+    return json.loads((folder / "sizes.json").read_text())
+
+
+def test_the_size_of_least_loss_is_taken(tmp_path):
+    run = with_baseline(tmp_path)
+    folder = prune(config("prune.macs=50%", "prune.sizes=[32, 24]"), run)
+    record, model, plan = sizes_of(folder), load_model(folder), WidthPlan.read(folder / "plan.json")
+    tried = {one["size"]: one for one in record["tried"]}
+    assert list(tried) == [32, 24]
+    assert tried[32]["unpruned"] == pytest.approx(0, abs=1e-5) != tried[24]["unpruned"]
+    assert record["taken"] == min(tried, key=lambda size: tried[size]["loss"])
+    assert model.preprocess.sides == (record["taken"],) * 2
+    dense = count(load_model(run.folder("baseline")).net, OWN.shape)
+    assert plan.before == dense  # what the user has, not the network at the other size
+    assert plan.after == count(model.net, model.preprocess.shape)
+    for size in (32, 24):  # both met the budget of the network at its own size
+        at = load_model(tmp_path / "candidates" / f"{size}px" / "prune")
+        assert count(at.net, at.preprocess.shape).macs <= 0.5 * dense.macs
+
+
+def test_a_smaller_input_keeps_the_share_of_the_crop_and_all_channels_where_it_is_small_enough(tmp_path):
+    run = with_baseline(tmp_path)
+    folder = prune(config("prune.macs=50%", "prune.sizes=16"), run)
+    model = load_model(folder)
+    assert (model.preprocess.size, model.preprocess.resize) == (16, 18)
+    assert WidthPlan.read(folder / "plan.json").removed == ()
+    assert model.net.linear.in_features == 64
+    again = finetune(config("finetune.recipe=mimic", "finetune.epochs=1", "finetune.steps_per_epoch=2"), run)
+    assert load_model(again).preprocess == model.preprocess
+    parents = json.loads((again / "stage.json").read_text())["parents"]
+    assert str(tmp_path / "sizes" / "16px" / "baseline") in parents  # the teacher has the same input
+
+
+def test_asked_twice_it_does_nothing_and_elsewhere_it_makes_the_same_bytes(tmp_path):
+    asked = config("prune.macs=50%", "prune.sizes=[24, 16]")
+    first = prune(asked, with_baseline(tmp_path / "a"))
+    written = (first / "sizes.json").stat().st_mtime_ns
+    prune(asked, Run(tmp_path / "a"))
+    assert (first / "sizes.json").stat().st_mtime_ns == written
+    assert tree_sha256(first) == tree_sha256(prune(asked, with_baseline(tmp_path / "b")))
+
+
+def test_a_size_at_which_no_plan_meets_the_budget_is_passed_over(tmp_path):
+    run = with_baseline(tmp_path)
+    folder = prune(config("prune.macs=10%", "prune.sizes=[32, 8]", "prune.min_width=16", "prune.depth=false"), run)
+    record = sizes_of(folder)
+    assert (record["taken"], record["tried"][0]["loss"]) == (8, None)
+    with pytest.raises(BudgetError, match=r"no input size of prune\.sizes meets the budget"):
+        prune(config("prune.macs=0.01%", "prune.sizes=[32, 16]"), run)
+
+
+def test_without_a_table_for_a_size_nothing_is_pruned(tmp_path):
+    with pytest.raises(ConfigError, match="latency_table"):
+        prune(config("prune.latency=50%", "prune.sizes=[32, 16]"), with_baseline(tmp_path))
+    assert not (tmp_path / "candidates").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune.ratio=50%", "prune.sizes=[32]"], "a ratio is met at every size"),
+        (["prune.sizes=[32, 32]"], "names a size twice"),
+        (["prune.sizes=[32]", "prune.table=t.json"], "leave prune.table unset"),
+        (["prune.sizes=[4]"], "greater than or equal to 8"),
+    ],
+)
+def test_settings_that_contradict_one_another(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        config(*overrides)
+
+
+def test_a_backbone_has_no_logits_to_compare(tmp_path):
+    with pytest.raises(ConfigError, match=r"prune\.sizes needs a classifier"):
+        prune(config("prune.sizes=[24]"), with_baseline(tmp_path, classes=0))
+
+
+class OneSize(nn.Module):
+    """A classifier that reads every pixel of its maps."""
+
+    def __init__(self, classes=10):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 16, 3, 2, 1), nn.Linear(16 * 16 * 16, classes)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).relu().flatten(1))
+
+
+def test_without_held_out_images_there_is_nothing_to_judge_on(tmp_path):
+    with pytest.raises(DataError, match="compares networks on held-out images, and there are none"):
+        prune(config("prune.sizes=[32, 24]", "data.holdout=0"), with_baseline(tmp_path))
+    assert not (tmp_path / "sizes").exists()
+
+
+def test_a_network_of_one_size_is_told_apart(tmp_path):
+    run = Run(tmp_path)
+    model = Model(OneSize().eval(), "test_sizes:OneSize", OWN, tuple("0123456789"))
+    run.stage("baseline", lambda out, scratch: save_model(model, out), settings={})
+    with pytest.raises(ModelError, match=r"does not run on an input of \(3, 24, 24\)"):
+        prune(config("model.arch=test_sizes:OneSize", "prune.sizes=[32, 24]"), run)
+
+
+def test_statistics_are_the_average_over_the_batches():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    images = [torch.randn(8, 3, 6, 6) + 1 for _ in range(3)]
+    norm = with_statistics(net, images)[1]
+    maps = torch.stack([net[0](batch).mean((0, 2, 3)) for batch in images])
+    assert torch.allclose(norm.running_mean, maps.mean(0), atol=1e-6)
+    assert net[1].running_mean.eq(0).all()
+    assert norm.momentum == 0.1
+    assert not norm.training
