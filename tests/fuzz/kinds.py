@@ -191,7 +191,7 @@ def _survey() -> Survey:
 def _plan_latency() -> None:
     survey = _survey()
 
-    def built(_: Survey, read: Any, target: Any) -> list[Bounds]:
+    def built(_: Survey, read: Any, target: Any, *, against: Any = None) -> list[Bounds]:
         for plan in read:
             survey.build(plans.piece_of("plan", plan)).to_onnx()
         return [Bounds(value=1, lo=1, hi=1)] * len(read)
