@@ -72,11 +72,12 @@ class Front:
         return asdict(FrontFile(self.kind, self.full, tuple(costs.tolist()), tuple(losses.tolist())))
 
     def plan(self, limit: float, keep: Keep) -> WidthPlan:
-        """The plan of least loss that costs ``limit`` at most.
+        """The plan of least loss that costs ``limit`` at most; all stays where that is more than the network costs.
 
         Raises:
             BudgetError: there is none; the message says what can be reached.
         """
+        limit = min(limit, self.full)  # the grid ends there
         _check_reachable(self.space, self.losses, self.formulation, np.array([limit]))
         choice = _best(self.formulation, self.solution, np.array([limit]))
         return _plan(self.space, *self.formulation.read(choice), keep)

@@ -153,6 +153,17 @@ def test_one_pass_answers_every_budget(cifar):
     assert loss_of(whole.plan(whole.full, first), losses) == 0
 
 
+@pytest.mark.parametrize("fraction", [1.0, 1.0001, 1.06, 2.0])
+def test_a_limit_above_what_the_network_costs_takes_nothing_away(cifar, fraction):
+    losses = some_losses(cifar)
+    whole = front(cifar, losses, "latency")
+    limit = fraction * whole.full
+    for plan in (whole.plan(limit, first), allocate(cifar, losses, Budget("latency", None, limit), first)):
+        assert loss_of(plan, losses) == 0
+        assert plan.removed == ()
+        assert plan.after == plan.before
+
+
 def test_caps_hold_together_with_the_latency(cifar):
     losses = some_losses(cifar)
     budget = Budget("latency", 0.6, None)
