@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.profiling.kit import Effort
     from compress.config import Config
     from compress.progress import Progress
+    from compress.prune.latency.table import Machine
 
 KIT = Group("On another machine", sort_key=4, validator=mutually_exclusive)
 
@@ -66,10 +67,10 @@ def latency_table(
         survey = measure.survey_of(config, directory, progress)
         measure.emit_kit(survey, config.target, emit_kit, effort, progress)
     else:
-        measure.this_machine(config.target)  # an engine that is absent is told before other sizes are made
+        place = measure.this_machine(config.target)  # an engine that is absent is told before other sizes are made
         # Its own table comes last: where it is, all are.
         for folder, file in {**_other_sizes(config, directory, progress), directory: path}.items():
-            _measure(config, folder, file, effort, progress, console)
+            _measure(config, place, folder, file, effort, progress, console)
     return 0
 
 
@@ -86,11 +87,18 @@ def _other_sizes(config: Config, directory: Path, progress: Progress) -> dict[Pa
     return {folder: folder / TABLE for folder in folders if folder != directory}
 
 
-def _measure(config: Config, directory: Path, path: Path, effort: Effort, progress: Progress, console: Console) -> None:
+def _measure(
+    config: Config,
+    place: Machine,
+    directory: Path,
+    path: Path,
+    effort: Effort,
+    progress: Progress,
+    console: Console,
+) -> None:
     """Measure the table of a run's network, and write it."""
     from benchmarks.profiling import measure
 
-    place = measure.this_machine(config.target)
     survey = measure.survey_of(config, directory, progress)
     if measure.imported(path):
         raise ConfigError(

@@ -116,18 +116,28 @@ def test_the_same_seed_gives_the_same_bytes(run, tmp_path):
 def test_rounds_recover_without_labels(tmp_path, pruned):
     run = Run(tmp_path)
     shutil.copytree(pruned / "baseline", tmp_path / "baseline")
-    rounds = ["prune.rounds=2", "prune.round_epochs=1", "finetune.warmup=0.5", "finetune.steps_per_epoch=5"]
+    rounds = ["prune.rounds=2", "prune.round_epochs=3", "finetune.resized_crop=0", "finetune.crop=0"]
     prune(quick(*rounds), run)
-    between = load_model(tmp_path / "rounds" / "round1").net
-    whole = load_model(tmp_path / "baseline").net
-    assert between.linear.in_features <= whole.linear.in_features
+    learned = load_model(tmp_path / "rounds" / "round1").net.state_dict()
+    prune(quick("prune.rounds=2", "prune.round_epochs=0"), run)
+    repaired = load_model(tmp_path / "rounds" / "round1").net.state_dict()
+    assert torch.equal(learned["linear.weight"], repaired["linear.weight"])
+    assert not torch.equal(learned["conv1.weight"], repaired["conv1.weight"])
 
 
 def test_the_quantized_network_is_what_learns(run):
     finetune(quick("finetune.epochs=0"), run)
-    qat = ["quantize.mode=qat", "qat.recipe=mimic", "qat.flip=false", "qat.epochs=2", "qat.resized_crop=0"]
+    qat = [
+        "quantize.mode=qat",
+        "qat.recipe=mimic",
+        "qat.flip=false",
+        "qat.epochs=3",
+        "qat.resized_crop=0",
+        "qat.crop=0",
+    ]
+    qat += ["quantize.method=percentile", "quantize.correction=none"]  # rounded badly, so that there is much to learn
     found = json.loads((quantize(quick(*qat), run) / "quantize.json").read_text())
-    assert found["held_out_top1"]["qat"] >= found["held_out_top1"]["ptq"] - 0.02
+    assert found["held_out_top1"]["qat_epoch"] > 0  # nearer to the float network on held-out images than calibration
     assert found["mode"] == "qat"
 
 
