@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -29,5 +30,5 @@ def cutmix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 def mixup_or_cutmix(images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """One of the two for each batch, at random, as torchvision's recipe has it."""
-    mixed: tuple[Tensor, Tensor] = v2.RandomChoice([v2.MixUp(alpha=0.2), v2.CutMix(alpha=1.0)])(images, targets)
-    return mixed
+    chosen = (mixup, cutmix)[int(torch.randint(2, ()))]
+    return chosen(images, targets)
