@@ -2,15 +2,17 @@
 
 Some published checkpoints have running mean 0 and variance 1 in every BN, because the real statistics are folded into
 the weights. Such a network evaluates correctly, but training normalises by batch statistics that its gamma and beta do
-not fit, which destroys it.
+not fit, which destroys it. Its convolutions are small besides, and a weight in front of a BN changes by lr / size^2 of
+itself (van Laarhoven 2017, arXiv:1706.05350, section 2), so that ordinary learning rates are far too high.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 def has_stale_statistics(net: nn.Module) -> bool:
@@ -31,10 +33,12 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
 
     With old statistics (m, v), measured ones (m', v') and s = sqrt(v + eps), s' = sqrt(v' + eps):
     gamma' = gamma s'/s and beta' = beta + gamma (m' - m)/s,
-    so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta.
+    so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta. Weights in front of a BN that are smaller than
+    those that training begins with (He et al. 2015, arXiv:1502.01852, section 2.2) get their size, and the BN their
+    statistics: that does not change the function either.
 
     Args:
-        net: changed in place; left in eval mode.
+        net: changed in place; left in eval mode. Only in an fx graph can the sizes of weights be changed.
         images: batches (N, C, H, W), float, normalised.
     """
     net.eval()
@@ -66,3 +70,42 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
         layer.weight.copy_(gain * (variance + layer.eps).sqrt())
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
+    for conv, layer in _pairs(net):
+        if layer in sums:
+            _enlarge(conv, layer)
+
+
+def _pairs(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """The convolutions that only a BN reads, with that BN; of each pair both are called once, and share no weights."""
+    if not isinstance(net, fx.GraphModule):
+        return
+    called = {node: net.get_submodule(str(node.target)) for node in net.graph.nodes if node.op == "call_module"}
+    uses = Counter(id(parameter) for module in called.values() for parameter in module.parameters(recurse=False))
+    for node, layer in called.items():
+        before = node.all_input_nodes[0]
+        conv = called.get(before)
+        if not (isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d)) or len(before.users) > 1:
+            continue
+        if uses[id(conv.weight)] == uses[id(layer.weight)] == 1:
+            yield conv, layer
+
+
+def _enlarge(conv: nn.Conv2d, layer: nn.BatchNorm2d) -> None:
+    """Multiply a convolution up to the size that training begins with; its BN expects as much more.
+
+    All rows by one factor: which of them are larger is what importance by norms goes by.
+    """
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    size = conv.weight.square().mean().sqrt()
+    usual = (2 / conv.weight[:, 0].numel()) ** 0.5
+    if not 0 < size < usual:
+        return
+    scale = usual / size
+    gain = layer.weight / (layer.running_var + layer.eps).sqrt()
+    conv.weight.mul_(scale)
+    if conv.bias is not None:
+        conv.bias.mul_(scale)
+    layer.running_mean.mul_(scale)
+    layer.running_var.mul_(scale**2)
+    layer.weight.copy_(gain / scale * (layer.running_var + layer.eps).sqrt())
