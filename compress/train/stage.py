@@ -37,6 +37,7 @@ from compress.run import Run
 from compress.train.evaluate import class_count
 from compress.train.history import History
 from compress.train.loop import NOTHING_TO_LEARN, fit
+from compress.train.probe import fit_classifier
 from compress.train.tune import tune
 
 BASELINE_EPOCHS = 12
@@ -67,8 +68,7 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
         net = _accepted(_starting_net(config.model, images, preprocess, config.run.seed, run.progress), preprocess, run)
         data = images.data
         labelled = data.labelled
-        if config.model.new_head:
-            _renew_head(net, preprocess, labelled, config.run.seed)
+        renewed = _renew_head(net, preprocess, labelled, config.run.seed) if config.model.new_head else None
         for remark in examine(net, preprocess.shape):
             run.progress.note(f"note: {remark}")
         outputs = class_count(net, preprocess)
@@ -83,6 +83,19 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
                 "BN statistics were folded into the weights: measured again, without changing the function"
             )
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
+        if isinstance(renewed, nn.Linear) and data.train is not None:
+            fitted = fit_classifier(
+                net.eval(),
+                renewed,
+                data.train,
+                preprocess,
+                device=pick_device(config.train.device),
+                seed=config.run.seed,
+                workers=config.data.workers,
+                progress=run.progress,
+            )
+            if fitted:
+                run.progress.note(f"the new classifier was fitted to the features of {fitted} training images")
         chosen = 0 if outputs is None and config.train.epochs is None else epochs
         if outputs is None:
             _tell_of_a_backbone(config, chosen, run.progress)
@@ -247,8 +260,8 @@ def _class_names(outputs: int | None, labelled: Split | None) -> tuple[str, ...]
     return labelled.classes
 
 
-def _renew_head(net: RaisedNetwork, preprocess: Preprocess, labelled: Split | None, seed: int) -> None:
-    """Replace the classifier by a new one for the classes of the data, in place."""
+def _renew_head(net: RaisedNetwork, preprocess: Preprocess, labelled: Split | None, seed: int) -> nn.Module:
+    """Replace the classifier by a new one for the classes of the data, in place; returns that."""
     name = head_of(net, preprocess.shape)
     if name is None:
         raise ModelError(
@@ -263,6 +276,7 @@ def _renew_head(net: RaisedNetwork, preprocess: Preprocess, labelled: Split | No
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         replace_module(net, name, make_layer({**shape, width: len(labelled.classes)}))
+    return net.get_submodule(name)
 
 
 def _a_few_images(split: Split | None, preprocess: Preprocess) -> torch.Tensor:

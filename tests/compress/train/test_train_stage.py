@@ -89,6 +89,14 @@ def test_a_class_count_that_disagrees_names_both_and_a_new_head_mends_it(tmp_pat
     assert load_model(folder).net.linear.out_features == 10
 
 
+def test_a_new_head_tells_the_classes_apart_before_any_training(tmp_path):
+    weights_file(tmp_path / "net.pth", classes=7)
+    config = quick(f"model.weights={tmp_path / 'net.pth'}", "model.new_head=true", "train.epochs=0")
+    model = load_model(baseline(config, Run(tmp_path / "run")))
+    found = evaluate(model.net, open_data(config.data, config.run.seed).eval, model.preprocess)
+    assert found.top1 > 0.5  # 0.1 by chance; the network itself has learned nothing
+
+
 def test_folded_bn_statistics_are_made_real_without_changing_the_function(tmp_path):
     torch.manual_seed(0)
     net = build("cifar_resnet20", 10)
