@@ -29,9 +29,9 @@ from compress.graph.structure import Structure
 from compress.models.model import load_model
 from compress.progress import Progress, Terminal
 from compress.prune.losses.curves import Curve, divergence
-from compress.prune.losses.store import in_batches, load_losses, solve_and_judge
+from compress.prune.losses.store import load_losses
 from compress.prune.repair.layerwise import repair
-from compress.prune.stage import measured_losses
+from compress.prune.stage import measured_losses, solving_and_judging
 from compress.prune.surgery import cut
 from compress.quantize.calibrate import calibrate
 from compress.run import Run
@@ -52,7 +52,7 @@ def cells(config: Config, run: Run, wanted: int, *, progress: Progress) -> tuple
     structure = Structure.of(model.net, model.preprocess.shape)
     images = RunImages(config.data, config.run.seed)
     curves = load_losses(measured_losses(config, run, folder, structure, images), structure).curves
-    halves = solve_and_judge(in_batches(images.sample(config.prune.images, progress), model.preprocess))
+    halves = solving_and_judging(config, images, model, progress)
     judged, solved = halves.judge, halves.solve
     reference = [_outputs(model.net, x) for x in judged]
 

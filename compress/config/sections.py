@@ -182,7 +182,9 @@ class PruneConfig(Section):
         "obs", description="how channels are chosen: Optimal Brain Surgeon, or by a score"
     )
     repair: bool = Field(True, description="solve the remaining weights again; widths are chosen by the loss after it")
-    images: Annotated[int, Field(ge=2)] = Field(300, description="training images that pruning uses")
+    images: Annotated[int, Field(ge=2)] = Field(
+        300, description="training images that weights are solved on; losses are measured on half as many others"
+    )
     rounds: Positive = Field(1, description="pruning steps from the unpruned network to the budget, each scored again")
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
     sizes: tuple[Annotated[int, Field(ge=8, le=LARGEST)], ...] = Field(

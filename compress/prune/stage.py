@@ -33,7 +33,8 @@ from compress.prune.importance.scores import Scored, Scores
 from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
 from compress.prune.latency.fallback import in_macs, unmeasurable
-from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses
+from compress.prune.losses.curves import Images
+from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses, solve_and_judge
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
 from compress.prune.sizes import SIZES, Judge, SizesFile, SizeTried, at_input_size
@@ -279,14 +280,23 @@ def measured_losses(config: Config, run: Run, network: Path, structure: Structur
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(network, config.model.arch)
-        sample = in_batches(images.sample(config.prune.images, run.progress), model.preprocess)
+        halves = solving_and_judging(config, images, model, run.progress)
         scores = _criterion_scores(config, model, structure, images, run)
-        measure_losses(model, structure, sample, scores, out, scratch, run.progress)
+        measure_losses(model, structure, halves, scores, out, scratch, run.progress)
 
     text = json.dumps([settings, tree_sha256(network)], sort_keys=True, default=str)
     name = f"{config.prune.importance}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     store = Run(run.directory / "losses", force=run.force, progress=run.progress)
     return lead_stage(store, name, work, settings=settings, parents=[network])
+
+
+def solving_and_judging(config: Config, images: RunImages, model: Model, progress: Progress) -> Images:
+    """The images that pruning solves weights on, and others that it measures losses on: half as many more, where there
+    are so many."""
+    solving = images.sample(config.prune.images, progress)
+    both = images.sample(len(solving) + len(solving) // 2, SILENT)  # begins with the smaller sample
+    more = both.subset(range(len(solving), len(both)), both.name)
+    return solve_and_judge(in_batches(solving, model.preprocess), in_batches(more, model.preprocess) if more else ())
 
 
 def _criterion_scores(config: Config, model: Model, structure: Structure, images: RunImages, run: Run) -> Scores | None:

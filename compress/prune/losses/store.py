@@ -30,8 +30,8 @@ Labelled = tuple[Tensor, Tensor]
 LOSSES = "losses.json"
 _BATCH = 25
 _SIXTEENTHS = (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)  # of a group's units: the widths at which the loss is measured
-# One batch in four measures the loss, but five batches at most; weights are solved on the others. They are the first:
-# the sample draws from the classes in turn, so that its beginning has the most of them.
+# Where there are no more images than those that weights are solved on, one batch in four measures the loss, but five
+# batches at most. They are the first: the sample draws from the classes in turn, so that its beginning has the most.
 _JUDGES, _MOST_JUDGES = 4, 5
 
 
@@ -46,7 +46,7 @@ class Measured:
 def measure_losses(
     model: Model,
     structure: Structure,
-    sample: Sequence[Tensor],
+    images: Images,
     scores: Scores | None,
     out: Path,
     scratch: Path,
@@ -55,14 +55,13 @@ def measure_losses(
     """Write ``losses.json``. Groups that were measured before a kill are not measured again.
 
     Args:
-        sample: batches of images (N, C, H, W).
         scores: the higher, the longer a unit stays; None: repair decides.
         out, scratch: folders for the file, and for what is done so far.
 
     Raises:
         ModelError: weights or outputs are not finite.
     """
-    images, classifier = solve_and_judge(sample), bool(model.classes)
+    classifier = bool(model.classes)
     sensitivity = Sensitivity(model.net, structure, images, classifier=classifier, scores=scores, progress=progress)
     kept = scratch / LOSSES
     groups = _before_a_kill(kept, structure.coupling)
@@ -131,9 +130,15 @@ def in_batches(sample: Split, preprocess: Preprocess) -> list[Tensor]:
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
 
 
-def solve_and_judge(sample: Sequence[Tensor]) -> Images:
-    """Batches to solve weights on, and others to measure the loss on; of a single batch both."""
+def solve_and_judge(sample: Sequence[Tensor], more: Sequence[Tensor] = ()) -> Images:
+    """Batches to solve weights on, and others to measure the loss on; of a single batch both.
+
+    Args:
+        more: batches beyond the sample, which measure the loss where they are as many as those of it would be.
+    """
     judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
+    if sum(map(len, more)) >= sum(map(len, sample[:judges])):
+        return Images(sample, more)
     return Images(sample[judges:] or sample, sample[:judges])
 
 
