@@ -37,7 +37,9 @@ class ModelConfig(Section):
         None, description="checkpoint file; 'torchvision' or 'timm' downloads weights; none: train from scratch"
     )
     ema: bool = Field(True, description="take the averaged (EMA) weights of a checkpoint that has both")
-    new_head: bool = Field(False, description="replace the classifier by a new one for the data's classes, and train")
+    new_head: bool = Field(
+        False, description="replace the classifier by a new one for the data's classes, fit it, and train"
+    )
 
 
 class DataConfig(Section):
@@ -183,7 +185,9 @@ class PruneConfig(Section):
     )
     repair: bool = Field(True, description="solve the remaining weights again; widths are chosen by the loss after it")
     images: Annotated[int, Field(ge=2)] = Field(
-        300, description="training images that weights are solved on; losses are measured on half as many others"
+        300,
+        description="training images that pruning solves weights on; half as many others measure losses, or else a "
+        "quarter of these",
     )
     rounds: Positive = Field(1, description="pruning steps from the unpruned network to the budget, each scored again")
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")

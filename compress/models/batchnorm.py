@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx, nn
+
+_DEAD = 1e-4  # of the size that weights begin with: such a layer does nothing
 
 
 def has_stale_statistics(net: nn.Module) -> bool:
@@ -76,36 +79,37 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
 
 
 def _pairs(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """The convolutions that only a BN reads, with that BN; of each pair both are called once, and share no weights."""
+    """The convolutions that only a BN reads, with that BN; nothing else in the network uses a parameter of either."""
     if not isinstance(net, fx.GraphModule):
         return
     called = {node: net.get_submodule(str(node.target)) for node in net.graph.nodes if node.op == "call_module"}
     uses = Counter(id(parameter) for module in called.values() for parameter in module.parameters(recurse=False))
+    uses.update(id(attrgetter(str(node.target))(net)) for node in net.graph.nodes if node.op == "get_attr")
     for node, layer in called.items():
-        before = node.all_input_nodes[0]
-        conv = called.get(before)
-        if not (isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d)) or len(before.users) > 1:
+        before = next(iter(node.all_input_nodes), None)
+        conv = called.get(before) if before is not None and len(before.users) == 1 else None
+        if not (isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d)):
             continue
-        if uses[id(conv.weight)] == uses[id(layer.weight)] == 1:
+        if all(uses[id(p)] == 1 for module in (conv, layer) for p in module.parameters(recurse=False)):
             yield conv, layer
 
 
 def _enlarge(conv: nn.Conv2d, layer: nn.BatchNorm2d) -> None:
     """Multiply a convolution up to the size that training begins with; its BN expects as much more.
 
-    All rows by one factor: which of them are larger is what importance by norms goes by.
+    All rows by one factor: which of them are larger means something to importance by norms.
     """
     assert layer.running_mean is not None
     assert layer.running_var is not None
-    size = conv.weight.square().mean().sqrt()
+    size = float(conv.weight.double().square().mean().sqrt())
     usual = (2 / conv.weight[:, 0].numel()) ** 0.5
-    if not 0 < size < usual:
+    if not _DEAD * usual < size < usual:
         return
     scale = usual / size
-    gain = layer.weight / (layer.running_var + layer.eps).sqrt()
+    gain = layer.weight.double() / (layer.running_var.double() + layer.eps).sqrt()
     conv.weight.mul_(scale)
     if conv.bias is not None:
         conv.bias.mul_(scale)
     layer.running_mean.mul_(scale)
     layer.running_var.mul_(scale**2)
-    layer.weight.copy_(gain / scale * (layer.running_var + layer.eps).sqrt())
+    layer.weight.copy_(gain / scale * (layer.running_var.double() + layer.eps).sqrt())

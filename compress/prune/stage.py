@@ -34,7 +34,15 @@ from compress.prune.iterative import combined
 from compress.prune.latency.confirm import ConfirmedFile, confirmed, on_engine
 from compress.prune.latency.fallback import in_macs, unmeasurable
 from compress.prune.losses.curves import Images
-from compress.prune.losses.store import Labelled, in_batches, labelled, load_losses, measure_losses, solve_and_judge
+from compress.prune.losses.store import (
+    MOST_SPARE,
+    Labelled,
+    in_batches,
+    labelled,
+    load_losses,
+    measure_losses,
+    solve_and_judge,
+)
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
 from compress.prune.sizes import SIZES, Judge, SizesFile, SizeTried, at_input_size
@@ -291,12 +299,11 @@ def measured_losses(config: Config, run: Run, network: Path, structure: Structur
 
 
 def solving_and_judging(config: Config, images: RunImages, model: Model, progress: Progress) -> Images:
-    """The images that pruning solves weights on, and others that it measures losses on: half as many more, where there
+    """The images that pruning solves weights on, and those that it measures losses on: half as many more, where there
     are so many."""
-    solving = images.sample(config.prune.images, progress)
-    both = images.sample(len(solving) + len(solving) // 2, SILENT)  # begins with the smaller sample
-    more = both.subset(range(len(solving), len(both)), both.name)
-    return solve_and_judge(in_batches(solving, model.preprocess), in_batches(more, model.preprocess) if more else ())
+    wanted = len(images.sample(config.prune.images, progress))
+    sample = images.sample(wanted + min(wanted // 2, MOST_SPARE), SILENT)
+    return solve_and_judge(in_batches(sample, model.preprocess), spare=len(sample) - wanted)
 
 
 def _criterion_scores(config: Config, model: Model, structure: Structure, images: RunImages, run: Run) -> Scores | None:

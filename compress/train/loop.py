@@ -31,6 +31,7 @@ from compress.train.optimizer import make_optimizer, make_schedule
 from compress.train.readout import run
 from compress.train.snapshot import StateFile, Stateful, copy_weights
 
+SNAPSHOT = "training.pt"
 NOTHING_TO_LEARN = "not trained: there are no labels, and with distill=0 nothing else to learn from"
 
 
@@ -102,7 +103,7 @@ def fit(
         )
         step = _Step(net, objective, config, epochs=max(epochs, 1), steps=steps, times=times, here=here)
         kept = step.average.net if step.average else net  # what is evaluated, and left behind
-        state = None if scratch is None else StateFile(scratch / "training.pt", job, step.parts)
+        state = None if scratch is None else StateFile(scratch / SNAPSHOT, job, step.parts)
         if state is not None and (saved := state.load(device)) is not None:
             rows, best = saved
             progress.note(f"continuing after epoch {rows[-1].epoch} of {epochs}")

@@ -42,7 +42,8 @@ def fit_classifier(
 ) -> int:
     """Solve a multinomial logistic regression on what ``head`` reads, in place.
 
-    Returns the number of images; 0 where they are all of one class, or have the same features: nothing is changed then.
+    Returns the number of images; 0 where nothing was changed: they are all of one class or have the same features, or
+    ``head`` reads more than one row of features an image.
 
     Args:
         net: in eval mode, on the CPU; ``head`` is one of its layers and has an output for each class of ``train``.
@@ -60,12 +61,14 @@ def fit_classifier(
             "the network's features have NaN or infinite values on training images",
             remedy="its weights or statistics are broken: load another checkpoint",
         )
-    if len(classes) < 2 or x.std() == 0:
+    if len(classes) < 2 or x.ndim != 2 or x.std() == 0:
         return 0
-    scale = float(x.std())
+    progress.note(f"fitting the new classifier to {x.shape[1]} features of {len(y)} training images")
+    x /= (scale := float(x.std()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it stopped before it had converged
-        found = LogisticRegression(C=1 / (_PENALTY * len(y)), max_iter=_STEPS).fit(x / scale, y)
+        solver = LogisticRegression(C=1 / (_PENALTY * len(y)), max_iter=_STEPS, fit_intercept=head.bias is not None)
+        found = solver.fit(x, y)
     weight, bias = found.coef_ / scale, found.intercept_
     if len(classes) == 2:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -87,7 +90,7 @@ def _features(
     device: torch.device,
     workers: int,
     progress: Progress,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """What ``head`` reads (images, features), and the labels (images,)."""
     read: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, args: read.append(args[0].float().cpu()))
@@ -95,10 +98,10 @@ def _features(
     net.to(device)
     try:
         loader = batches(split, eval_transform(preprocess), _BATCH, workers=workers)
-        for x, y in progress.track(loader, "fitting the new classifier"):
+        for x, y in progress.track(loader, "features for the new classifier"):
             net(x.to(device))
             labels.append(y)
     finally:
         hook.remove()
         net.to("cpu")
-    return torch.cat(read).double().numpy(), torch.cat(labels).numpy()
+    return torch.cat(read).numpy(), torch.cat(labels).numpy()

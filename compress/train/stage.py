@@ -36,7 +36,7 @@ from compress.progress import Progress
 from compress.run import Run
 from compress.train.evaluate import class_count
 from compress.train.history import History
-from compress.train.loop import NOTHING_TO_LEARN, fit
+from compress.train.loop import NOTHING_TO_LEARN, SNAPSHOT, fit
 from compress.train.probe import fit_classifier
 from compress.train.tune import tune
 
@@ -83,7 +83,8 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
                 "BN statistics were folded into the weights: measured again, without changing the function"
             )
             reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
-        if isinstance(renewed, nn.Linear) and data.train is not None:
+        fitted = 0
+        if isinstance(renewed, nn.Linear) and data.train and data.train.labelled and not (scratch / SNAPSHOT).exists():
             fitted = fit_classifier(
                 net.eval(),
                 renewed,
@@ -94,8 +95,8 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
                 workers=config.data.workers,
                 progress=run.progress,
             )
-            if fitted:
-                run.progress.note(f"the new classifier was fitted to the features of {fitted} training images")
+        if renewed is not None and not (fitted or epochs):
+            run.progress.note("note: the new classifier has random weights: it was not fitted, and train.epochs is 0")
         chosen = 0 if outputs is None and config.train.epochs is None else epochs
         if outputs is None:
             _tell_of_a_backbone(config, chosen, run.progress)

@@ -30,9 +30,10 @@ Labelled = tuple[Tensor, Tensor]
 LOSSES = "losses.json"
 _BATCH = 25
 _SIXTEENTHS = (1, 2, 4, 6, 8, 10, 12, 13, 14, 15)  # of a group's units: the widths at which the loss is measured
-# Where there are no more images than those that weights are solved on, one batch in four measures the loss, but five
-# batches at most. They are the first: the sample draws from the classes in turn, so that its beginning has the most.
+# One batch in four measures the loss, but five batches at most; of images that are there besides, ten. They are the
+# first: the sample draws from the classes in turn, so that its beginning has the most of them.
 _JUDGES, _MOST_JUDGES = 4, 5
+MOST_SPARE = 10 * _BATCH
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,18 @@ def _before_a_kill(path: Path, coupling: Coupling) -> dict[str, Curve]:
 
 
 def in_batches(sample: Split, preprocess: Preprocess) -> list[Tensor]:
-    """A sample in batches (N, C, H, W): some even of few images, since one in four measures the loss."""
+    """A sample in batches (N, C, H, W): some even of few images, since some of them measure the loss."""
     loader = batches(sample, eval_transform(preprocess), min(_BATCH, -(-len(sample) // 8)))
     return [x.contiguous(memory_format=torch.channels_last) for x, _ in loader]
 
 
-def solve_and_judge(sample: Sequence[Tensor], more: Sequence[Tensor] = ()) -> Images:
+def solve_and_judge(sample: Sequence[Tensor], spare: int = 0) -> Images:
     """Batches to solve weights on, and others to measure the loss on; of a single batch both.
 
     Args:
-        more: batches beyond the sample, which measure the loss where they are as many as those of it would be.
+        spare: how many of the images weights need not be solved on.
     """
-    judges = min(max(1, len(sample) // _JUDGES), _MOST_JUDGES)
-    if sum(map(len, more)) >= sum(map(len, sample[:judges])):
-        return Images(sample, more)
+    judges = max(min(max(1, len(sample) // _JUDGES), _MOST_JUDGES), min(spare, MOST_SPARE) // len(sample[0]))
     return Images(sample[judges:] or sample, sample[:judges])
 
 

@@ -55,6 +55,13 @@ def test_two_classes(net):
     assert np.mean(predicted(net, split) == split.labels) > 0.9
 
 
+def test_a_classifier_without_bias(net):
+    split = of_classes(load_data("digits").train, list(range(10)), 600)
+    net.linear = nn.Linear(64, 10, bias=False)
+    assert fit(net, split) == 600
+    assert np.mean(predicted(net, split) == split.labels) > 0.5
+
+
 def test_images_of_one_class_teach_nothing(net):
     before = net.linear.weight.clone()
     assert fit(net, of_classes(load_data("digits").train, [4])) == 0

@@ -14,6 +14,7 @@ from compress.graph.plan import PLAN, WidthPlan
 from compress.models.cost import Cost
 from compress.models.model import load_model, save_model
 from compress.models.registry import build
+from compress.progress import Terminal
 from compress.run import Run
 from compress.train.evaluate import evaluate
 from compress.train.stage import baseline, finetune
@@ -95,6 +96,21 @@ def test_a_new_head_tells_the_classes_apart_before_any_training(tmp_path):
     model = load_model(baseline(config, Run(tmp_path / "run")))
     found = evaluate(model.net, open_data(config.data, config.run.seed).eval, model.preprocess)
     assert found.top1 > 0.5  # 0.1 by chance; the network itself has learned nothing
+
+
+class ByConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3, 4), nn.Conv2d(8, 7, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu()).mean((2, 3))
+
+
+def test_a_new_head_that_cannot_be_fitted_is_not_left_random_in_silence(tmp_path, capsys):
+    config = quick(f"model.arch={__name__}:ByConvolution", "model.new_head=true", "train.epochs=0")
+    baseline(config, Run(tmp_path / "run", progress=Terminal()))
+    assert "the new classifier has random weights" in "".join(capsys.readouterr())
 
 
 def test_folded_bn_statistics_are_made_real_without_changing_the_function(tmp_path):
