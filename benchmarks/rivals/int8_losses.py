@@ -63,7 +63,7 @@ def cells(config: Config, run: Run, wanted: int, *, progress: Progress) -> tuple
             for each in (net, quantized.fake())
         ]
         count = sum(map(len, judged))
-        return both[0] / count, both[1] / count
+        return max(0.0, both[0] / count), max(0.0, both[1] / count)  # rounding can make them negative
 
     found = []
     for group, width in progress.track(_sample(curves, wanted, config.run.seed), "quantizing cells"):

@@ -92,7 +92,8 @@ def test_no_pair_of_trained_weights_can_overflow(run: Path) -> None:
 
 def test_the_engine_runs_in_int8(run: Path) -> None:
     counts = json.loads((run / "build" / "tiny_int8.onnx.json").read_text())["operators"]
-    assert counts["QLinearConv"] == 19
+    convolutions = [n for n in onnx.load(run / "export" / "tiny_fp32.onnx").graph.node if n.op_type == "Conv"]
+    assert counts["QLinearConv"] == len(convolutions) > 0
     assert "Conv" not in counts
 
 
