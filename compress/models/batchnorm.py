@@ -2,8 +2,11 @@
 
 Some published checkpoints have running mean 0 and variance 1 in every BN, because the real statistics are folded into
 the weights. Such a network evaluates correctly, but training normalises by batch statistics that its gamma and beta do
-not fit, which destroys it. Its convolutions are small besides, and a weight in front of a BN changes by lr / size^2 of
-itself (van Laarhoven 2017, arXiv:1706.05350, section 2), so that ordinary learning rates are far too high.
+not fit, which destroys it.
+
+Many of its convolutions are small besides, as are those that repair has solved anew. A weight in front of a BN changes
+by lr / size^2 of itself (van Laarhoven 2017, arXiv:1706.05350, section 2), so that ordinary learning rates are too high
+for them.
 """
 
 from __future__ import annotations
@@ -36,12 +39,10 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
 
     With old statistics (m, v), measured ones (m', v') and s = sqrt(v + eps), s' = sqrt(v' + eps):
     gamma' = gamma s'/s and beta' = beta + gamma (m' - m)/s,
-    so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta. Weights in front of a BN that are smaller than
-    those that training begins with (He et al. 2015, arXiv:1502.01852, section 2.2) get their size, and the BN their
-    statistics: that does not change the function either.
+    so that gamma' (x - m')/s' + beta' = gamma (x - m)/s + beta. Then ``enlarge`` follows.
 
     Args:
-        net: changed in place; left in eval mode. Only in an fx graph can the sizes of weights be changed.
+        net: changed in place; left in eval mode.
         images: batches (N, C, H, W), float, normalised.
     """
     net.eval()
@@ -73,9 +74,21 @@ def reparameterize(net: nn.Module, images: Iterable[Tensor]) -> None:
         layer.weight.copy_(gain * (variance + layer.eps).sqrt())
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
+    enlarge(net)
+
+
+@torch.no_grad()
+def enlarge(net: nn.Module) -> None:
+    """Give small convolutions in front of a BN the size that training begins with, and the BN statistics to match.
+
+    That size is sqrt(2 / (outputs * kernel)), root mean square (He et al. 2015, arXiv:1502.01852, section 2.2). The
+    function stays: a convolution's rows are all multiplied by one factor, by which the BN then divides.
+
+    Args:
+        net: changed in place; an fx graph, in which it can be seen what reads what. Any other is left as it is.
+    """
     for conv, layer in _pairs(net):
-        if layer in sums:
-            _enlarge(conv, layer)
+        _multiply(conv, layer)
 
 
 def _pairs(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -88,17 +101,16 @@ def _pairs(net: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     for node, layer in called.items():
         before = next(iter(node.all_input_nodes), None)
         conv = called.get(before) if before is not None and len(before.users) == 1 else None
-        if not (isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d)):
+        if not (isinstance(conv, nn.Conv2d) and isinstance(layer, nn.BatchNorm2d)) or not (
+            layer.affine and layer.track_running_stats
+        ):
             continue
         if all(uses[id(p)] == 1 for module in (conv, layer) for p in module.parameters(recurse=False)):
             yield conv, layer
 
 
-def _enlarge(conv: nn.Conv2d, layer: nn.BatchNorm2d) -> None:
-    """Multiply a convolution up to the size that training begins with; its BN expects as much more.
-
-    All rows by one factor: which of them are larger means something to importance by norms.
-    """
+def _multiply(conv: nn.Conv2d, layer: nn.BatchNorm2d) -> None:
+    """One factor for all rows: which of them are larger means something to importance by norms."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
     size = float(conv.weight.double().square().mean().sqrt())

@@ -25,6 +25,7 @@ from compress.files import MANIFEST, tree_sha256, write_atomic, write_json
 from compress.graph.plan import PLAN, WidthPlan
 from compress.graph.structure import Structure
 from compress.lead import lead_stage
+from compress.models.batchnorm import enlarge
 from compress.models.cost import count
 from compress.models.model import Model, describe_model, load_model, save_model
 from compress.progress import SILENT, Progress
@@ -249,6 +250,8 @@ def _round(
         verify(solved, net, structure.coupling, plan.kept, model.example(2), removed)
         if (cost := count(net, model.preprocess.shape)) != plan.after:
             raise ModelError(f"the plan promises {plan.after}, the pruned network costs {cost}")
+        if losses:
+            enlarge(net)  # what repair has solved has the batch norms' scale in its weights
         plan = in_all(plan)
         if not last and settings.round_epochs:
             _train(config, images.data, model.clone(net), origin.net, plan, scratch, run.progress)

@@ -120,8 +120,8 @@ def test_losses_of_the_int8_network_stand_beside_those_of_the_float_one(
     assert "3 cells: Spearman's rank correlation" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert len(found["cells"]) == 3
+    assert max(cell["float_loss"] for cell in found["cells"]) > 0
     for cell in found["cells"]:
-        assert cell["float_loss"] >= 0
         assert cell["int8_loss"] > 0
         assert 2 * cell["width"] >= cell["units"] > cell["width"]
 

@@ -30,6 +30,30 @@ def test_a_backbone_without_bn_has_nothing_stale() -> None:
     assert not has_stale_statistics(nn.Conv2d(3, 8, 3))
 
 
+@pytest.mark.parametrize("size", [0.05, 1.0, 5.0])
+def test_small_weights_get_the_size_that_training_begins_with(size: float) -> None:
+    torch.manual_seed(0)
+    net = accept(build("resnet18", 10).eval(), (3, 64, 64)).net
+    convs = {name: module for name, module in net.named_modules() if isinstance(module, nn.Conv2d)}
+    with torch.no_grad():
+        for conv in convs.values():
+            conv.weight.mul_(size)
+        convs["layer1.0.conv1"].weight.zero_()  # a dead layer
+    old = {name: conv.weight.detach().clone() for name, conv in convs.items()}
+    images = torch.randn(16, 3, 64, 64)
+    before = net(images)
+
+    reparameterize(net, [images])
+
+    torch.testing.assert_close(net(images), before, rtol=1e-3, atol=1e-4)
+    assert torch.equal(convs.pop("layer1.0.conv1").weight, old["layer1.0.conv1"])
+    for name, conv in convs.items():
+        usual = float(nn.init.kaiming_normal_(torch.empty_like(conv.weight), mode="fan_out").std())
+        was = float(old[name].std())
+        assert float(conv.weight.detach().std()) == pytest.approx(max(was, usual), rel=0.05)
+        torch.testing.assert_close(conv.weight / conv.weight.std(), old[name] / was)
+
+
 class Shared(nn.Module):
     """Convolutions in front of a batch norm, whose weights or outputs are used elsewhere too, and one that is alone."""
 

@@ -28,7 +28,7 @@ def test_losses_are_measured_on_the_first_images_and_weights_solved_on_the_other
     assert torch.equal(torch.cat(list(halves.solve)), sample[judging:] if judging < images else sample)
 
 
-def test_pruning_measures_on_half_as_many_further_images_of_all_classes(tmp_path: Path) -> None:
+def test_pruning_measures_on_half_as_many_further_images(tmp_path: Path) -> None:
     config = load_config(
         None, ["model.arch=cifar_resnet20", "data.input_size=16", "prune.images=300", "train.epochs=0"]
     )

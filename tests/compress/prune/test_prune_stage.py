@@ -87,6 +87,13 @@ def test_it_needs_a_baseline_with_finite_weights(tmp_path):
         prune(config(), run)
 
 
+def test_repaired_weights_have_the_size_that_learning_rates_are_made_for(tmp_path):
+    net = load_model(prune(config("prune.macs=50%"), with_baseline(tmp_path))).net
+    convs = [module for module in net.modules() if isinstance(module, torch.nn.Conv2d)]
+    for conv in convs:
+        assert conv.weight.square().mean().sqrt() >= 0.999 * (2 / conv.weight[:, 0].numel()) ** 0.5
+
+
 def test_a_ratio_is_kept_in_every_group(tmp_path):
     folder = prune(config("prune.ratio=50%"), with_baseline(tmp_path))
     plan = WidthPlan.read(folder / "plan.json")
