@@ -115,7 +115,7 @@ latency: $(RUN)/build/stage.json      ## time the built engine
 	@$(PY) -m benchmarks.latency --engine $(built)
 accuracy: $(RUN)/build/stage.json     ## top-1 of the built engine on the evaluation images
 	@$(PY) -m benchmarks.accuracy $(ARGS) --engine $(firstword $(built))
-pareto: $(RUN)/baseline/stage.json $(measured)  ## compress to several latencies; accuracy against latency, as a plot
+pareto: $(RUN)/baseline/stage.json $(measured)  ## compress to several latencies; accuracy against latency, and which to take
 	@$(PY) -m benchmarks.pareto $(ARGS) || [ $$? -eq 4 ]
 plots: $(RUN)/prune/stage.json        ## predicted front, loss curves and measured front as SVG, in plots/
 	@$(PY) -m benchmarks.plots --run $(RUN)

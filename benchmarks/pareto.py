@@ -14,31 +14,37 @@ from benchmarks.cli import INVALID, Configured, Count, Fast, run
 from compress.commands import command_line
 from compress.console import Console
 
-BUDGETS = Group("Budgets", sort_key=2, validator=mutually_exclusive)
+BUDGETS = Group("Budgets", sort_key=2)
+ONE_WAY = Group("One way to give budgets", validator=mutually_exclusive, show=False)
 WIDEST, NARROWEST = 0.80, 0.35  # shares of the dense network's latency: the first and the last of --points
 
 
 def pareto(
     *,
     configured: Configured = Configured(),
-    points: Annotated[Count, Parameter(group=BUDGETS)] = 4,
-    at: Annotated[str | None, Parameter(group=BUDGETS, metavar="80%,4.0 ms")] = None,
+    points: Annotated[Count, Parameter(group=(BUDGETS, ONE_WAY))] = 4,
+    at: Annotated[str | None, Parameter(group=(BUDGETS, ONE_WAY), metavar="80%,4.0 ms")] = None,
+    each_size: Annotated[bool, Parameter(group=BUDGETS)] = False,
     fast: Fast = False,
 ) -> int:
-    """Compress to several latency budgets, and measure accuracy and latency of each network.
+    """Compress to several latency budgets, measure each network in INT8 and in float, and show which one to take.
 
     For each budget the stages prune, finetune, quantize and export run in a folder of RUN/pareto/. They share the run's
     baseline, latency table, losses and calibrations. All networks, also the dense ones, are then timed in one
-    interleaved run and evaluated on the same images. A second run makes only what is missing.
+    interleaved run and evaluated on the same images. A second run makes only what is missing. RUN/pareto/pareto.html
+    shows the networks that no other one beats, and how to take one of them.
 
     Exit code: 0, 1 error, 2 usage, 4 a measurement is invalid.
 
     Args:
         points: Number of budgets, evenly spaced from 80% to 35%.
         at: The budgets, as shares of the dense INT8 network's latency or in ms.
+        each_size: Fine-tune and measure every budget at every input size of prune.sizes, instead of at the size that
+            is best before fine-tuning.
     """
     from benchmarks.evaluation.images import evaluation_split
     from benchmarks.evaluation.pareto import HEADER, cells, evaluate, make, points_of, title, write
+    from benchmarks.reporting.choices import table as choice_table
     from benchmarks.reporting.outcome import PARETO
     from benchmarks.reporting.rows import remarks
     from benchmarks.results.tables import show
@@ -47,7 +53,8 @@ def pareto(
 
     config = configured.load()
     progress, console = Terminal(), Console()
-    budgets = points_of(config, spaced(points) if at is None else [text.strip() for text in at.split(",")])
+    named = spaced(points) if at is None else [text.strip() for text in at.split(",")]
+    budgets = points_of(config, named, each_size=each_size)
     split = evaluation_split(None, config)  # fails before hours of fine-tuning
     made = make(config, budgets, progress)
     preset = PRESETS["fast" if fast else "normal"]
@@ -57,9 +64,12 @@ def pareto(
     write(folder, made, rows)
     show(console, title(rows), HEADER, [cells(*pair) for pair in zip(made, rows, strict=True)])
     console.print()
+    if best := choice_table(rows):
+        show(console, best.title, best.header, best.rows)
+        console.print(f"\n{best.note}\n", soft_wrap=True)
     for note in remarks(rows):
         console.print(note, soft_wrap=True)
-    console.print(f"written: {folder / 'pareto.md'}, pareto.json, pareto.svg", soft_wrap=True)
+    console.print(f"written: {folder / 'pareto.html'}, pareto.md, pareto.json, pareto.svg", soft_wrap=True)
     return 0 if all(row.valid for row in rows) else INVALID
 
 

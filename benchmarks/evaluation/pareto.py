@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from benchmarks.evaluation.images import image_pools
 from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import predict
-from benchmarks.reporting import figures
+from benchmarks.reporting import choices, figures
+from benchmarks.reporting.choices import sides
 from benchmarks.reporting.outcome import PARETO, error, measured_where
+from benchmarks.reporting.page import front_html
 from benchmarks.reporting.rows import metadata_of, remarks
 from benchmarks.results import tables
 from benchmarks.results.networks import MeasuredNetwork, ParetoFile
@@ -25,7 +28,7 @@ from compress.config import Config, PruneConfig
 from compress.data import open_data
 from compress.engines.base import backend
 from compress.engines.stage import build
-from compress.errors import BackendAbsent, ConfigError, DataError
+from compress.errors import BackendAbsent, BudgetError, ConfigError, DataError
 from compress.export.stage import export
 from compress.files import write_atomic
 from compress.graph.plan import WidthPlan
@@ -60,17 +63,27 @@ TAKE = (
 
 @dataclass(frozen=True)
 class Point:
-    """One budget.
+    """One budget, at the best input size or at a given one.
 
     Attributes:
-        budget: as the user wrote it, ``50%`` or ``4.0 ms``.
+        label: the budget as the user wrote it, ``50%`` or ``4.0 ms``, and the input size where it is given.
         name: name of its folder.
         config: the run's configuration, with this budget and this folder.
+        size: the input size that is given, in pixels; None: ``prune`` chooses.
     """
 
-    budget: str
+    label: str
     name: str
     config: Config
+    size: int | None = None
+
+
+class Pruned(NamedTuple):
+    """A point that was pruned."""
+
+    point: Point
+    run: Run
+    plan: WidthPlan
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,19 @@ class Made:
     place: Machine | None = None
 
 
-def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
+def points_of(config: Config, budgets: Sequence[str], *, each_size: bool = False) -> list[Point]:
     """The configurations of the budgets, largest budget first; each replaces all budgets of ``config``.
 
+    Args:
+        each_size: a point for every input size of ``prune.sizes``, instead of the size that ``prune`` chooses.
+
     Raises:
-        ConfigError: one is not a latency budget, or two are the same.
+        ConfigError: one is not a latency budget, or two are the same, or there are no sizes.
     """
+    if each_size and not config.prune.sizes:
+        raise ConfigError(
+            "--each-size needs input sizes, and prune.sizes is not set", remedy="--set prune.sizes=[224,192,160]"
+        )
     # Each input size has a table of its own, so that none can be named.
     table = None if config.prune.sizes else config.prune.table or config.run.dir / TABLE
     none = dict.fromkeys(("macs", "params", "ratio"))
@@ -110,15 +130,30 @@ def points_of(config: Config, budgets: Sequence[str]) -> list[Point]:
         name = f"{100 * size:g}pct" if budget.fraction is not None else f"{size:g}ms"
         if name in found:
             raise ConfigError(f"--at names {text} twice")
-        run = config.run.model_copy(update={"dir": config.run.dir / PARETO / name})
-        found[name] = size, Point(text, name, config.model_copy(update={"run": run, "prune": settings}))
-    return [point for _, point in sorted(found.values(), key=lambda pair: -pair[0])]
+        found[name] = size, _point(config, settings, text, name)
+    points = [point for _, point in sorted(found.values(), key=lambda pair: -pair[0])]
+    if not each_size:
+        return points
+    sizes = sorted(config.prune.sizes, reverse=True)
+    return [_at_size(config, point, pixels) for point in points for pixels in sizes]
+
+
+def _point(config: Config, settings: PruneConfig, label: str, name: str, size: int | None = None) -> Point:
+    run = config.run.model_copy(update={"dir": config.run.dir / PARETO / name})
+    return Point(label, name, config.model_copy(update={"run": run, "prune": settings}), size)
+
+
+def _at_size(config: Config, point: Point, size: int) -> Point:
+    settings = point.config.prune.model_copy(update={"sizes": (size,)})
+    return _point(config, settings, f"{point.label} at {size} px", f"{point.name}-{size}px", size)
 
 
 def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -> list[Made]:
-    """Run the stages for every budget and for the dense network, unless they are up to date.
+    """Run the stages for every point and for the dense network, unless they are up to date.
 
-    All budgets are pruned before the first is fine-tuned, the smallest first: a budget that is too small fails early.
+    All points are pruned before the first is fine-tuned, the smallest budget first: one that is too small fails early.
+    Of points at a given size those are left out whose budget the size cannot meet, and those that would be the same
+    network as with a smaller budget.
 
     Raises:
         PipelineError: the error of a stage; see ``prune``, ``finetune``, ``quantize`` and ``export``.
@@ -131,22 +166,50 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
             "fine-tuning needs labelled images, but data.train is not set",
             remedy="set data.train, or --set finetune.labels=false, or --set finetune.epochs=0",
         )
-    runs = [_within(parent, point.name, progress, bool(config.prune.sizes)) for point in points]
-    plans: list[WidthPlan] = []
-    for point, run in reversed(list(zip(points, runs, strict=True))):
-        progress.note(f"pruning to {point.budget}: {len(plans) + 1} of {len(points)}")
-        plans.insert(0, WidthPlan.read(prune(point.config, run) / PLAN))
+    pruned = _pruned(parent, points, progress, bool(config.prune.sizes))
     dense = _within(parent, "dense", progress)
     progress.note("the dense network")
     dense_int8 = finish(config, dense, "baseline")
-    dense_fp32 = dense.folder("export") / f"{config.name}_dense_fp32.onnx"
-    made = [Made("dense FP32", dense_fp32), Made("dense INT8", dense_int8, _predicted(plans[0])[0], place)]
-    for number, (point, run, plan) in enumerate(zip(points, runs, plans, strict=True), start=1):
-        progress.note(f"fine-tuning, quantizing and exporting {point.budget}: {number} of {len(points)}")
+    made = [
+        Made("dense FP32", _float_file(dense, config, "dense_fp32")),
+        Made("dense INT8", dense_int8, _predicted(pruned[0].plan)[0], place),
+    ]
+    for number, (point, run, plan) in enumerate(pruned, start=1):
+        progress.note(f"fine-tuning, quantizing and exporting {point.label}: {number} of {len(pruned)}")
         finetune(point.config, run)
         int8 = finish(point.config, run, "finetune")
-        made.append(Made(f"{point.budget} INT8", int8, _predicted(plan)[1], place))
+        made.append(Made(f"{point.label} INT8", int8, _predicted(plan)[1], place))
+        if config.target.engine == "onnxruntime":  # other engines do not run the float file
+            made.append(Made(f"{point.label} FP32", _float_file(run, config, "fp32")))
     return made
+
+
+def _pruned(parent: Run, points: Sequence[Point], progress: Progress, sizes: bool) -> list[Pruned]:
+    found: list[Pruned] = []
+    refused: BudgetError | None = None
+    for number, point in enumerate(reversed(points), start=1):
+        progress.note(f"pruning to {point.label}: {number} of {len(points)}")
+        run = _within(parent, point.name, progress, sizes)
+        try:
+            plan = WidthPlan.read(prune(point.config, run) / PLAN)
+        except BudgetError as error:
+            if point.size is None:
+                raise
+            refused = error
+            progress.note(f"  left out: {error.message}")
+            continue
+        same = [one.point.label for one in found if (one.point.size, one.plan) == (point.size, plan)]
+        if point.size is not None and same:
+            progress.note(f"  left out: it is the same network as {same[0]}")
+            continue
+        found.insert(0, Pruned(point, run, plan))
+    if refused is not None and not found:
+        raise refused
+    return found
+
+
+def _float_file(run: Run, config: Config, suffix: str) -> Path:
+    return run.folder("export") / f"{config.name}_{suffix}.onnx"
 
 
 def _within(parent: Run, name: str, progress: Progress, sizes: bool = False) -> Run:
@@ -212,10 +275,9 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
     assert accuracy is not None
     if made.predicted and made.place and measured_where(row, made.place):
         off = f"{100 * error(made.predicted, measured.value):+.1f}"
-    height, width = row.latency.scenario.shape[-2:]
     return [
         row.label,
-        f"{height}" if height == width else f"{height}x{width}",
+        sides(row),
         f"{made.predicted:.3f}" if made.predicted else "",
         interval(measured, 3),
         off,
@@ -228,13 +290,16 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
 
 
 def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -> None:
-    """``pareto.json`` (every result in full), ``pareto.md`` and ``pareto.svg``."""
+    """``pareto.json`` (every result in full), ``pareto.md``, ``pareto.svg``, and ``pareto.html`` to choose from."""
     pairs = list(zip(made, rows, strict=True))
     ParetoFile(title=title(rows), rows=tuple(rows)).write(folder / "pareto.json")
     table = markdown(HEADER, [cells(*pair) for pair in pairs])
-    text = f"# {literal(title(rows))}\n\n{table}\n\n![front](pareto.svg)\n\n{TAKE}\n"
+    best = choices.table(rows)
+    which = f"{best.markdown()}\n" if best else ""
+    text = f"# {literal(title(rows))}\n\n{table}\n\n![front](pareto.svg)\n\n{which}{TAKE}\n"
     notes = "".join(f"- {literal(note)}\n" for note in remarks(rows))
     write_atomic(folder / "pareto.md", f"{text}\n{notes}" if notes else text)
+    write_atomic(folder / "pareto.html", front_html(folder.resolve().parent.name, title(rows), rows))
     write_atomic(folder / "pareto.svg", figures.svg(figures.pareto(title(rows), rows)))
 
 

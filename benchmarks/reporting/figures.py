@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
-from benchmarks.results.networks import MeasuredNetwork, ParetoFile
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile, on_front
 from calibration.names import readable
 from compress.errors import PipelineError
 from compress.files import MANIFEST
@@ -168,20 +168,22 @@ def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
 
     Args:
         title: of the figure.
-        rows: the networks, each with an accuracy; the first is the dense one in float.
+        rows: the networks, each with an accuracy; the first is the dense one in float. INT8 is drawn filled, float
+            hollow; the line joins those that no other beats.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.subplots()
-        for name, ms, top1 in ((row.name, *_bounds(row)) for row in rows):
+        for name, int8, ms, top1 in ((row.name, row.int8, *_bounds(row)) for row in rows):
             dense = name.startswith("dense")
             color = GREY if dense else BLUE
             errors = [_reach(ms), _reach(top1)]
-            ax.errorbar(ms[0], top1[0], errors[1], errors[0], "s" if dense else "o", color=color, capsize=2)
+            mark, inside = "s" if dense else "o", color if int8 else "none"
+            ax.errorbar(ms[0], top1[0], errors[1], errors[0], mark, color=color, mfc=inside, capsize=2)
             text = name if dense else name.removesuffix(" INT8")
             ax.annotate(caption(text), (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
-        points = sorted((ms[0], top1[0]) for row in rows[1:] for ms, top1 in [_bounds(row)])
-        ax.plot(*zip(*points, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
+        front = [(ms[0], top1[0]) for row in on_front(rows) for ms, top1 in [_bounds(row)]]
+        ax.plot(*zip(*front, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
         ax.set_xscale("log")
         _plain_ticks(ax)
         ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")

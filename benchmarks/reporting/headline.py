@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.reporting.record import RunRecord
@@ -79,8 +79,12 @@ def figures(record: RunRecord) -> list[Figure]:
 
 def warnings(record: RunRecord) -> list[str]:
     """Warnings about files that have changed since the measurement, then the measurement's own warnings."""
-    said = [f"{network.name}: {text}" for network in record.networks for text in _said(network)]
-    return list(dict.fromkeys([*record.stale, *said]))
+    return list(dict.fromkeys([*record.stale, *warnings_of(record.networks)]))
+
+
+def warnings_of(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """The warnings of the measurements, each with the network's name."""
+    return list(dict.fromkeys(f"{network.name}: {text}" for network in networks for text in _said(network)))
 
 
 def _said(network: MeasuredNetwork) -> Iterator[str]:

@@ -7,7 +7,7 @@ Markup is inserted as it is: drawings and tables that this package made.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from benchmarks.reporting import headline, provenance, sections
 from benchmarks.reporting.record import RunRecord, read_record
 from benchmarks.reporting.rows import invalid
 from benchmarks.results import tables
+from benchmarks.results.networks import MeasuredNetwork
 from calibration.names import readable
 from compress.files import write_atomic
 
@@ -64,16 +65,36 @@ def html(record: RunRecord) -> str:
     last = [part for part in (provenance.measurement(record), provenance.origin(record)) if part is not None]
     return _HTML.get_template("report.html").render(
         title=record.title,
-        arch=_arch(record),
-        result=record.result.name,
+        heading=f"{_arch(record)}, compressed: {record.result.name}",
         name=record.directory.resolve().name,
-        date=_date(record),
+        date=_date(record.networks),
         headline=headline.headline(record),
         figures=headline.figures(record),
         invalid=invalid(record.networks),
         warnings=headline.warnings(record),
         parts=[*found, *last],
         missing=missing,
+    )
+
+
+def front_html(name: str, title: str, points: Sequence[MeasuredNetwork]) -> str:
+    """The networks measured at several budgets as one HTML page, with those among which to choose.
+
+    Args:
+        name: of the run.
+        title: of the measurement.
+    """
+    return _HTML.get_template("report.html").render(
+        title=title,
+        heading=f"{points[0].arch}: which network?",
+        name=name,
+        date=_date(points),
+        headline="",
+        figures=[],
+        invalid=invalid(points),
+        warnings=headline.warnings_of(points),
+        parts=[sections.measured_front(title, points)],
+        missing=[],
     )
 
 
@@ -86,7 +107,7 @@ def model_card(record: RunRecord) -> str:
         classes=record.model.get("classes", []),
         preprocess=record.model.get("preprocess", {}),
         result=result,
-        date=_date(record),
+        date=_date(record.networks),
         headline=headline.headline(record),
         invalid=invalid(record.networks),
         warnings=headline.warnings(record),
@@ -101,8 +122,8 @@ def _arch(record: RunRecord) -> str:
     return str(record.model.get("arch", record.title.partition(":")[0]))
 
 
-def _date(record: RunRecord) -> str:
-    return datetime.fromisoformat(record.networks[0].latency.date).strftime("%Y-%m-%d %H:%M UTC")
+def _date(networks: Sequence[MeasuredNetwork]) -> str:
+    return datetime.fromisoformat(networks[0].latency.date).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def write(directory: Path) -> None:

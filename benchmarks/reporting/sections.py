@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from benchmarks.reporting import charts, figures
 from benchmarks.reporting.charts import Chart, LatencyPairs, inline
+from benchmarks.reporting.choices import Choice, choices
+from benchmarks.reporting.choices import table as choice_table
 from benchmarks.reporting.headline import megabytes
 from benchmarks.reporting.outcome import ABOVE_PEAK, Section, as_predicted, median, share_of_peak, widths
 from benchmarks.reporting.outcome import error as relative_error
@@ -29,6 +31,7 @@ class Part:
     Attributes:
         text: a description of the part in a sentence or two.
         tables: tables that are shown; those in ``details`` are folded.
+        choices: networks, each with the way to take it.
     """
 
     anchor: str
@@ -37,6 +40,7 @@ class Part:
     charts: tuple[Chart, ...] = ()
     tables: tuple[Section, ...] = ()
     details: tuple[Section, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,7 @@ def _cells(network: MeasuredNetwork) -> list[str]:
 def front(record: RunRecord) -> Part | None:
     """The networks measured at several budgets; if there are none, the front that pruning has predicted."""
     if record.front is not None:
-        drawn = inline(figures.pareto(record.front, record.points), "pareto")
-        text = (
-            "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
-            "share of the dense INT8 network's latency. Up and left is better."
-        )
-        chart = Chart("Top-1 accuracy against median latency (logarithmic), with 95% intervals.", drawn)
-        return Part("front", "Accuracy against latency", text, (chart,), details=(comparison(record.points),))
+        return measured_front(record.front, record.points)
     if record.plan is None:
         return None
     figure = figures.predicted_front(record.directory, record.plan)
@@ -102,6 +100,31 @@ def front(record: RunRecord) -> Part | None:
         "The least loss of the outputs at every budget; red: the budget that was chosen.", inline(figure, "front")
     )
     return Part("front", "Predicted loss against budget", text, (chart,))
+
+
+def measured_front(title: str, points: Sequence[MeasuredNetwork]) -> Part:
+    """The networks measured at several budgets, and those among which to choose.
+
+    Args:
+        title: of ``pareto.json``.
+    """
+    drawn = inline(figures.pareto(title, points), "pareto")
+    text = (
+        "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
+        "share of the dense INT8 network's latency. Up and left is better."
+    )
+    legend = "Filled: INT8; hollow: float. The line joins the networks that no other one beats."
+    chart = Chart(f"Top-1 accuracy against median latency (logarithmic), with 95% intervals. {legend}", drawn)
+    best = choice_table(points)
+    return Part(
+        "front",
+        "Accuracy against latency",
+        text,
+        (chart,),
+        (best,) if best else (),
+        (replace(comparison(points), title="All networks"),),
+        tuple(choices(points)),
+    )
 
 
 def channels(record: RunRecord) -> Part | None:

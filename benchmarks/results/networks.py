@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -93,8 +94,21 @@ class MeasuredNetwork(Record):
         return self.name.endswith(WHOLE)
 
 
+def on_front(networks: Iterable[MeasuredNetwork]) -> list[MeasuredNetwork]:
+    """The networks that no other one beats, fastest first: each is more accurate than all that are faster.
+
+    Those whose accuracy is not known are left out.
+    """
+    found: list[MeasuredNetwork] = []
+    known = [network for network in networks if network.top1 is not None]
+    for network in sorted(known, key=lambda one: (one.latency_ms, -(one.top1 or 0.0))):
+        if not found or (network.top1 or 0.0) > (found[-1].top1 or 0.0):
+            found.append(network)
+    return found
+
+
 class ParetoFile(Record):
-    """``pareto.json``: the dense networks and the pruned ones at several budgets."""
+    """``pareto.json``: the dense networks, and the pruned ones at several budgets, in INT8 and in float."""
 
     title: str = Field(description="the conditions of the measurement")
     rows: Annotated[tuple[MeasuredNetwork, ...], Field(min_length=1)] = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +13,24 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import latency_table, pareto, plots
+from benchmarks import deploy, latency_table, pareto, plots
 from benchmarks.evaluation.pareto import make, points_of
 from benchmarks.profiling import measure
 from benchmarks.profiling.kit import Effort
+from benchmarks.reporting.choices import choices
 from benchmarks.reporting.figures import draw, svg
+from benchmarks.reporting.page import front_html
+from benchmarks.results.base import Bounds, Verdict
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile, on_front
 from benchmarks.rivals import int8_losses
 from benchmarks.timing.presets import PRESETS
 from calibration.preprocess import Preprocess
 from compress.config import load_config
 from compress.errors import ConfigError, PipelineError
+from compress.files import write_json
 from compress.models.model import Model, save_model
 from compress.models.registry import build
+from compress.parse import read
 from compress.run import Run
 
 ARCH = "tiny_resnet:TinyResNet"
@@ -71,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_points_are_measured_with_the_dense_networks(folder: Path) -> None:
     record = json.loads((folder / "pareto" / "pareto.json").read_text())
     rows = {row["name"]: row for row in record["rows"]}
-    assert list(rows) == ["dense FP32", "dense INT8", "75% INT8"]
+    assert list(rows) == ["dense FP32", "dense INT8", "75% INT8", "75% FP32"]
     predicted = [row["predicted_ms"] for row in rows.values()]
     assert predicted[0] is None
     assert predicted[2] < predicted[1]
@@ -80,7 +87,9 @@ def test_points_are_measured_with_the_dense_networks(folder: Path) -> None:
     assert taken["predicted_ms"] == predicted[2]
     assert taken["share"]["value"] <= 0.75
     assert rows["75% INT8"]["macs"] < rows["dense INT8"]["macs"] == rows["dense FP32"]["macs"]
-    assert len(rows["75% INT8"]["latency"]["scenario"]["interleaved_with"]) == 2
+    assert rows["75% FP32"]["macs"] == rows["75% INT8"]["macs"]
+    assert [row["precision"] for row in rows.values()] == ["fp32", "int8", "int8", "fp32"]
+    assert len(rows["75% INT8"]["latency"]["scenario"]["interleaved_with"]) == 3
     assert rows["75% INT8"]["accuracy"]["paired"]["against"]["path"].endswith("tiny_dense_fp32.onnx")
     assert "| 75% INT8" in (folder / "pareto" / "pareto.md").read_text()
 
@@ -95,7 +104,7 @@ def test_what_is_done_is_not_done_again(folder: Path) -> None:
     manifests = {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
     config = load_config(None, [f"run.dir={folder}", *SETTINGS])
     made = make(config, points_of(config, ["75%"]))
-    assert [one.name for one in made] == ["dense FP32", "dense INT8", "75% INT8"]
+    assert [one.name for one in made] == ["dense FP32", "dense INT8", "75% INT8", "75% FP32"]
     assert manifests == {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
 
 
@@ -126,19 +135,33 @@ def test_losses_of_the_int8_network_stand_beside_those_of_the_float_one(
         assert 2 * cell["width"] >= cell["units"] > cell["width"]
 
 
-def test_points_choose_their_input_size(folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+SIZES = ("--set", "prune.sizes=[16, 12]", "--set", "prune.confirm=false")
+
+
+@pytest.fixture(scope="module")
+def sized(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with the latency tables of two input sizes."""
+    run = tmp_path_factory.mktemp("sized") / "run"
     shutil.copytree(folder / "baseline", run / "baseline")
-    sizes = ("--set", "prune.sizes=[16, 12]")
     chosen = [word for setting in (f"run.dir={run}", *SETTINGS) for word in ("--set", setting)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "FITTED", 1)
         patch.setattr(measure, "HELD_OUT", 0)
         patch.setattr(measure, "FAST", Effort(2, 0.001))
-        patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
-        assert latency_table.main([*chosen, *sizes, "--fast"]) == 0
-        assert (run / "sizes" / "12px" / "latency_table.json").exists()
-        assert command(run, "--at", "90%", *sizes) in (0, 4)
+        assert latency_table.main([*chosen, *SIZES, "--fast"]) == 0
+    assert (run / "sizes" / "12px" / "latency_table.json").exists()
+    return run
+
+
+@pytest.fixture
+def two_sizes(sized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
+    return shutil.copytree(sized, tmp_path / "run")
+
+
+def test_points_choose_their_input_size(two_sizes: Path) -> None:
+    run = two_sizes
+    assert command(run, "--at", "90%", *SIZES) in (0, 4)
     record = json.loads((run / "pareto" / "90pct" / "prune" / "sizes.json").read_text())
     row = json.loads((run / "pareto" / "pareto.json").read_text())["rows"][2]
     assert row["latency"]["scenario"]["shape"] == [1, 3, record["taken"], record["taken"]]
@@ -147,6 +170,78 @@ def test_points_choose_their_input_size(folder: Path, tmp_path: Path) -> None:
     assert not (run / "pareto" / "90pct" / "sizes" / "16px").exists()  # the run's own table, losses and baseline
     plan = json.loads((run / "pareto" / "90pct" / "prune" / "plan.json").read_text())
     assert plan["before"]["macs"] == record_of(run, "dense INT8")["macs"]
+
+
+def test_every_budget_at_every_size(two_sizes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = two_sizes
+    thousand_times_as_fast(run / "sizes" / "12px" / "latency_table.json")
+    assert command(run, "--at", "1%,95%", "--each-size", *SIZES) in (0, 4)
+    said = capsys.readouterr().err
+    assert re.search(r"pruning to 1% at 16 px: .*\n(.*\n)*?  left out: .*budget", said)
+    assert "left out: it is the same network as 1% at 12 px" in said
+    rows = json.loads((run / "pareto" / "pareto.json").read_text())["rows"][2:]
+    pixels = {row["name"]: row["latency"]["scenario"]["shape"][-1] for row in rows}
+    assert pixels == {
+        f"{name} {kind}": size
+        for name, size in (("95% at 16 px", 16), ("1% at 12 px", 12))
+        for kind in ("INT8", "FP32")
+    }
+    assert command(run, "--at", "1%", "--each-size", "--set", "prune.sizes=[16]") == 1
+    assert "budget" in capsys.readouterr().err
+
+
+def thousand_times_as_fast(table: Path) -> None:
+    """So that every budget leaves the network as it is."""
+    record = json.loads(table.read_text())
+    for row in (*record["rows"], *record["networks"]):
+        row.update({key: value / 1000 for key, value in row.items() if key in ("ms", "lo", "hi", "median")})
+    write_json(table, record)
+
+
+def test_the_page_shows_what_to_take(folder: Path) -> None:
+    record = read(folder / "pareto" / "pareto.json", ParetoFile, remedy="")
+    rows = [
+        changed(row, ms, top1)
+        for row, ms, top1 in zip(record.rows, (10.0, 4.0, 2.0, 5.0), (0.90, 0.895, 0.87, 0.88), strict=True)
+    ]
+    assert [one.name for one in on_front(rows)] == ["75% INT8", "dense INT8", "dense FP32"]
+    found = choices(rows)
+    assert [(one.network.name, one.limits) for one in found] == [
+        ("dense FP32", ()),
+        ("dense INT8", (0.5, 1.0, 2.0)),
+        ("75% INT8", (3.0, 5.0)),
+    ]
+    page = front_html("run", record.title, rows)
+    assert "Take 75% INT8" in page
+    assert "Take 75% FP32" not in page  # the dense network is faster and more accurate
+    assert found[2].file in page
+    assert found[2].file.endswith("75pct/build/tiny_int8.onnx")
+    assert shlex.split(found[2].deploy)[:4] == ["python", "-m", "benchmarks.deploy", "--engine"]
+    assert choices([row.model_copy(update={"accuracy": None, "top1": None}) for row in rows]) == []
+    invalid = rows[1].latency.model_copy(update={"verdict": Verdict(status="INVALID", reasons=("noise",))})
+    assert "dense INT8" not in [
+        one.network.name for one in choices([rows[0], rows[1].model_copy(update={"latency": invalid}), *rows[2:]])
+    ]
+
+
+def changed(row: MeasuredNetwork, ms: float, top1: float) -> MeasuredNetwork:
+    """A measured row with another latency and accuracy, and VALID on whatever machine."""
+    accuracy = row.accuracy
+    assert accuracy is not None
+    if accuracy.paired is not None:
+        lost = Bounds(value=top1 - 0.90, lo=top1 - 0.91, hi=top1 - 0.89)
+        accuracy = accuracy.model_copy(update={"paired": accuracy.paired.model_copy(update={"difference": lost})})
+    latency = row.latency.model_copy(update={"verdict": Verdict(status="VALID", reasons=())})
+    return row.model_copy(update={"latency_ms": ms, "top1": top1, "accuracy": accuracy, "latency": latency})
+
+
+def test_the_file_of_a_choice_can_be_deployed(folder: Path, tmp_path: Path) -> None:
+    rows = json.loads((folder / "pareto" / "pareto.json").read_text())["rows"]
+    for row in rows[2:]:
+        assert (
+            deploy.main(["--engine", row["latency"]["artifact"]["path"], "--output", str(tmp_path / row["name"])]) == 0
+        )
+        assert (tmp_path / row["name"] / "predict.py").exists()
 
 
 def record_of(run: Path, name: str) -> dict[str, Any]:
@@ -177,6 +272,7 @@ def test_budgets_that_are_none(at: list[str]) -> None:
         (("--at", "1%"), "cannot be met"),
         (("--at", "90%", "--set", "prune.table=nowhere.json"), "benchmarks.latency_table"),
         (("--at", "90%", "--set", "data.kind=imagefolder"), "no folder is given"),
+        (("--at", "90%", "--each-size"), "prune.sizes is not set"),
     ],
 )
 def test_a_users_mistake_is_told(

@@ -1,0 +1,98 @@
+"""The networks among which a person chooses: those that no other one beats, each with the way to take it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.reporting.outcome import Section
+from benchmarks.results.networks import MeasuredNetwork, on_front
+from benchmarks.results.tables import interval, percent, points, speedup
+
+LIMITS = (0.5, 1.0, 2.0, 3.0, 5.0)  # of the accuracy that is lost, in points: those that people ask for
+_ROUNDING = 1e-6  # points
+HEADER = [
+    "network",
+    "the fastest that loses at most",
+    "input",
+    "latency ms",
+    "speed-up",
+    "top-1 %",
+    "change, points",
+    "file MB",
+]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One network that no other one beats.
+
+    Attributes:
+        limits: of ``LIMITS``, those within which this is the fastest network.
+    """
+
+    network: MeasuredNetwork
+    limits: tuple[float, ...] = ()
+
+    @property
+    def within(self) -> str:
+        """
+        >>> Choice.within.fget(Choice(None, (0.5, 1.0)))
+        '0.5, 1 points'
+        """
+        return f"{', '.join(f'{limit:g}' for limit in self.limits)} points" if self.limits else ""
+
+    @property
+    def file(self) -> str:
+        return self.network.latency.artifact.path
+
+    @property
+    def deploy(self) -> str:
+        """The command that makes a folder for a device of the file."""
+        return f"python -m benchmarks.deploy --engine {shlex.quote(self.file)} --output FOLDER"
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells below ``HEADER``."""
+        one, compared = self.network, self.network.latency.comparison
+        accuracy = one.accuracy
+        return [
+            one.name,
+            self.within,
+            sides(one),
+            interval(one.latency.stats["latency_ms"].median, 3),
+            speedup(compared.ratio if compared else None),
+            percent(accuracy.top1.value) if accuracy else "",
+            points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
+            f"{one.bytes / 1e6:.2f}",
+        ]
+
+
+def choices(networks: Sequence[MeasuredNetwork]) -> list[Choice]:
+    """The networks that no other one beats, slowest first; those whose measurement is INVALID are no choice.
+
+    What a network loses is the change against the first network; the first one itself loses nothing.
+    """
+    front = on_front(network for network in networks if network.valid)
+    fastest = {limit: next((one for one in front if _lost(one) <= limit + _ROUNDING), None) for limit in LIMITS}
+    return [Choice(one, tuple(limit for limit in LIMITS if fastest[limit] is one)) for one in reversed(front)]
+
+
+def _lost(network: MeasuredNetwork) -> float:
+    """Points of accuracy that are lost against the first network."""
+    accuracy = network.accuracy
+    return -100 * accuracy.paired.difference.value if accuracy and accuracy.paired else 0.0
+
+
+def table(networks: Sequence[MeasuredNetwork]) -> Section | None:
+    """``choices`` as a table; None if there are none."""
+    found = choices(networks)
+    note = "No other network here is as fast and more accurate. What is lost is the estimate; mind its interval."
+    return Section("Which one?", HEADER, [one.cells for one in found], note) if found else None
+
+
+def sides(network: MeasuredNetwork) -> str:
+    """Height and width of the network's input, or one number for both."""
+    height, width = network.latency.scenario.shape[-2:]
+    return f"{height}" if height == width else f"{height}x{width}"
