@@ -213,7 +213,7 @@ def latency(
             emit(dump(results), kept)
     if output.csv is not None:
         emit(to_csv(results), output.csv)
-    show(console, title(results[0]), HEADER, rows(results))
+    show(console, title(results), HEADER, rows(results))
     for remark in remarks(results):
         console.print(remark, soft_wrap=True)
     failed = _tell(failures)

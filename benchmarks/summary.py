@@ -52,7 +52,7 @@ def summary(
     settings = replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = summarize(stages, split_of(stages, data, config), settings, progress=progress)
     write(stages, rows)
-    show(console, title(rows), header(rows), list(map(cells, rows)))
+    show(console, title(rows), header(rows), [cells(row, rows) for row in rows])
     for section in sections(stages, rows):
         console.print()
         show(console, section.title, section.header, section.rows)

@@ -14,10 +14,9 @@ from benchmarks.evaluation.images import image_pools
 from benchmarks.evaluation.pairing import result_of
 from benchmarks.evaluation.predictions import predict
 from benchmarks.reporting import choices, figures
-from benchmarks.reporting.choices import sides
 from benchmarks.reporting.outcome import PARETO, error, measured_where
 from benchmarks.reporting.page import front_html
-from benchmarks.reporting.rows import metadata_of, remarks
+from benchmarks.reporting.rows import metadata_of, remarks, sides
 from benchmarks.results import tables
 from benchmarks.results.networks import MeasuredNetwork, ParetoFile
 from benchmarks.results.tables import interval, literal, markdown, percent, speedup

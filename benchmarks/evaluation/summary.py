@@ -133,7 +133,7 @@ def _with_notes(latency: LatencyResult, notes: list[str]) -> LatencyResult:
 def write(run: Run, rows: Sequence[MeasuredNetwork]) -> None:
     """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
     SummaryFile(title=title(rows), rows=tuple(rows), plan=plan_of(run)).write(run.directory / "summary.json")
-    parts = [f"# {literal(title(rows))}\n\n{markdown(header(rows), list(map(cells, rows)))}\n"]
+    parts = [f"# {literal(title(rows))}\n\n{markdown(header(rows), [cells(row, rows) for row in rows])}\n"]
     parts += [section.markdown() for section in sections(run, rows)]
     if notes := remarks(rows):
         parts.append("".join(f"- {literal(note)}\n" for note in notes))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.reporting.outcome import Section
+from benchmarks.reporting.rows import sides
 from benchmarks.results.networks import MeasuredNetwork, on_front
 from benchmarks.results.tables import interval, percent, points, speedup
 
@@ -90,9 +91,3 @@ def table(networks: Sequence[MeasuredNetwork]) -> Section | None:
     found = choices(networks)
     note = "No other network here is as fast and more accurate. What is lost is the estimate; mind its interval."
     return Section("Which one?", HEADER, [one.cells for one in found], note) if found else None
-
-
-def sides(network: MeasuredNetwork) -> str:
-    """Height and width of the network's input, or one number for both."""
-    height, width = network.latency.scenario.shape[-2:]
-    return f"{height}" if height == width else f"{height}x{width}"

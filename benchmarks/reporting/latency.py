@@ -28,15 +28,25 @@ HEADER = [
 
 def rows(results: Sequence[LatencyResult]) -> list[list[str]]:
     """Results as the cells of a table, one row per engine."""
-    return [_row(result) for result in results]
+    several = len(_shapes(results)) > 1
+    return [_row(result, f" ({_dims(result)})" if several else "") for result in results]
 
 
-def _row(result: LatencyResult) -> list[str]:
+def _dims(result: LatencyResult) -> str:
+    return "x".join(str(dim) for dim in result.scenario.shape)
+
+
+def _shapes(results: Sequence[LatencyResult]) -> list[str]:
+    """The shapes of the inputs, each once."""
+    return list(dict.fromkeys(map(_dims, results)))
+
+
+def _row(result: LatencyResult, note: str) -> list[str]:
     stats, work = result.stats["latency_ms"], result.work
     p90 = stats.percentiles["p90"]
     peak = work and work.peak_gmacs_per_s
     return [
-        Path(result.artifact.path).name,
+        f"{Path(result.artifact.path).name}{note}",
         interval(stats.median),
         interval(p90) if p90 else "too few",
         speedup(result.comparison.ratio if result.comparison else None),
@@ -75,6 +85,7 @@ def _record(result: LatencyResult) -> dict[str, object]:
         "backend": result.backend.name,
         "version": result.backend.version,
         "provider": result.backend.actual,
+        "input": _dims(result),
         "threads": result.modes["threads"],
         "batch": result.scenario.batch,
         "streams": result.scenario.streams,
@@ -119,11 +130,12 @@ def _gates(results: Sequence[LatencyResult]) -> Iterator[str]:
 def to_markdown(results: Sequence[LatencyResult]) -> str:
     """The table and the remarks."""
     bullets = "".join(f"- {literal(remark)}\n" for remark in remarks(results))
-    return f"{title(results[0])}\n\n{markdown(HEADER, rows(results))}\n\n{bullets}"
+    return f"{title(results)}\n\n{markdown(HEADER, rows(results))}\n\n{bullets}"
 
 
-def title(result: LatencyResult) -> str:
+def title(results: Sequence[LatencyResult]) -> str:
     """The conditions of the measurement, in one line."""
-    shape = "x".join(str(dim) for dim in result.scenario.shape)
-    streams = f"{result.scenario.streams} streams of " if result.scenario.streams > 1 else ""
-    return f"latency, {shape}, {streams}{result.modes['threads']} thread(s), {result.host.cpu}, 95% intervals"
+    first, shapes = results[0], _shapes(results)
+    shape = shapes[0] if len(shapes) == 1 else f"{len(shapes)} input sizes"
+    streams = f"{first.scenario.streams} streams of " if first.scenario.streams > 1 else ""
+    return f"latency, {shape}, {streams}{first.modes['threads']} thread(s), {first.host.cpu}, 95% intervals"

@@ -28,7 +28,7 @@ def measurement(record: RunRecord) -> Part:
     )
     tables = (
         Section("Machine", ["property", "value"], _machine(first)),
-        Section("Engines", ["network", "runtime", "provider that ran", "modes"], _engines(record)),
+        Section("Engines", ["network", "input", "runtime", "provider that ran", "modes"], _engines(record)),
     )
     details = (
         Section("State of the machine", ["property", "before", "after"], _states(first)),
@@ -54,7 +54,6 @@ def _machine(result: LatencyResult) -> list[list[str]]:
         *([f"INT8 products in {name}", _SUMS[sums]] for name, sums in host.int8_pair_sums.items()),
         *([name, version] for name, version in sorted(host.libraries.items())),
         ["git commit", result.tool.git_sha or "unknown"],
-        ["input", "×".join(str(dim) for dim in scenario.shape)],
         ["input pool", f"{scenario.inputs}: {scenario.pool} different ones, in turn"],
     ]
 
@@ -63,6 +62,7 @@ def _engines(record: RunRecord) -> list[list[str]]:
     return [
         [
             network.name,
+            "×".join(str(dim) for dim in network.latency.scenario.shape),
             f"{network.latency.backend.name} {network.latency.backend.version}",
             network.latency.backend.actual,
             ", ".join(f"{key} {value}" for key, value in sorted(network.latency.modes.items())),

@@ -16,7 +16,18 @@ _SIZE = ["params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
 def header(networks: Sequence[MeasuredNetwork]) -> list[str]:
     """The columns of a table of networks."""
-    return ["network", *quality_header(networks), *_SIZE]
+    return ["network", *input_header(networks), *quality_header(networks), *_SIZE]
+
+
+def input_header(networks: Sequence[MeasuredNetwork]) -> list[str]:
+    """A column for the input size, where the networks differ in it."""
+    return ["input"] if len(set(map(sides, networks))) > 1 else []
+
+
+def sides(network: MeasuredNetwork) -> str:
+    """Height and width of the network's input in pixels, or one number for both."""
+    height, width = network.latency.scenario.shape[-2:]
+    return f"{height}" if height == width else f"{height}x{width}"
 
 
 def quality_header(networks: Sequence[MeasuredNetwork]) -> list[str]:
@@ -37,11 +48,12 @@ def quality(network: MeasuredNetwork) -> list[str]:
     ]
 
 
-def cells(network: MeasuredNetwork) -> list[str]:
-    """A network as a row below ``header``."""
+def cells(network: MeasuredNetwork, networks: Sequence[MeasuredNetwork] = ()) -> list[str]:
+    """A network as a row below ``header`` of all the networks."""
     compared = network.latency.comparison
     return [
         network.label,
+        *(sides(network) for _ in input_header(networks)),
         *quality(network),
         f"{network.params / 1e6:.3f}",
         f"{network.macs / 1e6:.1f}",

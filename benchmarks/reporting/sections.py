@@ -15,7 +15,7 @@ from benchmarks.reporting.outcome import ABOVE_PEAK, Section, as_predicted, medi
 from benchmarks.reporting.outcome import error as relative_error
 from benchmarks.reporting.outcome import predictions as predicted_table
 from benchmarks.reporting.record import RunRecord
-from benchmarks.reporting.rows import quality, quality_header
+from benchmarks.reporting.rows import input_header, quality, quality_header, sides
 from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, speedup
 from compress.prune.latency.predictor import LatencyModel
@@ -69,14 +69,16 @@ def before_after(record: RunRecord) -> Part:
 
 def comparison(networks: Sequence[MeasuredNetwork]) -> Section:
     """Networks as the rows of a table."""
-    header = ["network", *quality_header(networks), "latency ms", "speed-up", "file MB", "params M", "MACs M"]
-    return Section("", header, [_cells(network) for network in networks])
+    size = ["latency ms", "speed-up", "file MB", "params M", "MACs M"]
+    header = ["network", *input_header(networks), *quality_header(networks), *size]
+    return Section("", header, [_cells(network, networks) for network in networks])
 
 
-def _cells(network: MeasuredNetwork) -> list[str]:
+def _cells(network: MeasuredNetwork, networks: Sequence[MeasuredNetwork]) -> list[str]:
     compared = network.latency.comparison
     return [
         network.label,
+        *(sides(network) for _ in input_header(networks)),
         *quality(network),
         interval(network.latency.stats["latency_ms"].median, 3),
         speedup(compared.ratio if compared else None),

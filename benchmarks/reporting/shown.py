@@ -84,7 +84,7 @@ def _show_results(path: Path, content: bytes, console: Console) -> None:
     found = parse(content, list[LatencyResult | RunComparison], path, remedy=_REMEDY)
     measured = [one for one in found if isinstance(one, LatencyResult)]
     if measured:
-        show(console, latency.title(measured[0]), latency.HEADER, latency.rows(measured))
+        show(console, latency.title(measured), latency.HEADER, latency.rows(measured))
         for remark in latency.remarks(measured):
             console.print(remark, soft_wrap=True)
     for one in found:
@@ -103,7 +103,7 @@ def _show_accuracy(path: Path, content: bytes, console: Console) -> None:
 def _show_networks(path: Path, content: bytes, console: Console) -> None:
     """``summary.json`` and ``pareto.json``."""
     found = parse(content, SummaryFile, path, remedy=_REMEDY)
-    show(console, found.title, rows.header(found.rows), list(map(rows.cells, found.rows)))
+    show(console, found.title, rows.header(found.rows), [rows.cells(one, found.rows) for one in found.rows])
     if found.plan is not None and (section := widths(found.plan)) is not None:
         console.print()
         show(console, section.title, section.header, section.rows)

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import deploy, latency_table, pareto, plots
+from benchmarks import deploy, latency_table, pareto, plots, show
 from benchmarks.evaluation.pareto import make, points_of
 from benchmarks.profiling import measure
 from benchmarks.profiling.kit import Effort
 from benchmarks.reporting.choices import choices
 from benchmarks.reporting.figures import draw, svg
+from benchmarks.reporting.latency import to_markdown
 from benchmarks.reporting.page import front_html
 from benchmarks.results.base import Bounds, Verdict
 from benchmarks.results.networks import MeasuredNetwork, ParetoFile, on_front
@@ -186,6 +187,12 @@ def test_every_budget_at_every_size(two_sizes: Path, capsys: pytest.CaptureFixtu
         for name, size in (("95% at 16 px", 16), ("1% at 12 px", 12))
         for kind in ("INT8", "FP32")
     }
+    assert show.main([str(run / "pareto" / "pareto.json")]) == 0
+    assert re.search(r"\| 1% at 12 px INT8[^|]*\| +12 \|", capsys.readouterr().out)
+    measured = read(run / "pareto" / "pareto.json", ParetoFile, remedy="").rows
+    told = to_markdown([row.latency for row in measured])
+    assert told.startswith("latency, 2 input sizes, ")
+    assert "| tiny_int8.onnx (1x3x12x12) " in told
     assert command(run, "--at", "1%", "--each-size", "--set", "prune.sizes=[16]") == 1
     assert "budget" in capsys.readouterr().err
 
