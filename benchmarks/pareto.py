@@ -43,7 +43,7 @@ def pareto(
             is best before fine-tuning.
     """
     from benchmarks.evaluation.images import evaluation_split
-    from benchmarks.evaluation.pareto import HEADER, cells, evaluate, make, points_of, title, write
+    from benchmarks.evaluation.pareto import cells, evaluate, header, make, points_of, title, write
     from benchmarks.reporting.choices import table as choice_table
     from benchmarks.reporting.outcome import PARETO
     from benchmarks.reporting.rows import remarks
@@ -62,7 +62,7 @@ def pareto(
     rows = evaluate(made, split, settings, progress)
     folder = config.run.dir / PARETO
     write(folder, made, rows)
-    show(console, title(rows), HEADER, [cells(*pair) for pair in zip(made, rows, strict=True)])
+    show(console, title(rows), header(rows), [cells(*pair) for pair in zip(made, rows, strict=True)])
     console.print()
     if best := choice_table(rows):
         show(console, best.title, best.header, best.rows)

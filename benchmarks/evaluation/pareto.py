@@ -11,15 +11,15 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from benchmarks.evaluation.images import image_pools
-from benchmarks.evaluation.pairing import result_of
-from benchmarks.evaluation.predictions import predict
+from benchmarks.evaluation.quality import qualities
 from benchmarks.reporting import choices, figures
 from benchmarks.reporting.outcome import PARETO, error, measured_where
 from benchmarks.reporting.page import front_html
-from benchmarks.reporting.rows import metadata_of, remarks, sides
-from benchmarks.results import tables
+from benchmarks.reporting.rows import metadata_of, quality, quality_header, remarks, sides
+from benchmarks.results.accuracy import AccuracyResult
+from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.networks import MeasuredNetwork, ParetoFile
-from benchmarks.results.tables import interval, literal, markdown, percent, speedup
+from benchmarks.results.tables import interval, literal, markdown, speedup
 from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings
 from calibration.datasets import Split
@@ -40,18 +40,12 @@ from compress.run import Run
 from compress.train.stage import finetune
 
 _SHARED = ("baseline", "losses", "calibrations")
-HEADER = [
-    "network",
-    "input",
-    "predicted ms",
-    "measured ms",
-    "error %",
-    "speed-up",
-    "top-1 %",
-    "change, points",
-    "MACs M",
-    "file MB",
-]
+
+
+def header(rows: Sequence[MeasuredNetwork]) -> list[str]:
+    """The columns of the table."""
+    timed = ["predicted ms", "measured ms", "error %", "speed-up"]
+    return ["network", "input", *timed, *quality_header(rows), "MACs M", "file MB"]
 
 
 TAKE = (
@@ -252,17 +246,18 @@ def evaluate(
 ) -> list[MeasuredNetwork]:
     """Measure the accuracies, paired with the first network's, and the latencies in one interleaved run.
 
+    Of a backbone, which has no classes, the outputs are compared with those of the first network.
+
     Raises:
-        EngineError: see ``predict`` and ``measure``.
+        EngineError: see ``qualities`` and ``measure``.
     """
-    found = [predict(one.file, split, threads=settings.threads, progress=progress) for one in made]
+    found = qualities([one.file for one in made], split, threads=settings.threads, progress=progress)
     metadata = [metadata_of(one.file) for one in made]
     settings = dataclasses.replace(settings, images=image_pools(split, (about.preprocess for about in metadata)))
     latencies = measure([one.file for one in made], settings, progress=progress)
-    accuracies = [result_of(predictions, None if predictions is found[0] else found[0]) for predictions in found]
     return [
-        MeasuredNetwork.of(one.name, about, accuracy, latency, one.predicted)
-        for one, about, accuracy, latency in zip(made, metadata, accuracies, latencies, strict=True)
+        MeasuredNetwork.of(one.name, about, accuracy, latency, one.predicted, near)
+        for one, about, (accuracy, near), latency in zip(made, metadata, found, latencies, strict=True)
     ]
 
 
@@ -270,8 +265,7 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
     """The cells of a network's row; the error of the prediction is shown only on the machine of the latency table."""
     off = ""
     measured = row.latency.stats["latency_ms"].median
-    accuracy, compared = row.accuracy, row.latency.comparison
-    assert accuracy is not None
+    compared = row.latency.comparison
     if made.predicted and made.place and measured_where(row, made.place):
         off = f"{100 * error(made.predicted, measured.value):+.1f}"
     return [
@@ -281,8 +275,7 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
         interval(measured, 3),
         off,
         speedup(compared.ratio if compared else None),
-        percent(accuracy.top1.value),
-        tables.points(accuracy.paired.difference) if accuracy.paired else "",
+        *quality(row),
         f"{row.macs / 1e6:.1f}",
         f"{row.bytes / 1e6:.2f}",
     ]
@@ -292,7 +285,7 @@ def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -
     """``pareto.json`` (every result in full), ``pareto.md``, ``pareto.svg``, and ``pareto.html`` to choose from."""
     pairs = list(zip(made, rows, strict=True))
     ParetoFile(title=title(rows), rows=tuple(rows)).write(folder / "pareto.json")
-    table = markdown(HEADER, [cells(*pair) for pair in pairs])
+    table = markdown(header(rows), [cells(*pair) for pair in pairs])
     best = choices.table(rows)
     which = f"{best.markdown()}\n" if best else ""
     text = f"# {literal(title(rows))}\n\n{table}\n\n![front](pareto.svg)\n\n{which}{TAKE}\n"
@@ -304,9 +297,15 @@ def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -
 
 def title(rows: Sequence[MeasuredNetwork]) -> str:
     """What was measured on what, in one line."""
-    latency, accuracy = rows[0].latency, rows[0].accuracy
-    images = f"{accuracy.images} images, " if accuracy else ""
+    latency, (measured, what) = rows[0].latency, _measured(rows)
+    images = f"{measured.images} images, " if measured else ""
     return (
-        f"{rows[0].arch}: accuracy against latency; {images}batch {latency.scenario.batch}, "
+        f"{rows[0].arch}: {what} against latency; {images}batch {latency.scenario.batch}, "
         f"{latency.modes['threads']} thread(s), {latency.host.cpu}; 95% intervals"
     )
+
+
+def _measured(rows: Sequence[MeasuredNetwork]) -> tuple[AccuracyResult | FidelityResult | None, str]:
+    """What is known of the last network's outputs, and what it is called."""
+    last = rows[-1]
+    return (last.fidelity, "fidelity of the outputs") if last.fidelity else (last.accuracy, "accuracy")

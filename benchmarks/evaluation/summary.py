@@ -6,14 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.evaluation.fidelity import fidelity
 from benchmarks.evaluation.images import evaluation_split, image_pools
-from benchmarks.evaluation.pairing import result_of
-from benchmarks.evaluation.predictions import predict
+from benchmarks.evaluation.quality import Quality, qualities
 from benchmarks.reporting.outcome import PARETO, plan_of, sections
 from benchmarks.reporting.rows import cells, header, metadata_of, remarks
-from benchmarks.results.accuracy import AccuracyResult
-from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult
 from benchmarks.results.networks import WHOLE, MeasuredNetwork, SummaryFile
 from benchmarks.results.tables import literal, markdown
@@ -103,15 +99,9 @@ def summarize(
     """
     files = networks(run)
     metadata = {name: metadata_of(path) for name, path in files.items()}
-    accuracies: list[AccuracyResult | None] = [None] * len(files)
-    fidelities: list[FidelityResult | None] = [None] * len(files)
+    found = [Quality()] * len(files)
     if split is not None:
-        if metadata["dense FP32"].classes:
-            found = [predict(path, split, threads=settings.threads, progress=progress) for path in files.values()]
-            accuracies = [result_of(one, None if one is found[0] else found[0]) for one in found]
-        else:
-            dense, *others = files.values()
-            fidelities = [None, *fidelity(dense, others, split, threads=settings.threads, progress=progress)]
+        found = qualities(list(files.values()), split, threads=settings.threads, progress=progress)
         images = image_pools(split, (about.preprocess for about in metadata.values()))
         settings = dataclasses.replace(settings, images=images)
     int8 = next(m for m in metadata.values() if m.precision == "int8")
@@ -119,10 +109,9 @@ def summarize(
         results = measure(list(files.values()), settings, references=known, progress=progress)
     shipped = [name for name, about in metadata.items() if about.precision == "int8" and not name.endswith(WHOLE)][-1]
     absent = {shipped: _elsewhere(run)}
-    measured = zip(metadata.items(), accuracies, fidelities, results, strict=True)
     return [
         MeasuredNetwork.of(name, about, accuracy, _with_notes(latency, absent.get(name, [])), fidelity=near)
-        for (name, about), accuracy, near, latency in measured
+        for (name, about), (accuracy, near), latency in zip(metadata.items(), found, results, strict=True)
     ]
 
 

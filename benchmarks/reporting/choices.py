@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.reporting.outcome import Section
-from benchmarks.reporting.rows import sides
+from benchmarks.reporting.rows import quality, quality_header, sides
 from benchmarks.results.networks import MeasuredNetwork, on_front
-from benchmarks.results.tables import interval, percent, points, speedup
+from benchmarks.results.tables import interval, speedup
 
 LIMITS = (0.5, 1.0, 2.0, 3.0, 5.0)  # of the accuracy that is lost, in points: those that people ask for
 _ROUNDING = 1e-6  # points
-HEADER = [
-    "network",
-    "the fastest that loses at most",
-    "input",
-    "latency ms",
-    "speed-up",
-    "top-1 %",
-    "change, points",
-    "file MB",
-]
 
 
 @dataclass(frozen=True)
@@ -53,22 +44,6 @@ class Choice:
         """The command that makes a folder for a device of the file."""
         return f"python -m benchmarks.deploy --engine {shlex.quote(self.file)} --output FOLDER"
 
-    @property
-    def cells(self) -> list[str]:
-        """The cells below ``HEADER``."""
-        one, compared = self.network, self.network.latency.comparison
-        accuracy = one.accuracy
-        return [
-            one.name,
-            self.within,
-            sides(one),
-            interval(one.latency.stats["latency_ms"].median, 3),
-            speedup(compared.ratio if compared else None),
-            percent(accuracy.top1.value) if accuracy else "",
-            points(accuracy.paired.difference) if accuracy and accuracy.paired else "",
-            f"{one.bytes / 1e6:.2f}",
-        ]
-
 
 def choices(networks: Sequence[MeasuredNetwork]) -> list[Choice]:
     """The networks that no other one beats, slowest first; those whose measurement is INVALID are no choice.
@@ -76,18 +51,35 @@ def choices(networks: Sequence[MeasuredNetwork]) -> list[Choice]:
     What a network loses is the change against the first network; the first one itself loses nothing.
     """
     front = on_front(network for network in networks if network.valid)
-    fastest = {limit: next((one for one in front if _lost(one) <= limit + _ROUNDING), None) for limit in LIMITS}
+    losses = [(_lost(one), one) for one in front]
+    fastest = {limit: next((one for lost, one in losses if lost <= limit + _ROUNDING), None) for limit in LIMITS}
     return [Choice(one, tuple(limit for limit in LIMITS if fastest[limit] is one)) for one in reversed(front)]
 
 
 def _lost(network: MeasuredNetwork) -> float:
-    """Points of accuracy that are lost against the first network."""
-    accuracy = network.accuracy
-    return -100 * accuracy.paired.difference.value if accuracy and accuracy.paired else 0.0
+    """Points of accuracy that are lost against the first network; infinite where accuracy is not what is known."""
+    if network.accuracy is None:
+        return math.inf
+    paired = network.accuracy.paired
+    return -100 * paired.difference.value if paired else 0.0
 
 
 def table(networks: Sequence[MeasuredNetwork]) -> Section | None:
     """``choices`` as a table; None if there are none."""
     found = choices(networks)
+    limits = ["the fastest that loses at most"] if any(one.limits for one in found) else []
+    header = ["network", *limits, "input", "latency ms", "speed-up", *quality_header(networks), "file MB"]
+    rows = [
+        [
+            one.network.name,
+            *(one.within for _ in limits),
+            sides(one.network),
+            interval(one.network.latency.stats["latency_ms"].median, 3),
+            speedup(compared.ratio if (compared := one.network.latency.comparison) else None),
+            *quality(one.network),
+            f"{one.network.bytes / 1e6:.2f}",
+        ]
+        for one in found
+    ]
     note = "No other network here is as fast and more accurate. What is lost is the estimate; mind its interval."
-    return Section("Which one?", HEADER, [one.cells for one in found], note) if found else None
+    return Section("Which one?", header, rows, note) if found else None

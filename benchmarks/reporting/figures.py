@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -164,39 +165,47 @@ def removals(measured: Measured, plan: WidthPlan) -> Figure:
 
 
 def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
-    """Measured top-1 against measured latency with 95% intervals; see ``benchmarks.pareto``.
+    """Measured quality against measured latency, with 95% intervals; see ``benchmarks.pareto``.
 
     Args:
         title: of the figure.
-        rows: the networks, each with an accuracy; the first is the dense one in float. INT8 is drawn filled, float
-            hollow; the line joins those that no other beats.
+        rows: the networks; the first is the dense one in float. INT8 is drawn filled, float hollow; the line joins
+            those that no other beats. Of a backbone the first, which the others are compared with, is not drawn.
+
+    Raises:
+        PipelineError: nothing is known of the networks' outputs.
     """
+    known = [row for row in rows if row.quality is not None and math.isfinite(row.quality)]
+    if not known:
+        raise PipelineError(f"'{rows[-1].name}' has no accuracy to draw", remedy="measure it on images: --data")
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.subplots()
-        for name, int8, ms, top1 in ((row.name, row.int8, *_bounds(row)) for row in rows):
-            dense = name.startswith("dense")
-            color = GREY if dense else BLUE
-            errors = [_reach(ms), _reach(top1)]
-            mark, inside = "s" if dense else "o", color if int8 else "none"
-            ax.errorbar(ms[0], top1[0], errors[1], errors[0], mark, color=color, mfc=inside, capsize=2)
-            text = name if dense else name.removesuffix(" INT8")
-            ax.annotate(caption(text), (ms[0], top1[0]), (6, -12), textcoords="offset points", color=color)
-        front = [(ms[0], top1[0]) for row in on_front(rows) for ms, top1 in [_bounds(row)]]
+        for row, (ms, quality) in ((row, _bounds(row)) for row in known):
+            color = GREY if row.dense else BLUE
+            errors = [_reach(ms), _reach(quality)]
+            mark, inside = "s" if row.dense else "o", color if row.int8 else "none"
+            ax.errorbar(ms[0], quality[0], errors[1], errors[0], mark, color=color, mfc=inside, capsize=2)
+            text = row.name if row.dense else row.name.removesuffix(" INT8")
+            ax.annotate(caption(text), (ms[0], quality[0]), (6, -12), textcoords="offset points", color=color)
+        front = [(ms[0], quality[0]) for ms, quality in map(_bounds, on_front(known))]
         ax.plot(*zip(*front, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
         ax.set_xscale("log")
         _plain_ticks(ax)
-        ax.set(xlabel="latency, median (ms)", ylabel="top-1 (%)")
+        ylabel = "SQNR of the outputs (dB)" if known[-1].fidelity else "top-1 (%)"
+        ax.set(xlabel="latency, median (ms)", ylabel=ylabel)
         ax.set_title(_wrapped(caption(title)))
         ax.margins(x=0.2, y=0.1)
     return figure
 
 
 def _bounds(row: MeasuredNetwork) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """ms and percent, each as (value, low, high)."""
+    """ms, and percent or dB, each as (value, low, high)."""
+    ms = row.latency.stats["latency_ms"].median
     if row.accuracy is None:
-        raise PipelineError(f"'{row.name}' has no accuracy to draw", remedy="measure it on labelled images: --data")
-    ms, share = row.latency.stats["latency_ms"].median, row.accuracy.top1.value
+        decibels = row.quality or 0.0
+        return (ms.value, ms.lo, ms.hi), (decibels, decibels, decibels)
+    share = row.accuracy.top1.value
     return (ms.value, ms.lo, ms.hi), (100 * share.value, 100 * share.lo, 100 * share.hi)
 
 

@@ -116,7 +116,8 @@ def measured_front(title: str, points: Sequence[MeasuredNetwork]) -> Part:
         "share of the dense INT8 network's latency. Up and left is better."
     )
     legend = "Filled: INT8; hollow: float. The line joins the networks that no other one beats."
-    chart = Chart(f"Top-1 accuracy against median latency (logarithmic), with 95% intervals. {legend}", drawn)
+    what = "Fidelity of the outputs" if any(point.fidelity for point in points) else "Top-1 accuracy"
+    chart = Chart(f"{what} against median latency (logarithmic), with 95% intervals. {legend}", drawn)
     best = choice_table(points)
     return Part(
         "front",

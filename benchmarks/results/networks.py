@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -75,6 +76,16 @@ class MeasuredNetwork(Record):
         return self.name.startswith("dense")
 
     @property
+    def quality(self) -> float | None:
+        """What networks of one measurement are ordered by: top-1 accuracy, or the SQNR of a backbone's outputs in dB.
+
+        None where it was not measured, and for the first network of a backbone, which the others are compared with.
+        """
+        if self.fidelity is None:
+            return self.top1
+        return math.inf if self.fidelity.sqnr_db is None else self.fidelity.sqnr_db
+
+    @property
     def verdicts(self) -> list[Verdict]:
         """The verdict of each measurement."""
         return [result.verdict for result in (self.accuracy, self.fidelity, self.latency) if result is not None]
@@ -97,13 +108,15 @@ class MeasuredNetwork(Record):
 def on_front(networks: Iterable[MeasuredNetwork]) -> list[MeasuredNetwork]:
     """The networks that no other one beats, fastest first: each is more accurate than all that are faster.
 
-    Those whose accuracy is not known are left out.
+    Those whose ``quality`` is None are left out.
     """
     found: list[MeasuredNetwork] = []
-    known = [network for network in networks if network.top1 is not None]
-    for network in sorted(known, key=lambda one: (one.latency_ms, -(one.top1 or 0.0))):
-        if not found or (network.top1 or 0.0) > (found[-1].top1 or 0.0):
+    best = -math.inf
+    known = [(one.latency_ms, one.quality, one) for one in networks if one.quality is not None]
+    for _, quality, network in sorted(known, key=lambda one: (one[0], -one[1])):
+        if quality > best:
             found.append(network)
+            best = quality
     return found
 
 

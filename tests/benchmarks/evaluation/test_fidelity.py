@@ -16,14 +16,18 @@ import pytest
 from benchmarks.accuracy import main as accuracy
 from benchmarks.evaluation.fidelity import fidelity
 from benchmarks.evaluation.images import evaluation_split, first_images
+from benchmarks.evaluation.pareto import Made, evaluate, write
 from benchmarks.evaluation.predictions import predict
+from benchmarks.reporting.choices import choices
 from benchmarks.reporting.headline import headline
 from benchmarks.reporting.record import read_record
 from benchmarks.reporting.rows import metadata_of
+from benchmarks.results.networks import on_front
 from benchmarks.results.schema import json_schema
 from benchmarks.show import main as show
 from benchmarks.summary import main as summary
 from benchmarks.timing.presets import PRESETS
+from benchmarks.timing.worker import Settings
 from calibration.split import Split
 from compress.engines.base import open_engine
 from compress.errors import EngineError
@@ -154,3 +158,22 @@ def test_one_output_is_the_score_of_two_classes(float_onnx: Path, tmp_path: Path
     chosen = digits.subset(np.flatnonzero(digits.labels < 2), "eval")
     found = predict(tmp_path / "binary.onnx", replace(chosen, classes=("0", "1")))
     assert found.right.mean() > 0.95
+
+
+def test_backbones_of_several_budgets_are_ordered_by_their_outputs(
+    files: tuple[Path, Path], split: Split, tmp_path: Path
+) -> None:
+    made = [Made("dense FP32", files[0]), Made("80% FP32", files[0]), Made("50% FP32", files[1])]
+    rows = evaluate(made, split, Settings(warmup_s=0.05, duration_s=0.1, iterations=30, turns=5, processes=1))
+    dense, same, other = rows
+    assert (dense.quality, same.quality) == (None, np.inf)
+    assert other.fidelity is not None
+    assert other.quality == other.fidelity.sqnr_db
+    write(folder := tmp_path / "run" / "pareto", made, rows)
+    told = (folder / "pareto.md").read_text()
+    assert "fidelity of the outputs against latency; 50 images" in told
+    assert "| SQNR dB | cosine |" in re.sub(" +", " ", told)
+    assert "SQNR" in (folder / "pareto.svg").read_text()
+    faster = [one.model_copy(update={"latency_ms": ms}) for one, ms in zip(rows, (4.0, 2.0, 1.0), strict=True)]
+    assert on_front(faster) == [faster[2], faster[1]]
+    assert all(one.limits == () for one in choices(faster))  # points of accuracy are not what is known
