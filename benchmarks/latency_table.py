@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import mutually_exclusive
@@ -37,10 +37,10 @@ def latency_table(
 
     The pieces are cut out of the exported INT8 file. Whole networks of random widths are timed with them, to fit and
     check the model. A second run measures only what is missing. With prune.sizes there is a table for each input size,
-    in RUN/sizes/; a kit is for one size: --run RUN/sizes/192px.
+    in RUN/sizes/.
 
     If the engine is on another machine, --emit-kit DIR writes the pieces and a script that times them there, and
-    --import-kit DIR makes the table from the script's results.
+    --import-kit DIR makes the table from the script's results. With prune.sizes DIR has a kit for each input size.
 
     Exit code: 0, 1 error, 2 usage, 5 engine absent.
 
@@ -59,32 +59,47 @@ def latency_table(
     effort = measure.FAST if fast else measure.NORMAL
     console, progress = Console(), Terminal()
     if import_kit is not None:
-        found = measure.import_kit(import_kit, config.target)
-        found.write(path)
-        measure.summarize(found, path, console)
+        networks = _networks(config, directory, path, progress)
+        tables = {one.table: measure.import_kit(import_kit / one.kit, config.target) for one in networks}
+        for file, found in tables.items():  # once all of them are known to be whole
+            found.write(file)
+            measure.summarize(found, file, console)
     elif emit_kit is not None:
         measure.check_kit(emit_kit, config.target)
-        survey = measure.survey_of(config, directory, progress)
-        measure.emit_kit(survey, config.target, emit_kit, effort, progress)
+        networks = _networks(config, directory, path, progress)
+        surveys = {one.kit: measure.survey_of(config, one.directory, progress) for one in networks}
+        measure.emit_kits(surveys, config.target, emit_kit, effort, progress)
     else:
         place = measure.this_machine(config.target)  # an engine that is absent is told before other sizes are made
-        # Its own table comes last: where it is, all are.
-        for folder, file in {**_other_sizes(config, directory, progress), directory: path}.items():
-            _measure(config, place, folder, file, effort, progress, console)
+        for one in _networks(config, directory, path, progress):
+            _measure(config, place, one.directory, one.table, effort, progress, console)
     return 0
 
 
-def _other_sizes(config: Config, directory: Path, progress: Progress) -> dict[Path, Path]:
-    """The runs of the other input sizes of ``prune.sizes``, and the files of their tables."""
+class _Network(NamedTuple):
+    """A network that has a latency table: its run's folder, the table's file, and the name of its kit among others."""
+
+    directory: Path
+    table: Path
+    kit: str
+
+
+def _networks(config: Config, directory: Path, table: Path, progress: Progress) -> list[_Network]:
+    """The networks of all input sizes; the run's own comes last: where its table is, all are."""
     from benchmarks.profiling.measure import TABLE
+    from compress.models.model import describe_model
     from compress.prune.stage import resized
     from compress.run import Run
 
-    if directory != config.run.dir:  # the table of one network was asked for
-        return {}
     run = Run(directory, progress=progress)
-    folders = [resized(config, run, size).directory for size in config.prune.sizes]
-    return {folder: folder / TABLE for folder in folders if folder != directory}
+    # Of another folder than the configuration's, the table of that one network is asked for.
+    sizes = config.prune.sizes if directory == config.run.dir else ()
+    runs = {size: resized(config, run, size).directory for size in sizes}
+    others = [_Network(at, at / TABLE, f"{size}px") for size, at in runs.items() if at != directory]
+    if not others:
+        return [_Network(directory, table, "")]
+    own = describe_model(run.need("baseline")).preprocess.sides[0]
+    return [*others, _Network(directory, table, f"{own}px")]
 
 
 def _measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -114,27 +114,40 @@ def check_kit(folder: Path, target: TargetConfig) -> None:
         raise ConfigError(f"{folder} is not an empty folder", remedy="give a new folder to --emit-kit")
 
 
-def emit_kit(survey: Survey, target: TargetConfig, folder: Path, effort: Effort, progress: Progress) -> None:
-    """Write a kit, whole or not at all.
+def emit_kits(
+    surveys: Mapping[str, Survey], target: TargetConfig, folder: Path, effort: Effort, progress: Progress
+) -> None:
+    """Write a kit for each network, all of them or none.
 
     The steps are not known yet, so its widths are multiples of a sixteenth of each group's.
+
+    Args:
+        surveys: by the name of the kit's folder in ``folder``; ``""`` is ``folder`` itself.
 
     Raises:
         ConfigError, BackendAbsent: see ``check_kit``.
         EngineError: a plan cannot be compiled.
     """
     check_kit(folder, target)
+    with whole(folder) as out:
+        for name, survey in surveys.items():
+            _emit(survey, target, out / name, effort, progress)
+    for name in surveys:
+        files = [file for file in (folder / name).iterdir() if file.is_file()]
+        size = sum(file.stat().st_size for file in files)
+        progress.note(f"{len(files)} files, {size / 1e6:.0f} MB: {folder / name}; {kit.README} says how to run them")
+
+
+def _emit(survey: Survey, target: TargetConfig, out: Path, effort: Effort, progress: Progress) -> None:
+    out.mkdir(exist_ok=True)
     kinds = list(survey.kinds.values())
     pieces = [*survey.ladders(), *survey.ends(), *survey.design(kinds), *survey.networks(kinds, FITTED, HELD_OUT)]
     pieces = list({piece.name: piece for piece in pieces}.values())
     reference = reference_piece(survey)
     manifest = kit.KitManifest.of_kit(survey, target, [reference, *pieces], effort)
     what = "writing" if manifest.built is None else "building plans"
-    with whole(folder) as out:
-        write_pieces(out, progress.track([reference, *pieces], what, len(pieces) + 1), survey.build, target)
-        kit.emit(out, manifest)
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    progress.note(f"{len(pieces)} files, {size / 1e6:.0f} MB: {folder}; {kit.README} says how to run them")
+    write_pieces(out, progress.track([reference, *pieces], what, len(pieces) + 1), survey.build, target)
+    kit.emit(out, manifest)
 
 
 def import_kit(folder: Path, target: TargetConfig) -> LatencyTable:

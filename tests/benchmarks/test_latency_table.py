@@ -107,6 +107,24 @@ def test_a_kit_runs_by_itself_and_comes_back_as_a_table(run_folder: Path, tmp_pa
     assert command(run_folder, "--import-kit", str(folder), "--set", "target.batch=2") == ConfigError.exit_code
 
 
+@pytest.mark.usefixtures("few")
+def test_with_several_input_sizes_there_is_a_kit_for_each(run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "kits"
+    settings = [f"run.dir={run_folder}", f"model.arch={ARCH}", "data.kind=digits", "prune.sizes=[8, 12]"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert latency_table.main([*words, "--fast", "--emit-kit", str(folder)]) == 0
+    assert {path.name for path in folder.iterdir()} == {"8px", "12px"}
+    for name in ("8px", "12px"):
+        script = [sys.executable, "-I", str(folder / name / kit.SCRIPT)]
+        assert latency_table.main([*words, "--import-kit", str(folder)]) == ConfigError.exit_code
+        subprocess.run(script, cwd=tmp_path, check=True, capture_output=True)
+    assert not (run_folder / measure.TABLE).exists()  # all tables or none
+    assert latency_table.main([*words, "--import-kit", str(folder)]) == 0
+    tables = [LatencyTable.read(place / measure.TABLE) for place in (run_folder, run_folder / "sizes" / "12px")]
+    assert all(table.imported for table in tables)
+    assert tables[0] != tables[1]
+
+
 def test_a_target_that_does_not_run_here_is_offered_a_kit(run_folder: Path) -> None:
     assert command(run_folder, "--set", "target.engine=tensorrt") == BackendAbsent.exit_code
     assert command(run_folder / "none") == 1

@@ -123,7 +123,7 @@ def test_nothing_is_left_of_a_kit_that_was_not_finished(
                 yield item
 
     with pytest.raises(error):
-        measure.emit_kit(survey, TARGET, tmp_path / "kit", Effort(), Stopping())
+        measure.emit_kits({"": survey}, TARGET, tmp_path / "kit", Effort(), Stopping())
     assert not list(tmp_path.iterdir())
 
 
