@@ -42,9 +42,8 @@ def pareto(
         each_size: Fine-tune and measure every budget at every input size of prune.sizes, instead of at the size that
             is best before fine-tuning.
     """
-    from benchmarks.evaluation.images import evaluation_split
-    from benchmarks.evaluation.pareto import cells, evaluate, header, make, points_of, title, write
-    from benchmarks.reporting.choices import table as choice_table
+    from benchmarks.evaluation.pareto import cells, evaluate, header, images_of, make, points_of, title, write
+    from benchmarks.reporting.choices import which
     from benchmarks.reporting.outcome import PARETO
     from benchmarks.reporting.rows import remarks
     from benchmarks.results.tables import show
@@ -55,19 +54,18 @@ def pareto(
     progress, console = Terminal(), Console()
     named = spaced(points) if at is None else [text.strip() for text in at.split(",")]
     budgets = points_of(config, named, each_size=each_size)
-    split = evaluation_split(None, config)  # fails before hours of fine-tuning
-    made = make(config, budgets, progress)
+    split = images_of(config)  # fails before hours of fine-tuning
+    made, left_out = make(config, budgets, progress)
     preset = PRESETS["fast" if fast else "normal"]
     settings = replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = evaluate(made, split, settings, progress)
     folder = config.run.dir / PARETO
-    write(folder, made, rows)
+    write(folder, made, rows, left_out)
     show(console, title(rows), header(rows), [cells(*pair) for pair in zip(made, rows, strict=True)])
     console.print()
-    if best := choice_table(rows):
-        show(console, best.title, best.header, best.rows)
-        console.print(f"\n{best.note}\n", soft_wrap=True)
-    for note in remarks(rows):
+    which(rows).show(console)
+    console.print()
+    for note in [*left_out, *remarks(rows)]:
         console.print(note, soft_wrap=True)
     console.print(f"written: {folder / 'pareto.html'}, pareto.md, pareto.json, pareto.svg", soft_wrap=True)
     return 0 if all(row.valid for row in rows) else INVALID

@@ -39,7 +39,7 @@ def summary(
     """
     from benchmarks.evaluation.summary import split_of, summarize, title, write
     from benchmarks.reporting.outcome import sections
-    from benchmarks.reporting.rows import cells, header, remarks
+    from benchmarks.reporting.rows import remarks, table
     from benchmarks.results.tables import show
     from benchmarks.timing.presets import PRESETS
     from compress.progress import Terminal
@@ -52,12 +52,10 @@ def summary(
     settings = replace(preset, threads=config.target.threads, batch=config.target.batch)
     rows = summarize(stages, split_of(stages, data, config), settings, progress=progress)
     write(stages, rows)
-    show(console, title(rows), header(rows), [cells(row, rows) for row in rows])
+    show(console, title(rows), *table(rows))
     for section in sections(stages, rows):
         console.print()
-        show(console, section.title, section.header, section.rows)
-        if section.note:
-            console.print(section.note, soft_wrap=True)
+        section.show(console)
     console.print()
     for note in remarks(rows):
         console.print(note, soft_wrap=True)

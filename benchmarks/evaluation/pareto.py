@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from benchmarks.evaluation.images import image_pools
 from benchmarks.evaluation.quality import qualities
-from benchmarks.reporting import choices, figures
+from benchmarks.reporting import figures
+from benchmarks.reporting.choices import which
 from benchmarks.reporting.outcome import PARETO, error, measured_where
 from benchmarks.reporting.page import front_html
 from benchmarks.reporting.rows import metadata_of, quality, quality_header, remarks, sides
@@ -31,6 +32,7 @@ from compress.errors import BackendAbsent, BudgetError, ConfigError, DataError
 from compress.export.stage import export
 from compress.files import write_atomic
 from compress.graph.plan import WidthPlan
+from compress.models.model import describe_model
 from compress.progress import SILENT, Progress
 from compress.prune.latency.table import LatencyTable, Machine
 from compress.prune.stage import PLAN, TABLE, prune
@@ -49,8 +51,8 @@ def header(rows: Sequence[MeasuredNetwork]) -> list[str]:
 
 
 TAKE = (
-    "The folders beside this file, one for each budget, are whole runs: `build/` has the engine, and `report` and "
-    "`deploy` take them as they take any other run."
+    "The folders of these networks, beside this file, are whole runs: `build/` has the engine, and `report` takes them "
+    "as it takes any other run."
 )
 
 
@@ -96,7 +98,7 @@ class Made:
 
 
 def points_of(config: Config, budgets: Sequence[str], *, each_size: bool = False) -> list[Point]:
-    """The configurations of the budgets, largest budget first; each replaces all budgets of ``config``.
+    """The configurations of the budgets, largest first, shares before ms; each replaces all budgets of ``config``.
 
     Args:
         each_size: a point for every input size of ``prune.sizes``, instead of the size that ``prune`` chooses.
@@ -111,7 +113,7 @@ def points_of(config: Config, budgets: Sequence[str], *, each_size: bool = False
     # Each input size has a table of its own, so that none can be named.
     table = None if config.prune.sizes else config.prune.table or config.run.dir / TABLE
     none = dict.fromkeys(("macs", "params", "ratio"))
-    found: dict[str, tuple[float, Point]] = {}
+    found: dict[str, tuple[tuple[bool, float], Point]] = {}
     for text in budgets:
         changes = {**config.prune.model_dump(), **none, "latency": text, "table": table}
         try:
@@ -123,8 +125,8 @@ def points_of(config: Config, budgets: Sequence[str], *, each_size: bool = False
         name = f"{100 * size:g}pct" if budget.fraction is not None else f"{size:g}ms"
         if name in found:
             raise ConfigError(f"--at names {text} twice")
-        found[name] = size, _point(config, settings, text, name)
-    points = [point for _, point in sorted(found.values(), key=lambda pair: -pair[0])]
+        found[name] = (budget.fraction is not None, size), _point(config, settings, text, name)
+    points = [point for _, point in sorted(found.values(), key=lambda pair: pair[0], reverse=True)]
     if not each_size:
         return points
     sizes = sorted(config.prune.sizes, reverse=True)
@@ -141,30 +143,50 @@ def _at_size(config: Config, point: Point, size: int) -> Point:
     return _point(config, settings, f"{point.label} at {size} px", f"{point.name}-{size}px", size)
 
 
-def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -> list[Made]:
+def images_of(config: Config) -> Split:
+    """The evaluation images; for a backbone, which needs no labels, any images of the run.
+
+    Raises:
+        PipelineError: stage ``baseline`` has not run.
+        DataError: there are none, or they cannot be read.
+    """
+    found = open_data(config.data, config.run.seed, run=config.run.dir)
+    split = found.eval
+    if split is None and not describe_model(Run(config.run.dir).need("baseline")).classes:
+        split = found.holdout or found.calibration
+    if split is None:
+        raise DataError("there are no images to measure accuracy on", remedy="set data.eval")
+    return split
+
+
+def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -> tuple[list[Made], list[str]]:
     """Run the stages for every point and for the dense network, unless they are up to date.
 
     All points are pruned before the first is fine-tuned, the smallest budget first: one that is too small fails early.
-    Of points at a given size those are left out whose budget the size cannot meet, and those that would be the same
-    network as with a smaller budget.
+    Of points at a given size those are left out whose budget the size cannot meet, and those that are the same network
+    as another point.
+
+    Returns:
+        The networks to measure, and of each point that is left out why.
 
     Raises:
         PipelineError: the error of a stage; see ``prune``, ``finetune``, ``quantize`` and ``export``.
     """
     parent = Run(config.run.dir, progress=progress)
-    parent.need("baseline")
+    labels = config.finetune.labels and bool(describe_model(parent.need("baseline")).classes)
     place = LatencyTable.read(config.prune.table or parent.directory / TABLE).place  # says how to measure one
-    if config.finetune.epochs and config.finetune.labels and open_data(config.data, config.run.seed).train is None:
+    if config.finetune.epochs and labels and open_data(config.data, config.run.seed).train is None:
         raise DataError(
             "fine-tuning needs labelled images, but data.train is not set",
             remedy="set data.train, or --set finetune.labels=false, or --set finetune.epochs=0",
         )
-    pruned = _pruned(parent, points, progress, bool(config.prune.sizes))
+    pruned, left_out = _pruned(parent, points, progress, bool(config.prune.sizes))
     dense = _within(parent, "dense", progress)
     progress.note("the dense network")
     dense_int8 = finish(config, dense, "baseline")
+    dense_fp32 = _float_file(dense, config, "dense_fp32")
     made = [
-        Made("dense FP32", _float_file(dense, config, "dense_fp32")),
+        Made("dense FP32", dense_fp32),
         Made("dense INT8", dense_int8, _predicted(pruned[0].plan)[0], place),
     ]
     for number, (point, run, plan) in enumerate(pruned, start=1):
@@ -172,13 +194,15 @@ def make(config: Config, points: Sequence[Point], progress: Progress = SILENT) -
         finetune(point.config, run)
         int8 = finish(point.config, run, "finetune")
         made.append(Made(f"{point.label} INT8", int8, _predicted(plan)[1], place))
-        if config.target.engine == "onnxruntime":  # other engines do not run the float file
+        if int8.suffix == dense_fp32.suffix:  # else it would be timed in another engine than its INT8 twin
             made.append(Made(f"{point.label} FP32", _float_file(run, config, "fp32")))
-    return made
+    return made, left_out
 
 
-def _pruned(parent: Run, points: Sequence[Point], progress: Progress, sizes: bool) -> list[Pruned]:
+def _pruned(parent: Run, points: Sequence[Point], progress: Progress, sizes: bool) -> tuple[list[Pruned], list[str]]:
+    """The points that were pruned, and of those that are left out why."""
     found: list[Pruned] = []
+    left_out: list[str] = []
     refused: BudgetError | None = None
     for number, point in enumerate(reversed(points), start=1):
         progress.note(f"pruning to {point.label}: {number} of {len(points)}")
@@ -188,17 +212,18 @@ def _pruned(parent: Run, points: Sequence[Point], progress: Progress, sizes: boo
         except BudgetError as error:
             if point.size is None:
                 raise
-            refused = error
-            progress.note(f"  left out: {error.message}")
-            continue
-        same = [one.point.label for one in found if (one.point.size, one.plan) == (point.size, plan)]
-        if point.size is not None and same:
-            progress.note(f"  left out: it is the same network as {same[0]}")
-            continue
-        found.insert(0, Pruned(point, run, plan))
+            refused, why = error, error.message
+        else:
+            same = [one.point.label for one in found if (one.point.size, one.plan) == (point.size, plan)]
+            if point.size is None or not same:
+                found.insert(0, Pruned(point, run, plan))
+                continue
+            why = f"the same network as {same[0]}"
+        left_out.insert(0, f"{point.label} is left out: {why}")
+        progress.note(f"  {left_out[0]}")
     if refused is not None and not found:
         raise refused
-    return found
+    return found, left_out
 
 
 def _float_file(run: Run, config: Config, suffix: str) -> Path:
@@ -281,18 +306,17 @@ def cells(made: Made, row: MeasuredNetwork) -> list[str]:
     ]
 
 
-def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork]) -> None:
+def write(folder: Path, made: Sequence[Made], rows: Sequence[MeasuredNetwork], left_out: Sequence[str] = ()) -> None:
     """``pareto.json`` (every result in full), ``pareto.md``, ``pareto.svg``, and ``pareto.html`` to choose from."""
-    pairs = list(zip(made, rows, strict=True))
-    ParetoFile(title=title(rows), rows=tuple(rows)).write(folder / "pareto.json")
-    table = markdown(header(rows), [cells(*pair) for pair in pairs])
-    best = choices.table(rows)
-    which = f"{best.markdown()}\n" if best else ""
-    text = f"# {literal(title(rows))}\n\n{table}\n\n![front](pareto.svg)\n\n{which}{TAKE}\n"
-    notes = "".join(f"- {literal(note)}\n" for note in remarks(rows))
-    write_atomic(folder / "pareto.md", f"{text}\n{notes}" if notes else text)
-    write_atomic(folder / "pareto.html", front_html(folder.resolve().parent.name, title(rows), rows))
-    write_atomic(folder / "pareto.svg", figures.svg(figures.pareto(title(rows), rows)))
+    record = ParetoFile(title=title(rows), rows=tuple(rows), left_out=tuple(left_out))
+    record.write(folder / "pareto.json")
+    table = markdown(header(rows), [cells(*pair) for pair in zip(made, rows, strict=True)])
+    parts = [f"# {literal(record.title)}\n\n{table}\n\n![front](pareto.svg)\n", which(rows).markdown(), f"{TAKE}\n"]
+    if notes := [*left_out, *remarks(rows)]:
+        parts.append("".join(f"- {literal(note)}\n" for note in notes))
+    write_atomic(folder / "pareto.md", "\n".join(parts))
+    write_atomic(folder / "pareto.html", front_html(folder.resolve().parent.name, record))
+    write_atomic(folder / "pareto.svg", figures.svg(figures.pareto(record.title, rows)))
 
 
 def title(rows: Sequence[MeasuredNetwork]) -> str:

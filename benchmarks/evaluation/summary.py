@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.evaluation.images import evaluation_split, image_pools
 from benchmarks.evaluation.quality import Quality, qualities
 from benchmarks.reporting.outcome import PARETO, plan_of, sections
-from benchmarks.reporting.rows import cells, header, metadata_of, remarks
+from benchmarks.reporting.rows import metadata_of, remarks, table
 from benchmarks.results.latency import LatencyResult
 from benchmarks.results.networks import WHOLE, MeasuredNetwork, SummaryFile
 from benchmarks.results.tables import literal, markdown
@@ -122,7 +122,7 @@ def _with_notes(latency: LatencyResult, notes: list[str]) -> LatencyResult:
 def write(run: Run, rows: Sequence[MeasuredNetwork]) -> None:
     """Write ``summary.json`` (every result in full) and ``summary.md`` into the run's folder."""
     SummaryFile(title=title(rows), rows=tuple(rows), plan=plan_of(run)).write(run.directory / "summary.json")
-    parts = [f"# {literal(title(rows))}\n\n{markdown(header(rows), [cells(row, rows) for row in rows])}\n"]
+    parts = [f"# {literal(title(rows))}\n\n{markdown(*table(rows))}\n"]
     parts += [section.markdown() for section in sections(run, rows)]
     if notes := remarks(rows):
         parts.append("".join(f"- {literal(note)}\n" for note in notes))

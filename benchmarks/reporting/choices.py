@@ -6,14 +6,18 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks.deployment.device.predict import RUNTIMES
 from benchmarks.reporting.outcome import Section
 from benchmarks.reporting.rows import quality, quality_header, sides
 from benchmarks.results.networks import MeasuredNetwork, on_front
 from benchmarks.results.tables import interval, speedup
+from compress import targets
 
 LIMITS = (0.5, 1.0, 2.0, 3.0, 5.0)  # of the accuracy that is lost, in points: those that people ask for
 _ROUNDING = 1e-6  # points
+_WITHIN = "fastest that loses at most, points"
 
 
 @dataclass(frozen=True)
@@ -28,29 +32,34 @@ class Choice:
     limits: tuple[float, ...] = ()
 
     @property
-    def within(self) -> str:
-        """
-        >>> Choice.within.fget(Choice(None, (0.5, 1.0)))
-        '0.5, 1 points'
-        """
-        return f"{', '.join(f'{limit:g}' for limit in self.limits)} points" if self.limits else ""
-
-    @property
     def file(self) -> str:
+        """The file that was measured."""
         return self.network.latency.artifact.path
 
     @property
-    def deploy(self) -> str:
-        """The command that makes a folder for a device of the file."""
+    def run(self) -> str:
+        """The run's folder, which the file is in."""
+        return str(Path(self.file).parent.parent)
+
+    @property
+    def deploy(self) -> str | None:
+        """The command that makes a folder for a device of the file; None where ``deploy`` has no program for it."""
+        if self.network.latency.backend.name not in RUNTIMES or not measured_on_target(self.network):
+            return None
         return f"python -m benchmarks.deploy --engine {shlex.quote(self.file)} --output FOLDER"
 
 
-def choices(networks: Sequence[MeasuredNetwork]) -> list[Choice]:
-    """The networks that no other one beats, slowest first; those whose measurement is INVALID are no choice.
+def measured_on_target(network: MeasuredNetwork) -> bool:
+    """Whether a network was measured in an engine of its target; a float file has no target."""
+    return not network.target or network.latency.backend.name in targets.profile(network.target).engines
 
-    What a network loses is the change against the first network; the first one itself loses nothing.
+
+def choices(networks: Sequence[MeasuredNetwork]) -> list[Choice]:
+    """The networks that no other one beats, slowest first; see ``on_front``.
+
+    What a network loses is the change of its accuracy against the first network.
     """
-    front = on_front(network for network in networks if network.valid)
+    front = on_front(networks)
     losses = [(_lost(one), one) for one in front]
     fastest = {limit: next((one for lost, one in losses if lost <= limit + _ROUNDING), None) for limit in LIMITS}
     return [Choice(one, tuple(limit for limit in LIMITS if fastest[limit] is one)) for one in reversed(front)]
@@ -64,15 +73,15 @@ def _lost(network: MeasuredNetwork) -> float:
     return -100 * paired.difference.value if paired else 0.0
 
 
-def table(networks: Sequence[MeasuredNetwork]) -> Section | None:
-    """``choices`` as a table; None if there are none."""
+def which(networks: Sequence[MeasuredNetwork]) -> Section:
+    """``choices`` as a table."""
     found = choices(networks)
-    limits = ["the fastest that loses at most"] if any(one.limits for one in found) else []
-    header = ["network", *limits, "input", "latency ms", "speed-up", *quality_header(networks), "file MB"]
+    within = [] if any(one.fidelity for one in networks) else [_WITHIN]
+    header = ["network", *within, "input", "latency ms", "speed-up", *quality_header(networks), "file MB"]
     rows = [
         [
             one.network.name,
-            *(one.within for _ in limits),
+            *(", ".join(f"{limit:g}" for limit in one.limits) for _ in within),
             sides(one.network),
             interval(one.network.latency.stats["latency_ms"].median, 3),
             speedup(compared.ratio if (compared := one.network.latency.comparison) else None),
@@ -81,5 +90,19 @@ def table(networks: Sequence[MeasuredNetwork]) -> Section | None:
         ]
         for one in found
     ]
-    note = "No other network here is as fast and more accurate. What is lost is the estimate; mind its interval."
-    return Section("Which one?", header, rows, note) if found else None
+    return Section("Which one?", header, rows, _note(networks, found))
+
+
+def _note(networks: Sequence[MeasuredNetwork], found: Sequence[Choice]) -> str:
+    if not found:
+        return "No network has a VALID measurement: measure again, on a machine that is quiet."
+    if any(one.fidelity for one in networks):
+        said = ["No other network is as fast and nearer to the dense FP32 network."]
+    else:
+        said = ["No other network is as fast and more accurate. The estimates decide; mind their intervals."]
+    if not all(one.valid for one in networks):
+        said.append("Networks with an INVALID measurement are left out.")
+    if not all(map(measured_on_target, networks)):
+        engines = sorted({one.latency.backend.name for one in networks if not measured_on_target(one)})
+        said.append(f"The latencies are those of {', '.join(engines)} on this machine, not of the target's engine.")
+    return " ".join(said)

@@ -170,14 +170,16 @@ def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
     Args:
         title: of the figure.
         rows: the networks; the first is the dense one in float. INT8 is drawn filled, float hollow; the line joins
-            those that no other beats. Of a backbone the first, which the others are compared with, is not drawn.
+            those that no other beats, which are named, as are the dense ones. Of a backbone the first, which the others
+            are compared with, is not drawn.
 
     Raises:
         PipelineError: nothing is known of the networks' outputs.
     """
     known = [row for row in rows if row.quality is not None and math.isfinite(row.quality)]
     if not known:
-        raise PipelineError(f"'{rows[-1].name}' has no accuracy to draw", remedy="measure it on images: --data")
+        raise PipelineError(f"'{rows[-1].name}' has no accuracy to draw", remedy="measure it on evaluation images")
+    front = on_front(known)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         ax = figure.subplots()
@@ -186,10 +188,11 @@ def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
             errors = [_reach(ms), _reach(quality)]
             mark, inside = "s" if row.dense else "o", color if row.int8 else "none"
             ax.errorbar(ms[0], quality[0], errors[1], errors[0], mark, color=color, mfc=inside, capsize=2)
-            text = row.name if row.dense else row.name.removesuffix(" INT8")
-            ax.annotate(caption(text), (ms[0], quality[0]), (6, -12), textcoords="offset points", color=color)
-        front = [(ms[0], quality[0]) for ms, quality in map(_bounds, on_front(known))]
-        ax.plot(*zip(*front, strict=True), color=BLUE, linewidth=1, alpha=0.5, zorder=0)
+            if row.dense or row in front:
+                text = row.name if row.dense else row.name.removesuffix(" INT8")
+                ax.annotate(caption(text), (ms[0], quality[0]), (6, -12), textcoords="offset points", color=color)
+        line = np.array([(ms[0], quality[0]) for ms, quality in map(_bounds, front)]).reshape(-1, 2)
+        ax.plot(*line.T, color=BLUE, linewidth=1, alpha=0.5, zorder=0)
         ax.set_xscale("log")
         _plain_ticks(ax)
         ylabel = "SQNR of the outputs (dB)" if known[-1].fidelity else "top-1 (%)"
@@ -201,10 +204,10 @@ def pareto(title: str, rows: Sequence[MeasuredNetwork]) -> Figure:
 
 def _bounds(row: MeasuredNetwork) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """ms, and percent or dB, each as (value, low, high)."""
-    ms = row.latency.stats["latency_ms"].median
+    ms, quality = row.latency.stats["latency_ms"].median, row.quality
     if row.accuracy is None:
-        decibels = row.quality or 0.0
-        return (ms.value, ms.lo, ms.hi), (decibels, decibels, decibels)
+        assert quality is not None
+        return (ms.value, ms.lo, ms.hi), (quality, quality, quality)
     share = row.accuracy.top1.value
     return (ms.value, ms.lo, ms.hi), (100 * share.value, 100 * share.lo, 100 * share.hi)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from benchmarks.results import tables
 from benchmarks.results.base import Bounds
 from benchmarks.results.latency import Work
 from benchmarks.results.networks import MeasuredNetwork
 from benchmarks.results.tables import interval, literal, markdown
 from benchmarks.timing.devices import on_gpu
 from compress.config import PruneConfig
+from compress.console import Console
 from compress.files import MANIFEST, file_sha256, tree_sha256
 from compress.graph.plan import WidthPlan
 from compress.parse import read
@@ -37,6 +39,12 @@ class Section:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+    def show(self, console: Console) -> None:
+        """Print it, and the note below."""
+        tables.show(console, self.title, self.header, self.rows)
+        if self.note:
+            console.print(f"\n{self.note}", soft_wrap=True)
 
     def markdown(self) -> str:
         note = f"\n{literal(self.note)}\n" if self.note else ""

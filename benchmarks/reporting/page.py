@@ -19,7 +19,7 @@ from benchmarks.reporting import headline, provenance, sections
 from benchmarks.reporting.record import RunRecord, read_record
 from benchmarks.reporting.rows import invalid
 from benchmarks.results import tables
-from benchmarks.results.networks import MeasuredNetwork
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile
 from calibration.names import readable
 from compress.files import write_atomic
 
@@ -77,23 +77,22 @@ def html(record: RunRecord) -> str:
     )
 
 
-def front_html(name: str, title: str, points: Sequence[MeasuredNetwork]) -> str:
+def front_html(name: str, front: ParetoFile) -> str:
     """The networks measured at several budgets as one HTML page, with those among which to choose.
 
     Args:
         name: of the run.
-        title: of the measurement.
     """
     return _HTML.get_template("report.html").render(
-        title=title,
-        heading=f"{points[0].arch}: which network?",
+        title=front.title,
+        heading=f"{front.rows[0].arch}: which network?",
         name=name,
-        date=_date(points),
+        date=_date(front.rows),
         headline="",
         figures=[],
-        invalid=invalid(points),
-        warnings=headline.warnings_of(points),
-        parts=[sections.measured_front(title, points)],
+        invalid=invalid(front.rows),
+        warnings=[*front.left_out, *headline.warnings_of(front.rows)],
+        parts=[sections.measured_front(front)],
         missing=[],
     )
 

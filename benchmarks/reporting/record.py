@@ -29,7 +29,7 @@ class RunRecord:
     Attributes:
         title: the network, images, engine and machine of the measurement, in one line.
         networks: the networks of ``summary.json``; the others are compared with the first.
-        front: the title of ``pareto.json``; its rows are ``points``.
+        front: ``pareto.json``.
         plan: the plan of the measured networks.
         budget: the latency budget of pruning, in ms by the latency table.
         tried: the plans near the budget that ``prune`` has measured, from ``confirmed.json``.
@@ -43,8 +43,7 @@ class RunRecord:
     directory: Path
     title: str
     networks: tuple[MeasuredNetwork, ...]
-    front: str | None
-    points: tuple[MeasuredNetwork, ...]
+    front: ParetoFile | None
     plan: WidthPlan | None
     budget: float | None
     tried: tuple[Tried, ...]
@@ -83,7 +82,7 @@ def read_record(directory: Path) -> RunRecord:
             remedy=f"python -m benchmarks.summary --run {directory} (with the --config and --set of the run)",
         )
     record = read(summary, SummaryFile, remedy=f"make it again: python -m benchmarks.summary --run {directory}")
-    front, points = _front(directory)
+    front = _front(directory)
     run = Run(directory)
     plan = plan_of(run)
     return RunRecord(
@@ -91,7 +90,6 @@ def read_record(directory: Path) -> RunRecord:
         record.title,
         record.rows,
         front,
-        points,
         plan,
         budget_ms(run, plan) if plan else None,
         _tried(directory) if plan else (),
@@ -99,7 +97,7 @@ def read_record(directory: Path) -> RunRecord:
         _sensitivity(directory),
         manifests,
         _model(directory),
-        tuple(_stale(directory, record.rows, plan)),
+        tuple(_stale(directory, (*record.rows, *(front.rows if front else ())), plan)),
     )
 
 
@@ -122,15 +120,25 @@ def _manifests(directory: Path) -> dict[str, Manifest]:
     return found
 
 
-def _front(directory: Path) -> tuple[str | None, tuple[MeasuredNetwork, ...]]:
+def _front(directory: Path) -> ParetoFile | None:
     """The measured front of the run, or of the parent run if this run is one of its points."""
     place = directory.resolve()
     folder = place.parent if place.parent.name == PARETO else directory / PARETO
     path = folder / "pareto.json"
     if not path.exists():
-        return None, ()
+        return None
     record = read(path, ParetoFile, remedy="make it again: python -m benchmarks.pareto --config FILE")
-    return record.title, record.rows
+    return record.model_copy(update={"rows": tuple(_moved(row, folder) for row in record.rows)})
+
+
+def _moved(row: MeasuredNetwork, folder: Path) -> MeasuredNetwork:
+    """With the file where it is now: the run may have been moved."""
+    artifact = row.latency.artifact
+    here = folder.joinpath(*Path(artifact.path).parts[-3:])  # the point's folder, the stage's, the file
+    if not here.exists():
+        return row
+    latency = row.latency.model_copy(update={"artifact": artifact.model_copy(update={"path": str(here)})})
+    return row.model_copy(update={"latency": latency})
 
 
 def _tried(directory: Path) -> tuple[Tried, ...]:
@@ -151,7 +159,9 @@ def _sensitivity(directory: Path) -> SensitivityFile | None:
 def _stale(directory: Path, networks: Sequence[MeasuredNetwork], plan: WidthPlan | None) -> Iterator[str]:
     for network in networks:
         measured = network.latency.artifact
-        path = directory.joinpath(*Path(measured.path).parts[-2:])  # the run may have been moved
+        path = Path(measured.path)
+        if PARETO not in path.parts:
+            path = directory.joinpath(*path.parts[-2:])  # the run may have been moved
         if path.exists() and engine_sha256(path) != measured.sha256:
             yield f"{network.name}: {path.parent.name}/{path.name} has changed since it was measured"
     if plan is None and (directory / "prune" / PLAN).exists():

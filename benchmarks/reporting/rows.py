@@ -14,9 +14,10 @@ from compress.errors import EngineError
 _SIZE = ["params M", "MACs M", "file MB", "latency ms", "speed-up"]
 
 
-def header(networks: Sequence[MeasuredNetwork]) -> list[str]:
-    """The columns of a table of networks."""
-    return ["network", *input_header(networks), *quality_header(networks), *_SIZE]
+def table(networks: Sequence[MeasuredNetwork]) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table of networks, and its rows."""
+    header = ["network", *input_header(networks), *quality_header(networks), *_SIZE]
+    return header, [_cells(network, networks) for network in networks]
 
 
 def input_header(networks: Sequence[MeasuredNetwork]) -> list[str]:
@@ -48,8 +49,7 @@ def quality(network: MeasuredNetwork) -> list[str]:
     ]
 
 
-def cells(network: MeasuredNetwork, networks: Sequence[MeasuredNetwork] = ()) -> list[str]:
-    """A network as a row below ``header`` of all the networks."""
+def _cells(network: MeasuredNetwork, networks: Sequence[MeasuredNetwork]) -> list[str]:
     compared = network.latency.comparison
     return [
         network.label,

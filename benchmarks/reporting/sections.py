@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 
 from benchmarks.reporting import charts, figures
 from benchmarks.reporting.charts import Chart, LatencyPairs, inline
-from benchmarks.reporting.choices import Choice, choices
-from benchmarks.reporting.choices import table as choice_table
+from benchmarks.reporting.choices import Choice, choices, which
 from benchmarks.reporting.headline import megabytes
 from benchmarks.reporting.outcome import ABOVE_PEAK, Section, as_predicted, median, share_of_peak, widths
 from benchmarks.reporting.outcome import error as relative_error
 from benchmarks.reporting.outcome import predictions as predicted_table
 from benchmarks.reporting.record import RunRecord
 from benchmarks.reporting.rows import input_header, quality, quality_header, sides
-from benchmarks.results.networks import MeasuredNetwork
+from benchmarks.results.networks import MeasuredNetwork, ParetoFile
 from benchmarks.results.tables import interval, speedup
 from compress.prune.latency.predictor import LatencyModel
 from compress.prune.latency.table import LatencyTable
@@ -91,7 +90,7 @@ def _cells(network: MeasuredNetwork, networks: Sequence[MeasuredNetwork]) -> lis
 def front(record: RunRecord) -> Part | None:
     """The networks measured at several budgets; if there are none, the front that pruning has predicted."""
     if record.front is not None:
-        return measured_front(record.front, record.points)
+        return measured_front(record.front)
     if record.plan is None:
         return None
     figure = figures.predicted_front(record.directory, record.plan)
@@ -104,30 +103,22 @@ def front(record: RunRecord) -> Part | None:
     return Part("front", "Predicted loss against budget", text, (chart,))
 
 
-def measured_front(title: str, points: Sequence[MeasuredNetwork]) -> Part:
-    """The networks measured at several budgets, and those among which to choose.
-
-    Args:
-        title: of ``pareto.json``.
-    """
-    drawn = inline(figures.pareto(title, points), "pareto")
+def measured_front(front: ParetoFile) -> Part:
+    """The networks measured at several budgets, and those among which to choose."""
+    points = front.rows
+    drawn = inline(figures.pareto(front.title, points), "pareto")
     text = (
         "The same network pruned to several budgets, all measured in one run; a percentage is the budget, as a "
         "share of the dense INT8 network's latency. Up and left is better."
     )
+    what = "Fidelity of the outputs" if any(point.fidelity for point in points) else "Accuracy"
     legend = "Filled: INT8; hollow: float. The line joins the networks that no other one beats."
-    what = "Fidelity of the outputs" if any(point.fidelity for point in points) else "Top-1 accuracy"
     chart = Chart(f"{what} against median latency (logarithmic), with 95% intervals. {legend}", drawn)
-    best = choice_table(points)
-    return Part(
-        "front",
-        "Accuracy against latency",
-        text,
-        (chart,),
-        (best,) if best else (),
-        (replace(comparison(points), title="All networks"),),
-        tuple(choices(points)),
-    )
+    details = [replace(comparison(points), title="All networks")]
+    if front.left_out:
+        details.append(Section("Points that were not measured", ["point"], [[text] for text in front.left_out]))
+    ways = tuple(choices(points))
+    return Part("front", f"{what} against latency", text, (chart,), (which(points),), tuple(details), ways)
 
 
 def channels(record: RunRecord) -> Part | None:

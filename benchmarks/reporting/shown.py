@@ -12,11 +12,12 @@ from pydantic_core import from_json
 from benchmarks.profiling.measure import summarize
 from benchmarks.reporting import comparison, latency, rows
 from benchmarks.reporting.accuracy import report, report_fidelity
+from benchmarks.reporting.choices import which
 from benchmarks.reporting.outcome import widths
 from benchmarks.results.accuracy import AccuracyResult
 from benchmarks.results.fidelity import FidelityResult
 from benchmarks.results.latency import LatencyResult, RunComparison
-from benchmarks.results.networks import SummaryFile
+from benchmarks.results.networks import ParetoFile, SummaryFile
 from benchmarks.results.plans import PlanLatencyFile
 from benchmarks.results.tables import interval, show
 from compress.console import Console
@@ -101,13 +102,22 @@ def _show_accuracy(path: Path, content: bytes, console: Console) -> None:
 
 
 def _show_networks(path: Path, content: bytes, console: Console) -> None:
-    """``summary.json`` and ``pareto.json``."""
+    """``summary.json``, and a ``pareto.json`` of an earlier version."""
     found = parse(content, SummaryFile, path, remedy=_REMEDY)
-    show(console, found.title, rows.header(found.rows), [rows.cells(one, found.rows) for one in found.rows])
+    show(console, found.title, *rows.table(found.rows))
     if found.plan is not None and (section := widths(found.plan)) is not None:
         console.print()
-        show(console, section.title, section.header, section.rows)
+        section.show(console)
     for remark in rows.remarks(found.rows):
+        console.print(remark, soft_wrap=True)
+
+
+def _show_front(path: Path, content: bytes, console: Console) -> None:
+    found = parse(content, ParetoFile, path, remedy=_REMEDY)
+    show(console, found.title, *rows.table(found.rows))
+    console.print()
+    which(found.rows).show(console)
+    for remark in [*found.left_out, *rows.remarks(found.rows)]:
         console.print(remark, soft_wrap=True)
 
 
@@ -131,7 +141,8 @@ KINDS = (
     Shown("results of compare", frozenset({"kind=comparison"}), _show_results),
     Shown("results of accuracy", frozenset({"kind=accuracy"}), _show_accuracy),
     Shown("results of accuracy without classes", frozenset({"kind=fidelity"}), _show_accuracy),
-    Shown("summary.json and pareto.json", frozenset({"title", "rows", "schema_version"}), _show_networks),
+    Shown("pareto.json", frozenset({"title", "rows", "left_out"}), _show_front),
+    Shown("summary.json", frozenset({"title", "rows", "schema_version"}), _show_networks),
     Shown("latency_table.json", frozenset({"place", "segments", "rows"}), _show_table),
     Shown("plan.json", frozenset({"groups", "before", "after"}), _show_plan),
     Shown("results of plan-latency", frozenset({"target", "effort", "plans"}), _show_plan_latencies),

@@ -108,11 +108,11 @@ class MeasuredNetwork(Record):
 def on_front(networks: Iterable[MeasuredNetwork]) -> list[MeasuredNetwork]:
     """The networks that no other one beats, fastest first: each is more accurate than all that are faster.
 
-    Those whose ``quality`` is None are left out.
+    Those whose ``quality`` is None are left out, and those whose measurement is INVALID.
     """
     found: list[MeasuredNetwork] = []
     best = -math.inf
-    known = [(one.latency_ms, one.quality, one) for one in networks if one.quality is not None]
+    known = [(one.latency_ms, one.quality, one) for one in networks if one.quality is not None and one.valid]
     for _, quality, network in sorted(known, key=lambda one: (one[0], -one[1])):
         if quality > best:
             found.append(network)
@@ -120,8 +120,8 @@ def on_front(networks: Iterable[MeasuredNetwork]) -> list[MeasuredNetwork]:
     return found
 
 
-class ParetoFile(Record):
-    """``pareto.json``: the dense networks, and the pruned ones at several budgets, in INT8 and in float."""
+class NetworksFile(Record):
+    """What ``summary.json`` and ``pareto.json`` share."""
 
     title: str = Field(description="the conditions of the measurement")
     rows: Annotated[tuple[MeasuredNetwork, ...], Field(min_length=1)] = Field(
@@ -130,7 +130,13 @@ class ParetoFile(Record):
     schema_version: Literal[1] = 1
 
 
-class SummaryFile(ParetoFile):
+class ParetoFile(NetworksFile):
+    """``pareto.json``: the dense networks, and the pruned ones at several budgets, in INT8 and in float."""
+
+    left_out: tuple[str, ...] = Field((), description="points that were not measured, each with the reason")
+
+
+class SummaryFile(NetworksFile):
     """``summary.json``: the networks of a run, before and after."""
 
     plan: WidthPlan | None = Field(None, description="plan of the pruned networks; null if they were not pruned")

@@ -160,7 +160,7 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
             measured = True
             found[size] = origin.folder, _in_rounds(one, own, shared, origin, images)
         except BudgetError as error:
-            if measured and processes() > 1:  # the other processes wait for what this one was measuring
+            if len(at) == 1 or (measured and processes() > 1):  # other processes wait for what this one was measuring
                 raise
             run.progress.note(f"  {error.message}")
             found[size] = origin.folder, None

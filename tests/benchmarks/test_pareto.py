@@ -10,22 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import deploy, latency_table, pareto, plots, show
 from benchmarks.evaluation.pareto import make, points_of
 from benchmarks.profiling import measure
 from benchmarks.profiling.kit import Effort
-from benchmarks.reporting.choices import choices
+from benchmarks.reporting.choices import choices, which
 from benchmarks.reporting.figures import draw, svg
+from benchmarks.reporting.figures import pareto as pareto_figure
 from benchmarks.reporting.latency import to_markdown
 from benchmarks.reporting.page import front_html
+from benchmarks.reporting.record import read_record
 from benchmarks.results.base import Bounds, Verdict
 from benchmarks.results.networks import MeasuredNetwork, ParetoFile, on_front
 from benchmarks.rivals import int8_losses
 from benchmarks.timing.presets import PRESETS
 from calibration.preprocess import Preprocess
+from compress.cli import main as compress_main
 from compress.config import load_config
 from compress.errors import ConfigError, PipelineError
 from compress.files import write_json
@@ -104,7 +109,8 @@ def test_points_share_what_does_not_depend_on_the_budget(folder: Path) -> None:
 def test_what_is_done_is_not_done_again(folder: Path) -> None:
     manifests = {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
     config = load_config(None, [f"run.dir={folder}", *SETTINGS])
-    made = make(config, points_of(config, ["75%"]))
+    made, left_out = make(config, points_of(config, ["75%"]))
+    assert left_out == []
     assert [one.name for one in made] == ["dense FP32", "dense INT8", "75% INT8", "75% FP32"]
     assert manifests == {path: path.read_bytes() for path in folder.glob("pareto/*/*/stage.json")}
 
@@ -177,11 +183,17 @@ def test_every_budget_at_every_size(two_sizes: Path, capsys: pytest.CaptureFixtu
     run = two_sizes
     thousand_times_as_fast(run / "sizes" / "12px" / "latency_table.json")
     assert command(run, "--at", "1%,95%", "--each-size", *SIZES) in (0, 4)
-    said = capsys.readouterr().err
-    assert re.search(r"pruning to 1% at 16 px: .*\n(.*\n)*?  left out: .*budget", said)
-    assert "left out: it is the same network as 1% at 12 px" in said
-    rows = json.loads((run / "pareto" / "pareto.json").read_text())["rows"][2:]
-    pixels = {row["name"]: row["latency"]["scenario"]["shape"][-1] for row in rows}
+    record = json.loads((run / "pareto" / "pareto.json").read_text())
+    same, refused = record["left_out"]
+    assert same == "95% at 12 px is left out: the same network as 1% at 12 px"
+    assert re.match(r"1% at 16 px is left out: .*cannot be met", refused)
+    for told in (
+        capsys.readouterr().out,
+        *((run / "pareto" / f"pareto.{kind}").read_text() for kind in ("md", "html")),
+    ):
+        assert same in told
+        assert "Which one?" in told
+    pixels = {row["name"]: row["latency"]["scenario"]["shape"][-1] for row in record["rows"][2:]}
     assert pixels == {
         f"{name} {kind}": size
         for name, size in (("95% at 16 px", 16), ("1% at 12 px", 12))
@@ -194,7 +206,7 @@ def test_every_budget_at_every_size(two_sizes: Path, capsys: pytest.CaptureFixtu
     assert told.startswith("latency, 2 input sizes, ")
     assert "| tiny_int8.onnx (1x3x12x12) " in told
     assert command(run, "--at", "1%", "--each-size", "--set", "prune.sizes=[16]") == 1
-    assert "budget" in capsys.readouterr().err
+    assert "cannot be met" in capsys.readouterr().err
 
 
 def thousand_times_as_fast(table: Path) -> None:
@@ -212,23 +224,74 @@ def test_the_page_shows_what_to_take(folder: Path) -> None:
         for row, ms, top1 in zip(record.rows, (10.0, 4.0, 2.0, 5.0), (0.90, 0.895, 0.87, 0.88), strict=True)
     ]
     assert [one.name for one in on_front(rows)] == ["75% INT8", "dense INT8", "dense FP32"]
-    found = choices(rows)
-    assert [(one.network.name, one.limits) for one in found] == [
+    assert [(one.network.name, one.limits) for one in choices(rows)] == [
         ("dense FP32", ()),
         ("dense INT8", (0.5, 1.0, 2.0)),
         ("75% INT8", (3.0, 5.0)),
     ]
-    page = front_html("run", record.title, rows)
+    table = which(rows)
+    assert table.header[:2] == ["network", "fastest that loses at most, points"]
+    assert [row[:3] for row in table.rows] == [
+        ["dense FP32", "", "16"],
+        ["dense INT8", "0.5, 1, 2", "16"],
+        ["75% INT8", "3, 5", "16"],
+    ]
+    page = front_html("run", record.model_copy(update={"rows": tuple(rows)}))
     assert "Take 75% INT8" in page
     assert "Take 75% FP32" not in page  # the dense network is faster and more accurate
-    assert found[2].file in page
-    assert found[2].file.endswith("75pct/build/tiny_int8.onnx")
-    assert shlex.split(found[2].deploy)[:4] == ["python", "-m", "benchmarks.deploy", "--engine"]
-    assert choices([row.model_copy(update={"accuracy": None, "top1": None}) for row in rows]) == []
-    invalid = rows[1].latency.model_copy(update={"verdict": Verdict(status="INVALID", reasons=("noise",))})
-    assert "dense INT8" not in [
-        one.network.name for one in choices([rows[0], rows[1].model_copy(update={"latency": invalid}), *rows[2:]])
-    ]
+    assert str(folder / "pareto" / "75pct" / "build" / "tiny_int8.onnx") in page
+    command = choices(rows)[2].deploy
+    assert command is not None
+    assert shlex.split(command)[:4] == ["python", "-m", "benchmarks.deploy", "--engine"]
+    known_by_nothing = [row.model_copy(update={"accuracy": None, "top1": None}) for row in rows]
+    assert choices(known_by_nothing) == []
+
+
+def test_what_is_invalid_is_no_choice(folder: Path) -> None:
+    record = read(folder / "pareto" / "pareto.json", ParetoFile, remedy="")
+    rows = [changed(row, ms, 0.9) for row, ms in zip(record.rows, (10.0, 4.0, 2.0, 5.0), strict=True)]
+    rows[2] = spoilt(rows[2])
+    table = which(rows)
+    assert [row[0] for row in table.rows] == ["dense INT8"]
+    assert "INVALID measurement are left out" in table.note
+    assert "75%" not in svg(pareto_figure("a title", rows))  # only what is on the front has a name
+    rows = list(map(spoilt, rows))
+    assert which(rows).rows == []
+    assert "measure again" in which(rows).note
+    assert "measure again" in front_html("run", record.model_copy(update={"rows": tuple(rows)}))
+
+
+def test_a_file_for_another_engine_is_not_deployed_as_it_is(folder: Path) -> None:
+    record = read(folder / "pareto" / "pareto.json", ParetoFile, remedy="")
+    rows = [changed(row, ms, 0.9) for row, ms in zip(record.rows, (10.0, 4.0, 2.0, 5.0), strict=True)]
+    rows[2] = rows[2].model_copy(update={"target": "tensorrt"})
+    assert choices(rows)[-1].deploy is None
+    assert "those of onnxruntime on this machine, not of the target's engine" in which(rows).note
+    page = front_html("run", record.model_copy(update={"rows": tuple(rows)}))
+    assert f"<code>{folder / 'pareto' / '75pct'}</code>" in page
+
+
+def test_the_report_finds_the_files_of_a_run_that_was_moved(folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    write_json(moved / "summary.json", {**json.loads((moved / "pareto" / "pareto.json").read_text()), "plan": None})
+    change_summary(moved)
+    record = read_record(moved)
+    assert record.front is not None
+    assert {Path(one.file).parents[3] for one in choices(record.front.rows)} <= {moved}
+    (moved / "pareto" / "75pct" / "build" / "tiny_int8.onnx").write_bytes(b"another")
+    assert any("75% INT8: build/tiny_int8.onnx has changed" in text for text in read_record(moved).stale)
+
+
+def change_summary(run: Path) -> None:
+    """Of the rows of a front, a summary has no record of what was left out."""
+    record = json.loads((run / "summary.json").read_text())
+    del record["left_out"]
+    write_json(run / "summary.json", record)
+
+
+def spoilt(row: MeasuredNetwork) -> MeasuredNetwork:
+    busy = Verdict(status="INVALID", reasons=["the machine was busy"])
+    return row.model_copy(update={"latency": row.latency.model_copy(update={"verdict": busy})})
 
 
 def changed(row: MeasuredNetwork, ms: float, top1: float) -> MeasuredNetwork:
@@ -238,7 +301,7 @@ def changed(row: MeasuredNetwork, ms: float, top1: float) -> MeasuredNetwork:
     if accuracy.paired is not None:
         lost = Bounds(value=top1 - 0.90, lo=top1 - 0.91, hi=top1 - 0.89)
         accuracy = accuracy.model_copy(update={"paired": accuracy.paired.model_copy(update={"difference": lost})})
-    latency = row.latency.model_copy(update={"verdict": Verdict(status="VALID", reasons=())})
+    latency = row.latency.model_copy(update={"verdict": Verdict(status="VALID", reasons=[])})
     return row.model_copy(update={"latency_ms": ms, "top1": top1, "accuracy": accuracy, "latency": latency})
 
 
@@ -256,6 +319,31 @@ def record_of(run: Path, name: str) -> dict[str, Any]:
     return next(row for row in rows if row["name"] == name)
 
 
+def test_a_backbone_with_unlabelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, images = tmp_path / "run", tmp_path / "images"
+    images.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (40, 16, 16, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(images / f"{number}.png")
+    given = ["model.arch=tiny_resnet:TinyBackbone", "data.kind=imagefolder", f"data.calibration={images}"]
+    settings = [f"run.dir={run}", *SETTINGS, *given, "prune.images=32", "prune.confirm=false"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    with pytest.raises(SystemExit, match="0"):
+        compress_main(["baseline", *words])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "FITTED", 1)
+        patch.setattr(measure, "HELD_OUT", 0)
+        patch.setattr(measure, "FAST", Effort(2, 0.001))
+        patch.setitem(PRESETS, "fast", replace(PRESETS["fast"], processes=1))
+        assert latency_table.main([*words, "--fast"]) == 0
+        assert pareto.main([*words, "--fast", "--at", "75%"]) in (0, 4)
+    rows = {row["name"]: row for row in json.loads((run / "pareto" / "pareto.json").read_text())["rows"]}
+    assert rows["75% INT8"]["fidelity"]["images"] == 40
+    assert "SQNR dB" in capsys.readouterr().out
+    no_images = ["--set", "data.calibration=", "--set", "data.kind=imagefolder"]
+    assert pareto.main([*words, *no_images, "--at", "75%"]) in (1, 2)
+
+
 def test_budgets_are_put_in_order_and_in_place_of_all_others(tmp_path: Path) -> None:
     config = load_config(None, [f"run.dir={tmp_path}", "prune.macs=40%", "prune.keep=['fc']"])
     points = points_of(config, ["35%", "80%"])
@@ -264,7 +352,8 @@ def test_budgets_are_put_in_order_and_in_place_of_all_others(tmp_path: Path) -> 
     ]
     assert [budget.kind for budget in points[0].config.prune.budgets()] == ["latency"]
     assert points[0].config.prune.keep == ("fc",)
-    assert points_of(config, ["0.5 ms"])[0].name == "0.5ms"
+    mixed = [point.name for point in points_of(config, ["0.5 ms", "35%", "4 ms", "80%"])]
+    assert mixed == ["80pct", "35pct", "4ms", "0.5ms"]
 
 
 @pytest.mark.parametrize("at", [["0%"], ["120%"], ["fast"], ["4"], ["50%", "50.0%"]])

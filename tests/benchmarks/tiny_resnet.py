@@ -29,3 +29,16 @@ class TinyResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.blocks(self.stem(x).relu()).mean((2, 3)))
         return logits
+
+
+class TinyBackbone(nn.Module):
+    """The same without a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1)
+        self.blocks = nn.Sequential(Block(16), Block(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.blocks(self.stem(x).relu()).mean((2, 3))
+        return features
