@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -120,13 +120,17 @@ def _sizes(run: Run) -> Section | None:
             str(one.size),
             f"{one.unpruned:.3f}",
             "" if one.loss is None else f"{one.loss:.3f}",
+            "" if one.above is None else interval(Bounds(**asdict(one.above)), 3),
             "" if one.predicted_ms is None else f"{one.predicted_ms:.3f}",
             "taken" if one.size == record.taken else "no plan meets the budget" if one.loss is None else "",
         ]
         for one in record.tried
     ]
-    header = ["input", "loss, unpruned", "loss, pruned", "planned ms", ""]
-    note = "Losses: divergence from the unpruned network at its own size, in nats an image, before any training."
+    header = ["input", "loss, unpruned", "loss, pruned", "above the taken one's", "planned ms", ""]
+    note = (
+        "Losses: divergence from the unpruned network at its own size, in nats an image, before any training. Where "
+        "the interval contains 0, the images do not tell that size from the one that was taken."
+    )
     return Section("Input sizes that pruning chose from", header, rows, note)
 
 

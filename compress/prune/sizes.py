@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.preprocess import Preprocess
@@ -18,12 +19,39 @@ from calibration.split import Split
 from calibration.transforms import at_size
 from compress.errors import ConfigError
 from compress.models.model import Model
-from compress.parse import Count, NonNegative, Positive
-from compress.prune.losses.curves import divergence
+from compress.parse import Count, Finite, NonNegative, Positive
 from compress.prune.losses.store import in_batches
 from compress.train.readout import readout, run
 
 SIZES = "sizes.json"
+_NORMAL = 1.96  # the 97.5% quantile of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Above:
+    """By how much a loss is above that of the size that was taken, image by image: mean and 95% interval (normal)."""
+
+    value: Finite
+    lo: Finite
+    hi: Finite
+
+    @classmethod
+    def of(cls, losses: Tensor, taken: Tensor) -> Above:
+        """
+        Args:
+            losses, taken: of the same images, (N,).
+
+        >>> Above.of(torch.tensor([1.0, 3.0, 2.0]), torch.tensor([1.0, 1.0, 1.0])).clear
+        False
+        """
+        apart = losses - taken
+        half = _NORMAL * float(apart.std(correction=0)) / max(1, len(apart) - 1) ** 0.5
+        return cls(mean := float(apart.mean()), mean - half, mean + half)
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.lo > 0
 
 
 @dataclass(frozen=True)
@@ -35,12 +63,14 @@ class SizeTried:
         unpruned: divergence of the unpruned network at this size, in nats an image.
         loss: of the pruned one; None where no plan at this size meets the budget.
         predicted_ms: by this size's latency table; None without one.
+        above: how far ``loss`` is above that of the size that was taken; None for that one, and without a loss.
     """
 
     size: Count
     unpruned: NonNegative
     loss: NonNegative | None
     predicted_ms: Positive | None
+    above: Above | None = None
 
     def __str__(self) -> str:
         """
@@ -50,7 +80,8 @@ class SizeTried:
         alone = f"{self.unpruned:.3f} without pruning"
         if self.loss is None:
             return f"{self.size} pixels: no plan meets the budget ({alone})"
-        return f"{self.size} pixels: {self.loss:.3f} nats from the unpruned network at its own size ({alone})"
+        more = "" if self.above is None else "; {:+.3f} [{:+.3f}, {:+.3f}]".format(*astuple(self.above))
+        return f"{self.size} pixels: {self.loss:.3f} nats from the unpruned network at its own size ({alone}){more}"
 
 
 @dataclass(frozen=True)
@@ -82,16 +113,29 @@ class Judge:
             )
         self._reference = self._outputs(model.net, model.preprocess)
 
-    def loss(self, net: nn.Module, preprocess: Preprocess) -> float:
-        """Kullback-Leibler divergence from the unpruned network's prediction, in nats an image."""
+    def losses(self, net: nn.Module, preprocess: Preprocess) -> Tensor:
+        """Kullback-Leibler divergence from the unpruned network's prediction, in nats, image by image (N,)."""
         pairs = zip(self._reference, self._outputs(net, preprocess), strict=True)
-        total = sum(divergence(reference, output, logits=True) for reference, output in pairs)
-        return max(0.0, total / sum(map(len, self._reference)))
+        return torch.cat([_divergences(reference, output) for reference, output in pairs])
+
+    def loss(self, net: nn.Module, preprocess: Preprocess) -> float:
+        """The mean of ``losses``."""
+        return mean_loss(self.losses(net, preprocess))
 
     @torch.no_grad()
     def _outputs(self, net: nn.Module, preprocess: Preprocess) -> list[Tensor]:
         read = readout(net, preprocess)
         return [read(net(batch), len(batch)) for batch in in_batches(self._unseen, preprocess)]
+
+
+def mean_loss(losses: Tensor) -> float:
+    """Rounding can make a divergence negative."""
+    return max(0.0, float(losses.mean()))
+
+
+def _divergences(reference: Tensor, output: Tensor) -> Tensor:
+    p, q = reference.log_softmax(1), output.log_softmax(1)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
 
 
 def at_input_size(model: Model, size: int, sample: Split, judge: Judge) -> tuple[Model, float]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from calibration.datasets import Data
 from calibration.sampler import calibration_sample
@@ -46,7 +46,7 @@ from compress.prune.losses.store import (
 )
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
-from compress.prune.sizes import SIZES, Judge, SizesFile, SizeTried, at_input_size
+from compress.prune.sizes import SIZES, Above, Judge, SizesFile, SizeTried, at_input_size, mean_loss
 from compress.prune.surgery import cut, verify
 from compress.ranks import processes
 from compress.registries import CRITERIA
@@ -171,12 +171,23 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
 
     def work(out: Path, scratch: Path) -> None:
         judge = Judge(load_model(baseline, arch), _unseen(config, images))
-        tried = [_tried(size, load_model(dense, arch), folder, arch, judge) for size, (dense, folder) in found.items()]
-        best = min((one for one in tried if one.loss is not None), key=lambda one: (one.loss, one.size))
-        for one in tried:
-            run.progress.note(f"  {one}{' <- taken' if one is best else ''}")
-        write_json(out / SIZES, asdict(SizesFile(tuple(tried), best.size)))
-        _, chosen = found[best.size]
+        pruned = {size: load_model(folder, arch) for size, (_, folder) in found.items() if folder is not None}
+        losses = {size: judge.losses(model.net, model.preprocess) for size, model in pruned.items()}
+        taken = min(losses, key=lambda size: (mean_loss(losses[size]), size))
+        tried = []
+        for size, (dense, folder) in found.items():
+            model = load_model(dense, arch)
+            unpruned = judge.loss(model.net, model.preprocess)
+            tried.append(_tried(size, unpruned, folder, losses.get(size), losses[taken] if size != taken else None))
+            run.progress.note(f"  {tried[-1]}{' <- taken' if size == taken else ''}")
+        alike = [str(one.size) for one in tried if one.above is not None and not one.above.clear]
+        if alike:
+            run.progress.note(
+                f"  note: on {len(losses[taken])} held-out images, {' and '.join(alike)} pixels cannot be told from "
+                f"{taken}: more images (data.holdout), or each size fine-tuned (pareto --each-size), would tell"
+            )
+        write_json(out / SIZES, asdict(SizesFile(tuple(tried), taken)))
+        _, chosen = found[taken]
         assert chosen is not None
         for path in chosen.iterdir():
             if path.name not in (MANIFEST, PLAN):
@@ -208,13 +219,18 @@ def _unseen(config: Config, images: RunImages) -> Split:
     return holdout.subset(chosen, holdout.name)
 
 
-def _tried(size: int, dense: Model, folder: Path | None, arch: str, judge: Judge) -> SizeTried:
-    unpruned = judge.loss(dense.net, dense.preprocess)
-    if folder is None:
+def _tried(size: int, unpruned: float, folder: Path | None, losses: Tensor | None, taken: Tensor | None) -> SizeTried:
+    """What ``sizes.json`` says of a size.
+
+    Args:
+        folder, losses: of the network pruned at that size.
+        taken: losses at the size that was taken, where that is another one.
+    """
+    if folder is None or losses is None:
         return SizeTried(size, unpruned, None, None)
-    pruned, plan = load_model(folder, arch), WidthPlan.read(folder / PLAN)
-    loss = judge.loss(pruned.net, pruned.preprocess)
-    return SizeTried(size, unpruned, loss, plan.latency[1] if plan.latency else None)
+    plan = WidthPlan.read(folder / PLAN)
+    above = None if taken is None else Above.of(losses, taken)
+    return SizeTried(size, unpruned, mean_loss(losses), plan.latency[1] if plan.latency else None, above)
 
 
 def _round(

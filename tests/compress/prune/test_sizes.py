@@ -15,7 +15,8 @@ from compress.graph.plan import WidthPlan
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
-from compress.prune.sizes import with_statistics
+from compress.progress import Terminal
+from compress.prune.sizes import Above, with_statistics
 from compress.prune.stage import prune
 from compress.run import Run
 from compress.train.stage import finetune
@@ -49,6 +50,9 @@ def test_the_size_of_least_loss_is_taken(tmp_path):
     assert list(tried) == [32, 24]
     assert tried[32]["unpruned"] == pytest.approx(0, abs=1e-5) != tried[24]["unpruned"]
     assert record["taken"] == min(tried, key=lambda size: tried[size]["loss"])
+    best, other = sorted(tried.values(), key=lambda one: one["loss"])
+    assert best["above"] is None
+    assert other["above"]["value"] == pytest.approx(other["loss"] - best["loss"], abs=1e-6)
     assert model.preprocess.sides == (record["taken"],) * 2
     dense = count(load_model(run.folder("baseline")).net, OWN.shape)
     assert plan.before == dense  # what the user has, not the network at the other size
@@ -56,6 +60,26 @@ def test_the_size_of_least_loss_is_taken(tmp_path):
     for size in (32, 24):  # both met the budget of the network at its own size
         at = load_model(tmp_path / "candidates" / f"{size}px" / "prune")
         assert count(at.net, at.preprocess.shape).macs <= 0.5 * dense.macs
+
+
+def test_a_difference_is_clear_where_all_images_agree_on_it():
+    taken = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    apart = Above.of(taken + torch.tensor([0.10, 0.11, 0.10, 0.09]), taken)
+    assert apart.clear
+    assert apart.value == pytest.approx(0.1)
+    assert apart.hi - apart.value == pytest.approx(1.96 * 0.01 * (2 / 3 / 4) ** 0.5, rel=1e-3)  # paired
+    assert not Above.of(taken + torch.tensor([0.9, -0.3, 0.1, -0.2]), taken).clear
+
+
+def test_sizes_that_the_images_do_not_tell_apart_are_named(tmp_path, capsys):
+    run = Run(with_baseline(tmp_path).directory, progress=Terminal())
+    taken = {
+        one["size"]: one for one in sizes_of(prune(config("prune.macs=50%", "prune.sizes=[24, 22]"), run))["tried"]
+    }
+    unclear = [size for size, one in taken.items() if one["above"] and one["above"]["lo"] <= 0]
+    said = capsys.readouterr().err
+    assert [f"{size} pixels cannot be told from" in said for size in unclear] == [True] * len(unclear)
+    assert ("cannot be told" in said) == bool(unclear)
 
 
 def test_a_smaller_input_keeps_the_share_of_the_crop_and_all_channels_where_it_is_small_enough(tmp_path):
