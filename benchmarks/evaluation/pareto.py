@@ -42,14 +42,6 @@ from compress.run import Run
 from compress.train.stage import finetune
 
 _SHARED = ("baseline", "losses", "calibrations")
-
-
-def header(rows: Sequence[MeasuredNetwork]) -> list[str]:
-    """The columns of the table."""
-    timed = ["predicted ms", "measured ms", "error %", "speed-up"]
-    return ["network", "input", *timed, *quality_header(rows), "MACs M", "file MB"]
-
-
 TAKE = (
     "The folders of these networks, beside this file, are whole runs: `build/` has the engine, and `report` takes them "
     "as it takes any other run."
@@ -284,6 +276,12 @@ def evaluate(
         MeasuredNetwork.of(one.name, about, accuracy, latency, one.predicted, near)
         for one, about, (accuracy, near), latency in zip(made, metadata, found, latencies, strict=True)
     ]
+
+
+def header(rows: Sequence[MeasuredNetwork]) -> list[str]:
+    """The columns of the table."""
+    timed = ["predicted ms", "measured ms", "error %", "speed-up"]
+    return ["network", "input", *timed, *quality_header(rows), "MACs M", "file MB"]
 
 
 def cells(made: Made, row: MeasuredNetwork) -> list[str]:
