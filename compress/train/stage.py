@@ -46,8 +46,18 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
 
     def work(out: Path, scratch: Path) -> None:
         preprocess = preprocess_of(config.data, preprocessing_of(config.model.arch))
-        resumed = (scratch / SNAPSHOT).exists()
-        net = starting_network(config, run, images, preprocess, epochs=epochs, resumed=resumed, examine=examine)
+        net = starting_network(
+            config.model,
+            images,
+            preprocess,
+            epochs=epochs,
+            device=pick_device(config.train.device),
+            seed=config.run.seed,
+            workers=config.data.workers,
+            resumed=(scratch / SNAPSHOT).exists(),
+            examine=examine,
+            progress=run.progress,
+        )
         data, outputs = images.data, class_count(net, preprocess)
         chosen = 0 if outputs is None and config.train.epochs is None else epochs
         if outputs is None:

@@ -12,9 +12,8 @@ from calibration.preprocess import Preprocess
 from calibration.sampler import calibration_sample
 from calibration.split import Split, check_classes
 from calibration.transforms import eval_transform
-from compress.config import Config, ModelConfig
+from compress.config import ModelConfig
 from compress.data import RunImages
-from compress.distributed import pick_device
 from compress.errors import DataError, ModelError
 from compress.frontend.network import RaisedNetwork
 from compress.frontend.raising import accept
@@ -26,8 +25,7 @@ from compress.models.prepare import prepare
 from compress.models.registry import build
 from compress.models.sanity import check_activations
 from compress.models.shapes import replace_module
-from compress.progress import Progress
-from compress.run import Run
+from compress.progress import SILENT, Progress
 from compress.train.evaluate import class_count
 from compress.train.probe import fit_classifier
 
@@ -38,30 +36,35 @@ Examine = Callable[[nn.Module, Sequence[int]], Iterable[object]]
 
 
 def starting_network(
-    config: Config,
-    run: Run,
+    config: ModelConfig,
     images: RunImages,
     preprocess: Preprocess,
     *,
     epochs: int,
+    device: torch.device,
+    seed: int = 0,
+    workers: int = 0,
     resumed: bool = False,
     examine: Examine = lambda net, shape: (),
+    progress: Progress = SILENT,
 ) -> RaisedNetwork:
     """The configured network before its first epoch.
 
     Args:
         epochs: that it will be trained for.
+        device: where a new classifier is fitted.
+        workers: processes that read images.
         resumed: its weights will be replaced by those of a training that was interrupted.
 
     Raises:
         DataError: the data have other classes than the network, or a new classifier has no labelled images.
         CheckpointError, ModelError: see ``load_trained``, ``accept`` and ``check_activations``.
     """
-    net = _accepted(_loaded_or_built(config.model, images, preprocess, config.run.seed, run.progress), preprocess, run)
-    data, weights = images.data, config.model.weights
-    renewed = _renew_head(net, preprocess, data.labelled, config.run.seed) if config.model.new_head else None
+    net = _accepted(_loaded_or_built(config, images, preprocess, seed, progress), preprocess, progress)
+    data, weights = images.data, config.weights
+    renewed = _renew_head(net, preprocess, data.labelled, seed) if config.new_head else None
     for remark in examine(net, preprocess.shape):
-        run.progress.note(f"note: {remark}")
+        progress.note(f"note: {remark}")
     outputs = class_count(net, preprocess)
     for split in (data.train, data.eval):
         if split is not None and outputs is not None and (split.labelled or epochs):
@@ -70,16 +73,21 @@ def starting_network(
         check_activations(net, _a_few_images(data.calibration or data.eval, preprocess))
     given = weights is not None or outputs is None  # a backbone's factory may have loaded its own weights
     if given and data.calibration is not None and has_stale_statistics(net):
-        run.progress.note("BN statistics were folded into the weights: measured again, without changing the function")
-        reparameterize(net, _some_images(data.calibration, preprocess, config.run.seed))
+        progress.note("BN statistics were folded into the weights: measured again, without changing the function")
+        reparameterize(net, _some_images(data.calibration, preprocess, seed))
     if renewed is not None and not resumed:
-        fitted = _fit(net, renewed, config, data.train, preprocess, run.progress)
+        fitted, train = 0, data.train
+        if isinstance(renewed, nn.Linear) and train is not None and train.labelled:
+            net.eval()
+            fitted = fit_classifier(
+                net, renewed, train, preprocess, device=device, seed=seed, workers=workers, progress=progress
+            )
         if not (fitted or epochs):
-            run.progress.note("note: the new classifier has random weights: it was not fitted, and train.epochs is 0")
+            progress.note("note: the new classifier has random weights: it was not fitted, and train.epochs is 0")
     return net
 
 
-def _accepted(net: nn.Module, preprocess: Preprocess, run: Run) -> RaisedNetwork:
+def _accepted(net: nn.Module, preprocess: Preprocess, progress: Progress) -> RaisedNetwork:
     """The network as all stages see it: raised, with a note on what its training mode would compute besides.
 
     Raises:
@@ -87,7 +95,7 @@ def _accepted(net: nn.Module, preprocess: Preprocess, run: Run) -> RaisedNetwork
     """
     accepted = accept(net, preprocess.shape)
     if accepted.changes:
-        run.progress.note(
+        progress.note(
             f"note: in training mode the network computes something else ({', '.join(accepted.changes)}); "
             "the pipeline trains what it computes in eval mode"
         )
@@ -127,29 +135,6 @@ def _renew_head(net: RaisedNetwork, preprocess: Preprocess, labelled: Split | No
         torch.manual_seed(seed)
         replace_module(net, name, make_layer({**shape, width: len(labelled.classes)}))
     return net.get_submodule(name)
-
-
-def _fit(
-    net: nn.Module,
-    new: nn.Module,
-    config: Config,
-    train: Split | None,
-    preprocess: Preprocess,
-    progress: Progress,
-) -> int:
-    """Fit a new classifier to the training images, where that can be done; returns the number of images."""
-    if not isinstance(new, nn.Linear) or train is None or not train.labelled:
-        return 0
-    return fit_classifier(
-        net.eval(),
-        new,
-        train,
-        preprocess,
-        device=pick_device(config.train.device),
-        seed=config.run.seed,
-        workers=config.data.workers,
-        progress=progress,
-    )
 
 
 def _a_few_images(split: Split | None, preprocess: Preprocess) -> torch.Tensor:

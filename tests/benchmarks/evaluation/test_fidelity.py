@@ -22,6 +22,7 @@ from benchmarks.reporting.choices import choices
 from benchmarks.reporting.headline import headline
 from benchmarks.reporting.record import read_record
 from benchmarks.reporting.rows import metadata_of
+from benchmarks.results.base import Verdict
 from benchmarks.results.networks import on_front
 from benchmarks.results.schema import json_schema
 from benchmarks.show import main as show
@@ -174,6 +175,10 @@ def test_backbones_of_several_budgets_are_ordered_by_their_outputs(
     assert "fidelity of the outputs against latency; 50 images" in told
     assert "| SQNR dB | cosine |" in re.sub(" +", " ", told)
     assert "SQNR" in (folder / "pareto.svg").read_text()
-    faster = [one.model_copy(update={"latency_ms": ms}) for one, ms in zip(rows, (4.0, 2.0, 1.0), strict=True)]
+    quiet = Verdict(status="VALID", reasons=[])  # on whatever machine
+    faster = [
+        one.model_copy(update={"latency_ms": ms, "latency": one.latency.model_copy(update={"verdict": quiet})})
+        for one, ms in zip(rows, (4.0, 2.0, 1.0), strict=True)
+    ]
     assert on_front(faster) == [faster[2], faster[1]]
     assert all(one.limits == () for one in choices(faster))  # points of accuracy are not what is known
