@@ -273,20 +273,14 @@ def test_a_file_for_another_engine_is_not_deployed_as_it_is(folder: Path) -> Non
 
 def test_the_report_finds_the_files_of_a_run_that_was_moved(folder: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(folder, tmp_path / "moved")
-    write_json(moved / "summary.json", {**json.loads((moved / "pareto" / "pareto.json").read_text()), "plan": None})
-    change_summary(moved)
+    measured = json.loads((moved / "pareto" / "pareto.json").read_text())
+    del measured["left_out"]  # a summary has no such field
+    write_json(moved / "summary.json", measured)
     record = read_record(moved)
     assert record.front is not None
-    assert {Path(one.file).parents[3] for one in choices(record.front.rows)} <= {moved}
+    assert {Path(row.latency.artifact.path).parents[3] for row in record.front.rows} == {moved}
     (moved / "pareto" / "75pct" / "build" / "tiny_int8.onnx").write_bytes(b"another")
     assert any("75% INT8: build/tiny_int8.onnx has changed" in text for text in read_record(moved).stale)
-
-
-def change_summary(run: Path) -> None:
-    """Of the rows of a front, a summary has no record of what was left out."""
-    record = json.loads((run / "summary.json").read_text())
-    del record["left_out"]
-    write_json(run / "summary.json", record)
 
 
 def spoilt(row: MeasuredNetwork) -> MeasuredNetwork:
@@ -340,8 +334,6 @@ def test_a_backbone_with_unlabelled_images(tmp_path: Path, capsys: pytest.Captur
     rows = {row["name"]: row for row in json.loads((run / "pareto" / "pareto.json").read_text())["rows"]}
     assert rows["75% INT8"]["fidelity"]["images"] == 40
     assert "SQNR dB" in capsys.readouterr().out
-    no_images = ["--set", "data.calibration=", "--set", "data.kind=imagefolder"]
-    assert pareto.main([*words, *no_images, "--at", "75%"]) in (1, 2)
 
 
 def test_budgets_are_put_in_order_and_in_place_of_all_others(tmp_path: Path) -> None:
