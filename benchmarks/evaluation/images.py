@@ -34,6 +34,18 @@ def evaluation_split(data: str | None, config: Config | None = None) -> Split:
     return _there(open_data(config.data, config.run.seed, run=known).eval)
 
 
+def images_of_run(config: Config, *, classes: bool) -> Split | None:
+    """The evaluation images of a run; None if there are none.
+
+    Args:
+        classes: the network has classes. One without needs no labels, so any images of the run will do.
+    """
+    found = open_data(config.data, config.run.seed, run=config.run.dir)
+    if found.eval is None and not classes:
+        return found.holdout or found.calibration
+    return found.eval
+
+
 def calibration_split(data: str) -> Split:
     """The training images of ``--data``, to draw a calibration sample from.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from benchmarks.evaluation.images import image_pools
+from benchmarks.evaluation.images import image_pools, images_of_run
 from benchmarks.evaluation.quality import qualities
 from benchmarks.reporting import figures
 from benchmarks.reporting.choices import which
@@ -142,10 +142,7 @@ def images_of(config: Config) -> Split:
         PipelineError: stage ``baseline`` has not run.
         DataError: there are none, or they cannot be read.
     """
-    found = open_data(config.data, config.run.seed, run=config.run.dir)
-    split = found.eval
-    if split is None and not describe_model(Run(config.run.dir).need("baseline")).classes:
-        split = found.holdout or found.calibration
+    split = images_of_run(config, classes=bool(describe_model(Run(config.run.dir).need("baseline")).classes))
     if split is None:
         raise DataError("there are no images to measure accuracy on", remedy="set data.eval")
     return split

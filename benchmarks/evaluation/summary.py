@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.evaluation.images import evaluation_split, image_pools
+from benchmarks.evaluation.images import evaluation_split, image_pools, images_of_run
 from benchmarks.evaluation.quality import Quality, qualities
 from benchmarks.reporting.outcome import PARETO, plan_of, sections
 from benchmarks.reporting.rows import metadata_of, remarks, table
@@ -18,7 +18,6 @@ from benchmarks.timing.run import measure
 from benchmarks.timing.worker import Settings
 from calibration.datasets import Split
 from compress.config import Config
-from compress.data import open_data
 from compress.engines.base import backend
 from compress.engines.sidecar import Sidecar, read_sidecar
 from compress.errors import BackendAbsent, EngineError
@@ -173,7 +172,4 @@ def split_of(run: Run, data: str | None, config: Config) -> Split | None:
     """The evaluation images; None if there are none. For a backbone, which needs no labels, any images of the run."""
     if data is not None:
         return evaluation_split(data, config)
-    found = open_data(config.data, config.run.seed)
-    if found.eval is None and not metadata_of(networks(run)["dense FP32"]).classes:
-        return found.holdout or found.calibration
-    return found.eval
+    return images_of_run(config, classes=bool(metadata_of(networks(run)["dense FP32"]).classes))

@@ -160,7 +160,7 @@ def _stale(directory: Path, networks: Sequence[MeasuredNetwork], plan: WidthPlan
     for network in networks:
         measured = network.latency.artifact
         path = Path(measured.path)
-        if PARETO not in path.parts:
+        if PARETO not in path.parts[-4:-3]:  # in the folder of a point
             path = directory.joinpath(*path.parts[-2:])  # the run may have been moved
         if path.exists() and engine_sha256(path) != measured.sha256:
             yield f"{network.name}: {path.parent.name}/{path.name} has changed since it was measured"

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.preprocess import Preprocess
@@ -20,6 +19,7 @@ from calibration.transforms import at_size
 from compress.errors import ConfigError
 from compress.models.model import Model
 from compress.parse import Count, Finite, NonNegative, Positive
+from compress.prune.losses.curves import divergence
 from compress.prune.losses.store import in_batches
 from compress.train.readout import readout, run
 
@@ -116,7 +116,8 @@ class Judge:
     def losses(self, net: nn.Module, preprocess: Preprocess) -> Tensor:
         """Kullback-Leibler divergence from the unpruned network's prediction, in nats, image by image (N,)."""
         pairs = zip(self._reference, self._outputs(net, preprocess), strict=True)
-        return torch.cat([_divergences(reference, output) for reference, output in pairs])
+        images = ((a[None], b[None]) for reference, output in pairs for a, b in zip(reference, output, strict=True))
+        return torch.tensor([divergence(a, b, logits=True) for a, b in images], dtype=torch.float64)
 
     def loss(self, net: nn.Module, preprocess: Preprocess) -> float:
         """The mean of ``losses``."""
@@ -131,11 +132,6 @@ class Judge:
 def mean_loss(losses: Tensor) -> float:
     """Rounding can make a divergence negative."""
     return max(0.0, float(losses.mean()))
-
-
-def _divergences(reference: Tensor, output: Tensor) -> Tensor:
-    p, q = reference.log_softmax(1), output.log_softmax(1)
-    return F.kl_div(q, p, reduction="none", log_target=True).sum(1)
 
 
 def at_input_size(model: Model, size: int, sample: Split, judge: Judge) -> tuple[Model, float]:
