@@ -73,10 +73,9 @@ def test_a_difference_is_clear_where_all_images_agree_on_it():
 
 def test_sizes_that_the_images_do_not_tell_apart_are_named(tmp_path, capsys):
     run = Run(with_baseline(tmp_path).directory, progress=Terminal())
-    taken = {
-        one["size"]: one for one in sizes_of(prune(config("prune.macs=50%", "prune.sizes=[24, 23]", "prune.images=8"), run))["tried"]
-    }
-    unclear = [size for size, one in taken.items() if one["above"] and one["above"]["lo"] <= 0]
+    asked = config("prune.macs=50%", "prune.sizes=[24, 23]", "prune.images=8")
+    tried = sizes_of(prune(asked, run))["tried"]
+    unclear = [one["size"] for one in tried if one["above"] and one["above"]["lo"] <= 0]
     said = capsys.readouterr().err
     assert unclear
     assert f"{' and '.join(map(str, unclear))} pixels cannot be told from" in said
