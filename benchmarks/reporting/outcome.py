@@ -128,7 +128,8 @@ def _sizes(run: Run) -> Section | None:
     ]
     header = ["input", "loss, unpruned", "loss, pruned", "above the taken one's", "planned ms", ""]
     note = (
-        "Losses: divergence from the unpruned network at its own size, in nats an image, before any training. Where "
+        "Losses: cross-entropy with the classes that the unpruned network finds at its own size, in nats an image, "
+        "before the final training, each image judged with weights that were solved on others. Where "
         "the interval contains 0, the images do not tell that size from the one that was taken."
     )
     return Section("Input sizes that pruning chose from", header, rows, note)

@@ -46,8 +46,8 @@ class Origin:
     Attributes:
         table: the file that ``latency`` is from.
         measurable: whether that was measured on this machine's engine, so that plans can be too.
-        reference: the network whose latency budgets are shares of, where that is another one: its folder, and its
-            latency in ms by its own table.
+        reference: the network at its own input size, where this is another one: its folder, and its latency in ms by
+            its own table, of which latency budgets are shares; None where there are no such budgets.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Origin:
     measurable: bool
     budgets: tuple[Budget, ...]
     constraints: Constraints
-    reference: tuple[Path, float] | None = None
+    reference: tuple[Path, float | None] | None = None
 
     @classmethod
     def of(
@@ -69,7 +69,7 @@ class Origin:
         settings: PruneConfig,
         target: TargetConfig,
         own_table: Path,
-        reference: tuple[Path, float] | None = None,
+        reference: tuple[Path, float | None] | None = None,
     ) -> Origin:
         """Read the unpruned network, and the latency table where one is needed.
 
@@ -137,6 +137,11 @@ class Origin:
     def absolute(self) -> dict[str, float]:
         """The limit of each budget, of what the unpruned network costs, by its kind."""
         return absolute(self.budgets, self.full)
+
+    @property
+    def teacher(self) -> Path:
+        """The folder of the network that pruned ones learn from: the unpruned one at its own input size."""
+        return self.folder if self.reference is None else self.reference[0]
 
     def check_reachable(self, model: Model) -> None:
         """Raise BudgetError where no plan for the unpruned network meets the budgets."""

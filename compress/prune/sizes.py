@@ -1,16 +1,19 @@
 """Input sizes that pruning chooses from: a smaller input costs accuracy and saves time, as fewer channels do.
 
-The same network, pruned to the same latency at several input sizes, is judged by one measure: the divergence of its
-outputs from those of the unpruned network at its own size, on the same images.
+The same network, pruned to the same latency at several input sizes, is judged by one measure: the cross-entropy of
+its outputs with the classes that the unpruned network finds at its own size, in the same images. They are the images
+that pruning has, by cross-validation: each is judged with weights that were solved on others.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from calibration.preprocess import Preprocess
@@ -19,11 +22,15 @@ from calibration.transforms import at_size
 from compress.errors import ConfigError
 from compress.models.model import Model
 from compress.parse import Count, Finite, NonNegative, Positive
-from compress.prune.losses.curves import divergence
+from compress.progress import SILENT, Progress
 from compress.prune.losses.store import in_batches
 from compress.train.readout import readout, run
 
+Fit = Callable[[Sequence[Tensor]], nn.Module]
+"""Makes a network from batches of images."""
+
 SIZES = "sizes.json"
+FOLDS = 3
 _NORMAL = 1.96  # the 97.5% quantile of the standard normal distribution
 
 
@@ -60,7 +67,7 @@ class SizeTried:
 
     Attributes:
         size: side of the square input, in pixels.
-        unpruned: divergence of the unpruned network at this size, in nats an image.
+        unpruned: loss of the unpruned network at this size, in nats an image; see ``Judge``.
         loss: of the pruned one; None where no plan at this size meets the budget.
         predicted_ms: by this size's latency table; None without one.
         above: how far ``loss`` is above that of the size that was taken; None for that one, and without a loss.
@@ -74,14 +81,14 @@ class SizeTried:
 
     def __str__(self) -> str:
         """
-        >>> str(SizeTried(192, 0.05, 0.31, 4.2))
-        '192 pixels: 0.310 nats from the unpruned network at its own size (0.050 without pruning)'
+        >>> str(SizeTried(192, 0.52, 0.73, 4.2))
+        "192 pixels: cross-entropy 0.730 with the unpruned network's classes (0.520 without pruning)"
         """
         alone = f"{self.unpruned:.3f} without pruning"
         if self.loss is None:
             return f"{self.size} pixels: no plan meets the budget ({alone})"
         more = "" if self.above is None else "; {:+.3f} [{:+.3f}, {:+.3f}]".format(*astuple(self.above))
-        return f"{self.size} pixels: {self.loss:.3f} nats from the unpruned network at its own size ({alone}){more}"
+        return f"{self.size} pixels: cross-entropy {self.loss:.3f} with the unpruned network's classes ({alone}){more}"
 
 
 @dataclass(frozen=True)
@@ -93,48 +100,60 @@ class SizesFile:
 
 
 class Judge:
-    """Measures how far a network at any input size is from the unpruned one at its own.
+    """Measures the loss of networks at any input size: the cross-entropy with the classes of the unpruned network.
+
+    The classes that it finds stand for the true ones, which need not be known. Its whole distribution would not do: it
+    changes as much when an image is mirrored, which costs no accuracy, as when the network is pruned, which does.
 
     Args:
         model: the unpruned network.
-        unseen: images that neither repair nor the losses of widths have seen. On images that weights were solved on, a
-            network with many widths cut looks far better than it is.
+        images: prepared for each network's size, in batches.
 
     Raises:
         ConfigError: the network is no classifier: other outputs of different sizes cannot be compared.
     """
 
-    def __init__(self, model: Model, unseen: Split) -> None:
-        self._unseen = unseen
+    def __init__(self, model: Model, images: Split) -> None:
+        self._images = images
         if not model.classes:
             raise ConfigError(
                 "prune.sizes needs a classifier: outputs that are no classes cannot be compared between sizes",
                 remedy="set data.input_size to the size that you want, and leave prune.sizes unset",
             )
-        self._reference = self._outputs(model.net, model.preprocess)
+        logits = _logits(model.net, model.preprocess, in_batches(images, model.preprocess))
+        self._classes = [batch.argmax(1) for batch in logits]
 
-    def losses(self, net: nn.Module, preprocess: Preprocess) -> Tensor:
-        """Kullback-Leibler divergence from the unpruned network's prediction, in nats, image by image (N,)."""
-        pairs = zip(self._reference, self._outputs(net, preprocess), strict=True)
-        images = ((a[None], b[None]) for reference, output in pairs for a, b in zip(reference, output, strict=True))
-        return torch.tensor([divergence(a, b, logits=True) for a, b in images], dtype=torch.float64)
+    def losses(self, network: nn.Module | Fit, preprocess: Preprocess, progress: Progress = SILENT) -> Tensor:
+        """The losses in nats, image by image (N,).
 
-    def loss(self, net: nn.Module, preprocess: Preprocess) -> float:
-        """The mean of ``losses``."""
-        return mean_loss(self.losses(net, preprocess))
-
-    @torch.no_grad()
-    def _outputs(self, net: nn.Module, preprocess: Preprocess) -> list[Tensor]:
-        read = readout(net, preprocess)
-        return [read(net(batch), len(batch)) for batch in in_batches(self._unseen, preprocess)]
-
-
-def mean_loss(losses: Tensor) -> float:
-    """Rounding can make a divergence negative."""
-    return max(0.0, float(losses.mean()))
+        Args:
+            network: one that has learned nothing from the images; or what makes it from batches of images (N, C, H, W),
+                to be cross-validated: each image is judged by a network made from others. On images that weights were
+                solved on, a network with many widths cut looks far better than it is.
+        """
+        images = in_batches(self._images, preprocess)
+        if isinstance(network, nn.Module):
+            return torch.cat(_losses(_logits(network, preprocess, images), self._classes))
+        folds, losses = min(FOLDS, len(images)), [torch.empty(0)] * len(images)
+        for fold in progress.track(range(folds), f"judging {preprocess.sides[0]} pixels"):
+            others = [batch for k, batch in enumerate(images) if k % folds != fold]
+            net, part = network(others or images), slice(fold, None, folds)  # of a single batch both
+            losses[part] = _losses(_logits(net, preprocess, images[part]), self._classes[part])
+        return torch.cat(losses)
 
 
-def at_input_size(model: Model, size: int, sample: Split, judge: Judge) -> tuple[Model, float]:
+@torch.no_grad()
+def _logits(net: nn.Module, preprocess: Preprocess, images: Sequence[Tensor]) -> list[Tensor]:
+    read = readout(net, preprocess)
+    return [read(net(batch), len(batch)) for batch in images]
+
+
+def _losses(logits: Sequence[Tensor], classes: Sequence[Tensor]) -> list[Tensor]:
+    pairs = zip(logits, classes, strict=True)
+    return [F.cross_entropy(batch.double(), found, reduction="none") for batch, found in pairs]
+
+
+def at_input_size(model: Model, size: int, sample: Split) -> tuple[Model, float]:
     """The network at another input size, and its loss.
 
     Objects look smaller in a smaller image, which changes what batch norms see (Touvron et al. 2019, arXiv:1906.06423,
@@ -142,18 +161,20 @@ def at_input_size(model: Model, size: int, sample: Split, judge: Judge) -> tuple
 
     Args:
         size: side of the square input, in pixels.
-        sample: images that statistics are measured on.
+        sample: images that statistics are measured on, and the loss on others of them.
 
     Raises:
+        ConfigError: see ``Judge``.
         ModelError: the network does not run on inputs of that size.
     """
     preprocess = at_size(model.preprocess, size)
     run(model.net, torch.zeros(2, *preprocess.shape), preprocess)
+    judge = Judge(model, sample)
     kept = model.clone()
-    loss = judge.loss(kept.net, preprocess)
-    anew = with_statistics(kept.net, in_batches(sample, preprocess))
-    if (its := judge.loss(anew, preprocess)) < loss:
-        kept, loss = model.clone(anew), its
+    loss = float(judge.losses(kept.net, preprocess).mean())
+    its = float(judge.losses(partial(with_statistics, model.net), preprocess).mean())
+    if its < loss:
+        kept, loss = model.clone(with_statistics(model.net, in_batches(sample, preprocess))), its
     return Model(kept.net, model.arch, preprocess, model.classes, model.args), loss
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -46,12 +46,11 @@ from compress.prune.losses.store import (
 )
 from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
-from compress.prune.sizes import SIZES, Above, Judge, SizesFile, SizeTried, at_input_size, mean_loss
+from compress.prune.sizes import SIZES, Above, Fit, Judge, SizesFile, SizeTried, at_input_size
 from compress.prune.surgery import cut, verify
 from compress.ranks import processes
 from compress.registries import CRITERIA
 from compress.run import Run
-from compress.train.stage import other_size
 from compress.train.tune import tune
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]
@@ -63,8 +62,8 @@ CONFIRMED = "confirmed.json"
 def prune(config: Config, run: Run) -> Path:
     """Remove channels and blocks of the baseline within the budgets: the network, ``plan.json`` and ``front.json``.
 
-    With ``prune.sizes`` this is done at each input size, and the network that is nearest to the baseline is taken;
-    ``sizes.json`` says how near each came.
+    With ``prune.sizes`` this is done at each input size, and the network whose answers are nearest to the baseline's is
+    taken; ``sizes.json`` says how near each came.
 
     Raises:
         BackendAbsent: see ``in_macs``.
@@ -123,13 +122,13 @@ def resized(config: Config, run: Run, size: int, images: RunImages | None = None
     if height == size:
         return run
     images = images or RunImages(config.data, config.run.seed, run.directory, run.progress)
-    other = other_size(run, size)
+    other = Run(run.directory / "sizes" / f"{size}px", force=run.force, progress=run.progress)
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(baseline, config.model.arch)
         sample = images.sample(config.prune.images, run.progress)
-        new, loss = at_input_size(model, size, sample, Judge(model, _unseen(config, images)))
-        run.progress.note(f"  unpruned at {size} pixels: {loss:.3f} nats from the network at its own size")
+        new, loss = at_input_size(model, size, sample)
+        run.progress.note(f"  unpruned at {size} pixels: cross-entropy {loss:.3f} with its classes at its own size")
         save_model(new, out)
 
     settings = {"size": size, "images": config.prune.images, "data": images.settings, "seed": config.run.seed}
@@ -143,8 +142,9 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
     whole = Origin.of(baseline, arch, settings, config.target, run.directory / TABLE)
     limits = {kind: f"{limit!r} ms" if kind == "latency" else repr(limit) for kind, limit in whole.absolute().items()}
     one = config.model_copy(update={"prune": settings.model_copy(update={"sizes": (), **limits})})
-    reference = (baseline, whole.full["latency"]) if "latency" in limits else None
-    _unseen(config, images)  # that there are such images is told first
+    reference = baseline, whole.full.get("latency")
+    trained = settings.rounds > 1 and settings.round_epochs > 0
+    sample = _held_out(config, images) if trained else images.sample(settings.images, SILENT)
     runs = {size: resized(config, run, size, images) for size in settings.sizes}
     at: dict[int, tuple[Run, Origin]] = {}
     for size, shared in runs.items():  # all, so that a table that is missing is told before anything is pruned
@@ -170,21 +170,26 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
         )
 
     def work(out: Path, scratch: Path) -> None:
-        judge = Judge(load_model(baseline, arch), _unseen(config, images))
-        pruned = {size: load_model(folder, arch) for size, (_, folder) in found.items() if folder is not None}
-        losses = {size: judge.losses(model.net, model.preprocess) for size, model in pruned.items()}
-        taken = min(losses, key=lambda size: (mean_loss(losses[size]), size))
+        judge = Judge(load_model(baseline, arch), sample)
+        losses: dict[int, Tensor] = {}
+        for size, (_, folder) in found.items():
+            if folder is not None:
+                pruned = load_model(folder, arch)
+                fit = None if trained or not settings.repair else _solver(at[size][1], WidthPlan.read(folder / PLAN))
+                losses[size] = judge.losses(fit or pruned.net, pruned.preprocess, run.progress)
+        taken = min(losses, key=lambda size: (float(losses[size].mean()), size))
         tried = []
         for size, (dense, folder) in found.items():
             model = load_model(dense, arch)
-            unpruned = judge.loss(model.net, model.preprocess)
+            unpruned = float(judge.losses(model.net, model.preprocess).mean())
             tried.append(_tried(size, unpruned, folder, losses.get(size), losses[taken] if size != taken else None))
             run.progress.note(f"  {tried[-1]}{' <- taken' if size == taken else ''}")
         alike = [str(one.size) for one in tried if one.above is not None and not one.above.clear]
         if alike:
             run.progress.note(
-                f"  note: on {len(losses[taken])} held-out images, {' and '.join(alike)} pixels cannot be told from "
-                f"{taken}: more images (data.holdout), or each size fine-tuned (pareto --each-size), would tell"
+                f"  note: on {len(losses[taken])} images, {' and '.join(alike)} pixels cannot be told from {taken}: "
+                f"more images ({'data.holdout' if trained else 'prune.images'}), or each size fine-tuned (pareto "
+                "--each-size), would tell"
             )
         write_json(out / SIZES, asdict(SizesFile(tuple(tried), taken)))
         _, chosen = found[taken]
@@ -207,16 +212,29 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
     return lead_stage(run, "prune", work, settings=stage_settings, parents=list(dict.fromkeys(parents)))
 
 
-def _unseen(config: Config, images: RunImages) -> Split:
-    """Held-out images, on which pruned networks of several input sizes are compared."""
+def _held_out(config: Config, images: RunImages) -> Split:
+    """Images that nothing was trained on, where candidates are fine-tuned between rounds."""
     holdout = images.data.holdout
     if holdout is None:
         raise DataError(
-            "prune.sizes compares networks on held-out images, and there are none",
-            remedy="set data.train (class folders are not needed) and a share data.holdout",
+            "prune.sizes compares networks that are fine-tuned between rounds on held-out images, and there are none",
+            remedy="set data.train (class folders are not needed) and a share data.holdout, or prune.round_epochs=0",
         )
     chosen = calibration_sample(holdout, min(config.prune.images, len(holdout)), seed=config.run.seed)
     return holdout.subset(chosen, holdout.name)
+
+
+def _solver(origin: Origin, plan: WidthPlan) -> Fit | None:
+    """What carries out a plan on other images than those it was solved on; None for a plan that keeps everything."""
+    if plan.after == plan.before:
+        return None
+    coupling, removed = origin.structure.coupling, origin.structure.named(plan.removed)
+
+    def fit(images: Sequence[Tensor]) -> nn.Module:
+        solved = repair(origin.net, origin.structure, plan.kept, plan.removed, images)
+        return cut(solved, coupling, plan.kept, removed)
+
+    return fit
 
 
 def _tried(size: int, unpruned: float, folder: Path | None, losses: Tensor | None, taken: Tensor | None) -> SizeTried:
@@ -230,7 +248,7 @@ def _tried(size: int, unpruned: float, folder: Path | None, losses: Tensor | Non
         return SizeTried(size, unpruned, None, None)
     plan = WidthPlan.read(folder / PLAN)
     above = None if taken is None else Above.of(losses, taken)
-    return SizeTried(size, unpruned, mean_loss(losses), plan.latency[1] if plan.latency else None, above)
+    return SizeTried(size, unpruned, float(losses.mean()), plan.latency[1] if plan.latency else None, above)
 
 
 def _round(
@@ -270,7 +288,8 @@ def _round(
             enlarge(net)  # what repair has solved has the batch norms' scale in its weights
         plan = in_all(plan)
         if not last and settings.round_epochs:
-            _train(config, images.data, model.clone(net), origin.net, plan, scratch, run.progress)
+            teacher = load_model(origin.teacher, config.model.arch)
+            _train(config, images.data, model.clone(net), teacher, plan, scratch, run.progress)
         save_model(model.clone(net), out)
         write_json(out / PLAN, plan.to_json())
         for line in describe(plan):
@@ -280,9 +299,8 @@ def _round(
     stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
     if not last and settings.round_epochs:
         stage_settings["finetune"] = config.finetune.record()
-    parents = [network, origin.folder, *filter(None, (losses, origin.table))]
+    parents = [network, origin.folder, *filter(None, (losses, origin.table)), origin.teacher]
     if origin.reference is not None:
-        parents.append(origin.reference[0])
         stage_settings["reference_ms"] = origin.reference[1]
     parents = list(dict.fromkeys(parents))
     if "finetune" in stage_settings:
@@ -363,12 +381,12 @@ def _confirmed(
     if first.kind != "latency" or first.limit is None:
         return planner.plan()
     limit = first.limit
-    if origin.reference is not None and origin.reference[0] != origin.folder:
+    if origin.teacher != origin.folder:
         limit = origin.absolute()["latency"]  # measured even if by this other table nothing need be pruned
     elif limit >= unpruned:
         return planner.plan()
-    against, whole = origin.reference or (origin.folder, unpruned)
-    ask = on_engine(origin.folder, config.target, None if against == origin.folder else against)
+    whole = (origin.reference and origin.reference[1]) or unpruned
+    ask = on_engine(origin.folder, config.target, None if origin.teacher == origin.folder else origin.teacher)
     progress.note("measuring the plans near the budget")
     best, tried = confirmed(planner.plan, limit, whole, lambda plans: ask([in_all(plan) for plan in plans]))
     for one in tried:
@@ -394,7 +412,7 @@ def describe(plan: WidthPlan) -> list[str]:
 
 
 def _train(
-    config: Config, data: Data, pruned: Model, teacher: nn.Module, plan: WidthPlan, scratch: Path, progress: Progress
+    config: Config, data: Data, pruned: Model, teacher: Model, plan: WidthPlan, scratch: Path, progress: Progress
 ) -> None:
     tune(
         pruned.net,

@@ -9,6 +9,7 @@ from user_nets import lively
 
 from calibration.preprocess import Preprocess
 from compress.config import load_config
+from compress.data import RunImages
 from compress.errors import BudgetError, ConfigError, DataError, ModelError
 from compress.files import tree_sha256
 from compress.graph.plan import WidthPlan
@@ -16,12 +17,14 @@ from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
 from compress.progress import Terminal
-from compress.prune.sizes import Above, with_statistics
+from compress.prune.losses.store import in_batches
+from compress.prune.sizes import Above, Judge, with_statistics
 from compress.prune.stage import prune
 from compress.run import Run
 from compress.train.stage import finetune
 
 OWN = Preprocess(size=32, resize=36)
+DIGITS = RunImages(load_config(None, []).data, 0).data.calibration
 
 
 def with_baseline(folder, classes=10):
@@ -48,7 +51,7 @@ def test_the_size_of_least_loss_is_taken(tmp_path):
     record, model, plan = sizes_of(folder), load_model(folder), WidthPlan.read(folder / "plan.json")
     tried = {one["size"]: one for one in record["tried"]}
     assert list(tried) == [32, 24]
-    assert tried[32]["unpruned"] == pytest.approx(0, abs=1e-5) != tried[24]["unpruned"]
+    assert 0 < tried[32]["unpruned"] < tried[24]["unpruned"]
     assert record["taken"] == min(tried, key=lambda size: tried[size]["loss"])
     best, other = sorted(tried.values(), key=lambda one: one["loss"])
     assert best["above"] is None
@@ -91,7 +94,7 @@ def test_a_smaller_input_keeps_the_share_of_the_crop_and_all_channels_where_it_i
     again = finetune(config("finetune.recipe=mimic", "finetune.epochs=1", "finetune.steps_per_epoch=2"), run)
     assert load_model(again).preprocess == model.preprocess
     parents = json.loads((again / "stage.json").read_text())["parents"]
-    assert str(tmp_path / "sizes" / "16px" / "baseline") in parents  # the teacher has the same input
+    assert str(tmp_path / "baseline") in parents  # the teacher sees the images at its own size
 
 
 def test_asked_twice_it_does_nothing_and_elsewhere_it_makes_the_same_bytes(tmp_path):
@@ -148,10 +151,21 @@ class OneSize(nn.Module):
         return self.fc(self.conv(x).relu().flatten(1))
 
 
-def test_without_held_out_images_there_is_nothing_to_judge_on(tmp_path):
-    with pytest.raises(DataError, match="compares networks on held-out images, and there are none"):
-        prune(config("prune.sizes=[32, 24]", "data.holdout=0"), with_baseline(tmp_path))
+def test_networks_trained_between_rounds_are_judged_on_held_out_images(tmp_path):
+    trained = "prune.sizes=[32, 24]", "prune.rounds=2", "data.holdout=0"
+    with pytest.raises(DataError, match="fine-tuned between rounds on held-out images, and there are none"):
+        prune(config(*trained), with_baseline(tmp_path))
     assert not (tmp_path / "sizes").exists()
+    run = Run(tmp_path)
+    quick = "prune.macs=50%", "prune.repair=false", "prune.importance=norm", "finetune.steps_per_epoch=2"
+    asked = config("prune.sizes=[24, 16]", "prune.rounds=2", "data.holdout=0.02", *quick)
+    record = sizes_of(prune(asked, run))
+    held_out = RunImages(asked.data, 0).data.holdout
+    assert len(held_out) < 40  # so that all of them judge
+    judge = Judge(load_model(run.folder("baseline")), held_out)
+    for tried in record["tried"]:
+        network = load_model(tmp_path / "candidates" / f"{tried['size']}px" / "prune")
+        assert judge.losses(network.net, network.preprocess).mean() == pytest.approx(tried["loss"], rel=1e-3)
 
 
 def test_a_network_of_one_size_is_told_apart(tmp_path):
@@ -160,6 +174,46 @@ def test_a_network_of_one_size_is_told_apart(tmp_path):
     run.stage("baseline", lambda out, scratch: save_model(model, out), settings={})
     with pytest.raises(ModelError, match=r"does not run on an input of \(3, 24, 24\)"):
         prune(config("model.arch=test_sizes:OneSize", "prune.sizes=[32, 24]"), run)
+
+
+def test_images_that_weights_were_solved_on_do_not_judge(tmp_path):
+    """A network that knows by heart what it was made from answers for no image that judges it."""
+    images = DIGITS.subset(range(40), "digits")
+    model = load_model(with_baseline(tmp_path).folder("baseline"))
+    judge = Judge(model, images)
+    seen = []
+
+    def by_heart(batches):
+        seen.append({image.sum().item() for batch in batches for image in batch})
+        return Known(model.net, batches)
+
+    losses = judge.losses(by_heart, model.preprocess)
+    everything = set().union(*seen)
+    assert (len(losses), len(seen), len(everything)) == (40, 3, 40)
+    assert sum(len(everything - one) for one in seen) == 40  # each image is left out once
+    assert torch.allclose(losses, torch.full((40,), torch.tensor(10.0).log().item(), dtype=torch.float64))
+
+
+class Known(nn.Module):
+    """Answers as a network does for images that it was made from, and knows nothing of others."""
+
+    def __init__(self, net, batches):
+        super().__init__()
+        self.net, self.known = net, {image.sum().item() for batch in batches for image in batch}
+
+    def forward(self, x):
+        known = torch.tensor([image.sum().item() in self.known for image in x])
+        return torch.where(known[:, None], self.net(x), 0.0)
+
+
+def test_the_loss_is_the_cross_entropy_with_the_classes_that_the_unpruned_network_finds(tmp_path):
+    model = load_model(with_baseline(tmp_path).folder("baseline"))
+    images = DIGITS.subset(range(20), "digits")
+    batch = torch.cat(in_batches(images, model.preprocess))
+    with torch.no_grad():
+        logits = model.net(batch)
+    expected = nn.functional.cross_entropy(logits.double(), logits.argmax(1), reduction="none")
+    assert torch.allclose(Judge(model, images).losses(model.net, model.preprocess), expected, atol=1e-5)
 
 
 def test_statistics_are_the_average_over_the_batches():
