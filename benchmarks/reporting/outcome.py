@@ -128,8 +128,8 @@ def _sizes(run: Run) -> Section | None:
     ]
     header = ["input", "loss, unpruned", "loss, pruned", "above the taken one's", "planned ms", ""]
     note = (
-        "Losses: cross-entropy with the classes that the unpruned network finds at its own size, in nats an image, "
-        "before the final training, each image judged with weights that were solved on others. Where "
+        "Losses: cross-entropy with the classes that the unpruned network predicts at its own size, in nats an image, "
+        "before the final training, on images that the judged weights were not solved on. Where "
         "the interval contains 0, the images do not tell that size from the one that was taken."
     )
     return Section("Input sizes that pruning chose from", header, rows, note)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -39,6 +40,17 @@ from compress.prune.losses.store import Measured
 TABLE = "latency_table.json"
 
 
+class Reference(NamedTuple):
+    """The unpruned network at its own input size.
+
+    Attributes:
+        ms: its latency by its own table, which latency budgets are shares of; None without such a budget.
+    """
+
+    folder: Path
+    ms: float | None
+
+
 @dataclass(frozen=True)
 class Origin:
     """The unpruned network, and the budgets of the pruned one.
@@ -46,8 +58,7 @@ class Origin:
     Attributes:
         table: the file that ``latency`` is from.
         measurable: whether that was measured on this machine's engine, so that plans can be too.
-        reference: the network at its own input size, where this is another one: its folder, and its latency in ms by
-            its own table, of which latency budgets are shares; None where there are no such budgets.
+        reference: the network at its own input size, where ``prune.sizes`` makes others of it; else None.
     """
 
     folder: Path
@@ -59,7 +70,7 @@ class Origin:
     measurable: bool
     budgets: tuple[Budget, ...]
     constraints: Constraints
-    reference: tuple[Path, float | None] | None = None
+    reference: Reference | None = None
 
     @classmethod
     def of(
@@ -69,7 +80,7 @@ class Origin:
         settings: PruneConfig,
         target: TargetConfig,
         own_table: Path,
-        reference: tuple[Path, float | None] | None = None,
+        reference: Reference | None = None,
     ) -> Origin:
         """Read the unpruned network, and the latency table where one is needed.
 
@@ -141,7 +152,7 @@ class Origin:
     @property
     def teacher(self) -> Path:
         """The folder of the network that pruned ones learn from: the unpruned one at its own input size."""
-        return self.folder if self.reference is None else self.reference[0]
+        return self.folder if self.reference is None else self.reference.folder
 
     def check_reachable(self, model: Model) -> None:
         """Raise BudgetError where no plan for the unpruned network meets the budgets."""

@@ -1,15 +1,15 @@
 """Input sizes that pruning chooses from: a smaller input costs accuracy and saves time, as fewer channels do.
 
 The same network, pruned to the same latency at several input sizes, is judged by one measure: the cross-entropy of
-its outputs with the classes that the unpruned network finds at its own size, in the same images. They are the images
-that pruning has, by cross-validation: each is judged with weights that were solved on others.
+its outputs with the classes that the unpruned network predicts at its own size, on the same images. Pruning has
+solved weights on these images, so it is cross-validated: each image is judged with weights solved on others.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 
 import torch
@@ -19,18 +19,19 @@ from torch import Tensor, nn
 from calibration.preprocess import Preprocess
 from calibration.split import Split
 from calibration.transforms import at_size
-from compress.errors import ConfigError
+from compress.errors import ConfigError, ModelError
 from compress.models.model import Model
 from compress.parse import Count, Finite, NonNegative, Positive
 from compress.progress import SILENT, Progress
 from compress.prune.losses.store import in_batches
 from compress.train.readout import readout, run
 
-Fit = Callable[[Sequence[Tensor]], nn.Module]
-"""Makes a network from batches of images."""
+Solve = Callable[[Sequence[Tensor]], nn.Module]
+"""Makes a network from batches of images (N, C, H, W)."""
 
 SIZES = "sizes.json"
 FOLDS = 3
+JUDGED = f"cross-entropy, {FOLDS} folds"  # in the settings of stages: what was judged otherwise is made again
 _NORMAL = 1.96  # the 97.5% quantile of the standard normal distribution
 
 
@@ -67,8 +68,10 @@ class SizeTried:
 
     Attributes:
         size: side of the square input, in pixels.
-        unpruned: loss of the unpruned network at this size, in nats an image; see ``Judge``.
-        loss: of the pruned one; None where no plan at this size meets the budget.
+        unpruned: cross-entropy of the unpruned network at this size with the classes that it predicts at its own, in
+            nats an image.
+        loss: cross-entropy of the pruned one, before the final fine-tuning; None where no plan at this size meets the
+            budget.
         predicted_ms: by this size's latency table; None without one.
         above: how far ``loss`` is above that of the size that was taken; None for that one, and without a loss.
     """
@@ -102,8 +105,8 @@ class SizesFile:
 class Judge:
     """Measures the loss of networks at any input size: the cross-entropy with the classes of the unpruned network.
 
-    The classes that it finds stand for the true ones, which need not be known. Its whole distribution would not do: it
-    changes as much when an image is mirrored, which costs no accuracy, as when the network is pruned, which does.
+    The classes that it predicts stand for the true ones, which need not be known. The divergence from all its
+    probabilities would not do: mirroring an image, which costs hardly any accuracy, raises it as much as pruning does.
 
     Args:
         model: the unpruned network.
@@ -111,6 +114,7 @@ class Judge:
 
     Raises:
         ConfigError: the network is no classifier: other outputs of different sizes cannot be compared.
+        ModelError: (also of the methods) outputs are not finite.
     """
 
     def __init__(self, model: Model, images: Split) -> None:
@@ -123,32 +127,38 @@ class Judge:
         logits = _logits(model.net, model.preprocess, in_batches(images, model.preprocess))
         self._classes = [batch.argmax(1) for batch in logits]
 
-    def losses(self, network: nn.Module | Fit, preprocess: Preprocess, progress: Progress = SILENT) -> Tensor:
-        """The losses in nats, image by image (N,).
+    def losses(self, net: nn.Module, preprocess: Preprocess) -> Tensor:
+        """The losses in nats, image by image (N,), of a network that has learned nothing from the images."""
+        logits = _logits(net, preprocess, in_batches(self._images, preprocess))
+        return torch.cat(_cross_entropy(logits, self._classes))
 
-        Args:
-            network: one that has learned nothing from the images; or what makes it from batches of images (N, C, H, W),
-                to be cross-validated: each image is judged by a network made from others. On images that weights were
-                solved on, a network with many widths cut looks far better than it is.
+    def cross_validated(self, solve: Solve, preprocess: Preprocess, progress: Progress = SILENT) -> Tensor:
+        """``losses``, where each image is judged by a network that was made from others (k-fold cross-validation).
+
+        On images that weights were solved on, a network with many widths cut looks far better than it is.
         """
         images = in_batches(self._images, preprocess)
-        if isinstance(network, nn.Module):
-            return torch.cat(_losses(_logits(network, preprocess, images), self._classes))
         folds, losses = min(FOLDS, len(images)), [torch.empty(0)] * len(images)
         for fold in progress.track(range(folds), f"judging {preprocess.sides[0]} pixels"):
             others = [batch for k, batch in enumerate(images) if k % folds != fold]
-            net, part = network(others or images), slice(fold, None, folds)  # of a single batch both
-            losses[part] = _losses(_logits(net, preprocess, images[part]), self._classes[part])
+            net, part = solve(others or images), slice(fold, None, folds)  # of a single batch both
+            losses[part] = _cross_entropy(_logits(net, preprocess, images[part]), self._classes[part])
         return torch.cat(losses)
 
 
 @torch.no_grad()
 def _logits(net: nn.Module, preprocess: Preprocess, images: Sequence[Tensor]) -> list[Tensor]:
     read = readout(net, preprocess)
-    return [read(net(batch), len(batch)) for batch in images]
+    logits = [read(net(batch), len(batch)) for batch in images]
+    if not all(bool(batch.isfinite().all()) for batch in logits):
+        raise ModelError(
+            f"the network's outputs are not finite at {preprocess.sides[0]} pixels",
+            remedy="leave this size out of prune.sizes, or raise the budget",
+        )
+    return logits
 
 
-def _losses(logits: Sequence[Tensor], classes: Sequence[Tensor]) -> list[Tensor]:
+def _cross_entropy(logits: Sequence[Tensor], classes: Sequence[Tensor]) -> list[Tensor]:
     pairs = zip(logits, classes, strict=True)
     return [F.cross_entropy(batch.double(), found, reduction="none") for batch, found in pairs]
 
@@ -170,17 +180,22 @@ def at_input_size(model: Model, size: int, sample: Split) -> tuple[Model, float]
     preprocess = at_size(model.preprocess, size)
     run(model.net, torch.zeros(2, *preprocess.shape), preprocess)
     judge = Judge(model, sample)
-    kept = model.clone()
-    loss = float(judge.losses(kept.net, preprocess).mean())
-    its = float(judge.losses(partial(with_statistics, model.net), preprocess).mean())
-    if its < loss:
-        kept, loss = model.clone(with_statistics(model.net, in_batches(sample, preprocess))), its
-    return Model(kept.net, model.arch, preprocess, model.classes, model.args), loss
+    net, loss = model.net, float(judge.losses(model.net, preprocess).mean())
+    measured = float(judge.cross_validated(partial(with_statistics, net), preprocess).mean())
+    if measured < loss:
+        net, loss = with_statistics(net, in_batches(sample, preprocess)), measured
+    return replace(model.clone(net), preprocess=preprocess), loss
 
 
 @torch.no_grad()
 def with_statistics(net: nn.Module, images: Sequence[Tensor]) -> nn.Module:
-    """A copy of ``net`` whose batch norms have the mean and variance of these images, averaged over the batches."""
+    """A copy of ``net`` whose batch norms have the mean and variance of these images, averaged over the batches.
+
+    No batch has a single image, which has no variance where maps have one position; of one image in all, the copy
+    keeps the statistics that it has.
+    """
+    together = torch.cat(list(images))
+    images = together.tensor_split(max(1, len(together) // max(2, len(images[0]))))
     new = copy.deepcopy(net)
     norms = [m for m in new.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
@@ -188,7 +203,7 @@ def with_statistics(net: nn.Module, images: Sequence[Tensor]) -> nn.Module:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
         norm.train()
-    for batch in images:
+    for batch in images if len(together) > 1 else ():
         new(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

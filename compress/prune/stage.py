@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from calibration.datasets import Data
@@ -44,9 +45,18 @@ from compress.prune.losses.store import (
     measure_losses,
     solve_and_judge,
 )
-from compress.prune.planner import TABLE, Origin, Planner, RoundStart
+from compress.prune.planner import TABLE, Origin, Planner, Reference, RoundStart
 from compress.prune.repair.layerwise import repair
-from compress.prune.sizes import SIZES, Above, Fit, Judge, SizesFile, SizeTried, at_input_size
+from compress.prune.sizes import (
+    JUDGED,
+    SIZES,
+    Above,
+    Judge,
+    SizesFile,
+    SizeTried,
+    at_input_size,
+    with_statistics,
+)
 from compress.prune.surgery import cut, verify
 from compress.ranks import processes
 from compress.registries import CRITERIA
@@ -62,8 +72,8 @@ CONFIRMED = "confirmed.json"
 def prune(config: Config, run: Run) -> Path:
     """Remove channels and blocks of the baseline within the budgets: the network, ``plan.json`` and ``front.json``.
 
-    With ``prune.sizes`` this is done at each input size, and the network whose answers are nearest to the baseline's is
-    taken; ``sizes.json`` says how near each came.
+    With ``prune.sizes`` this is done at each input size, and the network of least loss is taken (see ``Judge``);
+    ``sizes.json`` has the loss of each.
 
     Raises:
         BackendAbsent: see ``in_macs``.
@@ -132,6 +142,7 @@ def resized(config: Config, run: Run, size: int, images: RunImages | None = None
         save_model(new, out)
 
     settings = {"size": size, "images": config.prune.images, "data": images.settings, "seed": config.run.seed}
+    settings["judged"] = JUDGED
     lead_stage(other, "baseline", work, settings=settings, parents=[baseline])
     return other
 
@@ -142,9 +153,8 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
     whole = Origin.of(baseline, arch, settings, config.target, run.directory / TABLE)
     limits = {kind: f"{limit!r} ms" if kind == "latency" else repr(limit) for kind, limit in whole.absolute().items()}
     one = config.model_copy(update={"prune": settings.model_copy(update={"sizes": (), **limits})})
-    reference = baseline, whole.full.get("latency")
-    trained = settings.rounds > 1 and settings.round_epochs > 0
-    sample = _held_out(config, images) if trained else images.sample(settings.images, SILENT)
+    reference = Reference(baseline, whole.full.get("latency"))
+    held_out = _held_out(config, images) if settings.rounds > 1 and settings.round_epochs else None
     runs = {size: resized(config, run, size, images) for size in settings.sizes}
     at: dict[int, tuple[Run, Origin]] = {}
     for size, shared in runs.items():  # all, so that a table that is missing is told before anything is pruned
@@ -170,25 +180,31 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
         )
 
     def work(out: Path, scratch: Path) -> None:
-        judge = Judge(load_model(baseline, arch), sample)
-        losses: dict[int, Tensor] = {}
-        for size, (_, folder) in found.items():
-            if folder is not None:
-                pruned = load_model(folder, arch)
-                fit = None if trained or not settings.repair else _solver(at[size][1], WidthPlan.read(folder / PLAN))
-                losses[size] = judge.losses(fit or pruned.net, pruned.preprocess, run.progress)
+        judge = Judge(load_model(baseline, arch), held_out or images.sample(settings.images, SILENT))
+
+        def judged(folder: Path, origin: Origin, plan: WidthPlan) -> Tensor:
+            model = load_model(folder, arch)
+            if held_out is not None:
+                return judge.losses(model.net, model.preprocess)
+            solve = partial(_solved_on, origin, plan, whole.net, settings.repair)
+            return judge.cross_validated(solve, model.preprocess, SILENT if plan == origin.plan() else run.progress)
+
+        losses = {
+            size: judged(folder, at[size][1], WidthPlan.read(folder / PLAN))
+            for size, (_, folder) in found.items()
+            if folder is not None
+        }
         taken = min(losses, key=lambda size: (float(losses[size].mean()), size))
         tried = []
         for size, (dense, folder) in found.items():
-            model = load_model(dense, arch)
-            unpruned = float(judge.losses(model.net, model.preprocess).mean())
+            unpruned = float(judged(dense, at[size][1], at[size][1].plan()).mean())
             tried.append(_tried(size, unpruned, folder, losses.get(size), losses[taken] if size != taken else None))
             run.progress.note(f"  {tried[-1]}{' <- taken' if size == taken else ''}")
         alike = [str(one.size) for one in tried if one.above is not None and not one.above.clear]
         if alike:
             run.progress.note(
                 f"  note: on {len(losses[taken])} images, {' and '.join(alike)} pixels cannot be told from {taken}: "
-                f"more images ({'data.holdout' if trained else 'prune.images'}), or each size fine-tuned (pareto "
+                f"more images ({'data.holdout' if held_out else 'prune.images'}), or each size fine-tuned (pareto "
                 "--each-size), would tell"
             )
         write_json(out / SIZES, asdict(SizesFile(tuple(tried), taken)))
@@ -206,7 +222,7 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
             run.progress.note(f"  {line}")
 
     chosen = settings.model_dump(mode="json", exclude={"table", "allow_foreign_table"})
-    stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
+    stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed, "judged": JUDGED}
     parents = [baseline, *(path for pair in found.values() for path in pair if path is not None)]
     parents += [table for table in (whole.table, *(origin.table for _, origin in at.values())) if table is not None]
     return lead_stage(run, "prune", work, settings=stage_settings, parents=list(dict.fromkeys(parents)))
@@ -224,17 +240,22 @@ def _held_out(config: Config, images: RunImages) -> Split:
     return holdout.subset(chosen, holdout.name)
 
 
-def _solver(origin: Origin, plan: WidthPlan) -> Fit | None:
-    """What carries out a plan on other images than those it was solved on; None for a plan that keeps everything."""
+def _solved_on(origin: Origin, plan: WidthPlan, own: nn.Module, repairs: bool, images: Sequence[Tensor]) -> nn.Module:
+    """What pruning makes of the network at an input size where these images are all that it has.
+
+    A plan that took several rounds is solved in one.
+
+    Args:
+        own: the unpruned network at its own size.
+    """
+    buffers = zip(origin.net.buffers(), own.buffers(), strict=True)
+    measured = not all(torch.equal(mine, its) for mine, its in buffers)
+    net = with_statistics(origin.net, images) if measured else origin.net
     if plan.after == plan.before:
-        return None
-    coupling, removed = origin.structure.coupling, origin.structure.named(plan.removed)
-
-    def fit(images: Sequence[Tensor]) -> nn.Module:
-        solved = repair(origin.net, origin.structure, plan.kept, plan.removed, images)
-        return cut(solved, coupling, plan.kept, removed)
-
-    return fit
+        return net
+    structure = origin.structure
+    solved = repair(net, structure, plan.kept, plan.removed, images) if repairs else net
+    return cut(solved, structure.coupling, plan.kept, structure.named(plan.removed))
 
 
 def _tried(size: int, unpruned: float, folder: Path | None, losses: Tensor | None, taken: Tensor | None) -> SizeTried:
@@ -288,7 +309,7 @@ def _round(
             enlarge(net)  # what repair has solved has the batch norms' scale in its weights
         plan = in_all(plan)
         if not last and settings.round_epochs:
-            teacher = load_model(origin.teacher, config.model.arch)
+            teacher = load_model(origin.teacher, config.model.arch) if config.finetune.distill > 0 else None
             _train(config, images.data, model.clone(net), teacher, plan, scratch, run.progress)
         save_model(model.clone(net), out)
         write_json(out / PLAN, plan.to_json())
@@ -301,7 +322,7 @@ def _round(
         stage_settings["finetune"] = config.finetune.record()
     parents = [network, origin.folder, *filter(None, (losses, origin.table)), origin.teacher]
     if origin.reference is not None:
-        stage_settings["reference_ms"] = origin.reference[1]
+        stage_settings["reference_ms"] = origin.reference.ms
     parents = list(dict.fromkeys(parents))
     if "finetune" in stage_settings:
         device = pick_device(config.finetune.device)
@@ -385,7 +406,7 @@ def _confirmed(
         limit = origin.absolute()["latency"]  # measured even if by this other table nothing need be pruned
     elif limit >= unpruned:
         return planner.plan()
-    whole = (origin.reference and origin.reference[1]) or unpruned
+    whole = unpruned if origin.reference is None or origin.reference.ms is None else origin.reference.ms
     ask = on_engine(origin.folder, config.target, None if origin.teacher == origin.folder else origin.teacher)
     progress.note("measuring the plans near the budget")
     best, tried = confirmed(planner.plan, limit, whole, lambda plans: ask([in_all(plan) for plan in plans]))
@@ -412,12 +433,12 @@ def describe(plan: WidthPlan) -> list[str]:
 
 
 def _train(
-    config: Config, data: Data, pruned: Model, teacher: Model, plan: WidthPlan, scratch: Path, progress: Progress
+    config: Config, data: Data, pruned: Model, teacher: Model | None, plan: WidthPlan, scratch: Path, progress: Progress
 ) -> None:
     tune(
         pruned.net,
         pruned,
-        teacher if config.finetune.distill > 0 else None,
+        teacher,
         data,
         config.finetune,
         epochs=config.prune.round_epochs,

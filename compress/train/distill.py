@@ -36,16 +36,17 @@ def relative_error(student: Any, teacher: Any) -> Tensor:
 
     Args:
         student, teacher: tensors of any shape, or lists, tuples and dicts of them, alike in both; but maps
-            (N, C, H, W) of the teacher are averaged to the height and width of the student's.
+            (N, C, H, W) of the teacher are averaged over areas to the height and width of the student's.
 
     >>> one, other = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 1.0]])
     >>> relative_error({"a": other, "b": one}, {"a": one, "b": one}).item()
     0.5
     """
     pairs = zip(pytree.tree_leaves(student), pytree.tree_leaves(teacher), strict=True)
-    alike = [(a.float(), _pooled(b.float(), a.shape)) for a, b in pairs if isinstance(b, Tensor)]
+    alike = [(a.float(), _averaged(b.float(), a.shape)) for a, b in pairs if isinstance(b, Tensor)]
     return torch.stack([F.mse_loss(a, b) / b.var(correction=0).clamp(min=_TINY) for a, b in alike]).mean()
 
 
-def _pooled(maps: Tensor, shape: torch.Size) -> Tensor:
-    return F.adaptive_avg_pool2d(maps, (shape[2], shape[3])) if len(shape) == _MAPS and maps.shape != shape else maps
+def _averaged(maps: Tensor, shape: torch.Size) -> Tensor:
+    same = len(shape) != _MAPS or maps.shape == shape
+    return maps if same else F.interpolate(maps, size=shape[2:], mode="area")

@@ -80,7 +80,7 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
 def finetune(config: Config, run: Run) -> Path:
     """Stage ``finetune``: the pruned network trained on, with the baseline as its teacher where ``finetune.distill``.
 
-    Where pruning has chosen another input size, the teacher sees the same images at its own.
+    Where pruning has chosen another input size, the teacher sees the same images resized to its own.
 
     Without labels it learns the features of its teacher, see ``tune``: from the calibration images where there are no
     training images.

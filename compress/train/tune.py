@@ -20,7 +20,7 @@ from compress.progress import SILENT, Progress
 from compress.train.history import History
 from compress.train.loop import fit
 from compress.train.mimic import Teacher, among, frozen, survivors, tapped
-from compress.train.seen import at_its_size
+from compress.train.resized import at_own_size
 
 
 class _Images(NamedTuple):
@@ -50,7 +50,7 @@ def tune(
     Args:
         net: ``model.net``, or the same network fake-quantized.
         teacher: raised; needed where ``settings.distill`` is above 0. Where its input size is another one, it sees the
-            same images at its own.
+            same images resized in the proportion of the two sizes.
         epochs: in place of ``settings.epochs``; warm-up then takes half of them at most.
         kept: by group of the teacher, the units that ``net`` still has; None: all.
 
@@ -84,7 +84,7 @@ def tune(
         return fitted(net, teacher=None)
     at = None if labels else features_of(model.net, model.preprocess.shape)
     if at is None:
-        return fitted(net, teacher=at_its_size(teacher.net, teacher.preprocess, model.preprocess))
+        return fitted(net, teacher=at_own_size(teacher.net, teacher.preprocess, model.preprocess))
     progress.note("training without labels: the network learns the features and logits of the one before")
     theirs = features_of(teacher.net, teacher.preprocess.shape)
     assert theirs is not None  # both are the same network
@@ -92,7 +92,7 @@ def tune(
     with frozen(net.get_submodule(at.head)):
         assert isinstance(net, fx.GraphModule)
         mine = tapped(net, among(model.net, {node.name for node in net.graph.nodes}, at))
-        guide = at_its_size(tapped(teacher.net, theirs), teacher.preprocess, model.preprocess)
+        guide = at_own_size(tapped(teacher.net, theirs), teacher.preprocess, model.preprocess)
         return fitted(mine, teacher=Teacher(guide, channels).eval())
 
 

@@ -16,7 +16,7 @@ from compress.graph.plan import WidthPlan
 from compress.models.cost import count
 from compress.models.model import Model, load_model, save_model
 from compress.models.registry import build
-from compress.progress import Terminal
+from compress.progress import SILENT, Terminal
 from compress.prune.losses.store import in_batches
 from compress.prune.sizes import Above, Judge, with_statistics
 from compress.prune.stage import prune
@@ -30,6 +30,10 @@ DIGITS = RunImages(load_config(None, []).data, 0).data.calibration
 def with_baseline(folder, classes=10):
     torch.manual_seed(0)
     net = lively(build("cifar_resnet20", 10))
+    with torch.no_grad():  # logits that differ between images
+        logits = net(torch.cat(in_batches(DIGITS.subset(range(64), "digits"), OWN)))
+        net.linear.weight *= 3 / logits.std(0, keepdim=True).T
+        net.linear.bias.sub_(logits.mean(0)).mul_(3 / logits.std(0))
     run = Run(folder)
     model = Model(net, "cifar_resnet20", OWN, tuple(map(str, range(classes))))
     run.stage("baseline", lambda out, scratch: save_model(model, out), settings={})
@@ -51,6 +55,10 @@ def test_the_size_of_least_loss_is_taken(tmp_path):
     record, model, plan = sizes_of(folder), load_model(folder), WidthPlan.read(folder / "plan.json")
     tried = {one["size"]: one for one in record["tried"]}
     assert list(tried) == [32, 24]
+    judge = Judge(load_model(run.folder("baseline")), RunImages(config().data, 0).sample(40, SILENT))
+    network = load_model(tmp_path / "candidates" / "32px" / "prune")
+    seen = judge.losses(network.net, network.preprocess).mean()
+    assert seen < 0.99 * tried[32]["loss"]  # on images that its weights were solved on it looks better
     assert 0 < tried[32]["unpruned"] < tried[24]["unpruned"]
     assert record["taken"] == min(tried, key=lambda size: tried[size]["loss"])
     best, other = sorted(tried.values(), key=lambda one: one["loss"])
@@ -76,7 +84,7 @@ def test_a_difference_is_clear_where_all_images_agree_on_it():
 
 def test_sizes_that_the_images_do_not_tell_apart_are_named(tmp_path, capsys):
     run = Run(with_baseline(tmp_path).directory, progress=Terminal())
-    asked = config("prune.macs=50%", "prune.sizes=[24, 23]", "prune.images=8")
+    asked = config("prune.macs=50%", "prune.sizes=[31, 30]", "prune.images=8")
     tried = sizes_of(prune(asked, run))["tried"]
     unclear = [one["size"] for one in tried if one["above"] and one["above"]["lo"] <= 0]
     said = capsys.readouterr().err
@@ -140,6 +148,26 @@ def test_a_backbone_has_no_logits_to_compare(tmp_path):
         prune(config("prune.sizes=[24]"), with_baseline(tmp_path, classes=0))
 
 
+def test_networks_trained_between_rounds_are_judged_on_held_out_images(tmp_path):
+    trained = "prune.sizes=[32, 24]", "prune.rounds=2", "data.holdout=0"
+    with pytest.raises(DataError, match="fine-tuned between rounds on held-out images, and there are none"):
+        prune(config(*trained), with_baseline(tmp_path))
+    assert not (tmp_path / "sizes").exists()
+    run = Run(tmp_path)
+    quick = "prune.macs=50%", "finetune.steps_per_epoch=2"
+    asked = config("prune.sizes=[24, 16]", "prune.rounds=2", "data.holdout=0.02", *quick)
+    record = sizes_of(prune(asked, run))
+    held_out = RunImages(asked.data, 0).data.holdout
+    assert len(held_out) < 40  # so that all of them judge
+    judge = Judge(load_model(run.folder("baseline")), held_out)
+    for tried in record["tried"]:
+        candidate = tmp_path / "candidates" / f"{tried['size']}px"
+        parents = json.loads((candidate / "rounds" / "round1" / "stage.json").read_text())["parents"]
+        assert str(tmp_path / "baseline") in parents  # the teacher
+        network = load_model(candidate / "prune")
+        assert judge.losses(network.net, network.preprocess).mean() == pytest.approx(tried["loss"], rel=1e-3)
+
+
 class OneSize(nn.Module):
     """A classifier that reads every pixel of its maps."""
 
@@ -149,23 +177,6 @@ class OneSize(nn.Module):
 
     def forward(self, x):
         return self.fc(self.conv(x).relu().flatten(1))
-
-
-def test_networks_trained_between_rounds_are_judged_on_held_out_images(tmp_path):
-    trained = "prune.sizes=[32, 24]", "prune.rounds=2", "data.holdout=0"
-    with pytest.raises(DataError, match="fine-tuned between rounds on held-out images, and there are none"):
-        prune(config(*trained), with_baseline(tmp_path))
-    assert not (tmp_path / "sizes").exists()
-    run = Run(tmp_path)
-    quick = "prune.macs=50%", "prune.repair=false", "prune.importance=norm", "finetune.steps_per_epoch=2"
-    asked = config("prune.sizes=[24, 16]", "prune.rounds=2", "data.holdout=0.02", *quick)
-    record = sizes_of(prune(asked, run))
-    held_out = RunImages(asked.data, 0).data.holdout
-    assert len(held_out) < 40  # so that all of them judge
-    judge = Judge(load_model(run.folder("baseline")), held_out)
-    for tried in record["tried"]:
-        network = load_model(tmp_path / "candidates" / f"{tried['size']}px" / "prune")
-        assert judge.losses(network.net, network.preprocess).mean() == pytest.approx(tried["loss"], rel=1e-3)
 
 
 def test_a_network_of_one_size_is_told_apart(tmp_path):
@@ -187,7 +198,7 @@ def test_images_that_weights_were_solved_on_do_not_judge(tmp_path):
         seen.append({image.sum().item() for batch in batches for image in batch})
         return Known(model.net, batches)
 
-    losses = judge.losses(by_heart, model.preprocess)
+    losses = judge.cross_validated(by_heart, model.preprocess)
     everything = set().union(*seen)
     assert (len(losses), len(seen), len(everything)) == (40, 3, 40)
     assert sum(len(everything - one) for one in seen) == 40  # each image is left out once
@@ -214,6 +225,30 @@ def test_the_loss_is_the_cross_entropy_with_the_classes_that_the_unpruned_networ
         logits = model.net(batch)
     expected = nn.functional.cross_entropy(logits.double(), logits.argmax(1), reduction="none")
     assert torch.allclose(Judge(model, images).losses(model.net, model.preprocess), expected, atol=1e-5)
+
+
+def test_a_network_that_learned_nothing_from_the_images_need_not_be_cross_validated(tmp_path):
+    model = load_model(with_baseline(tmp_path).folder("baseline"))
+    judge = Judge(model, DIGITS.subset(range(20), "digits"))
+    alike = judge.cross_validated(lambda _: model.net, model.preprocess)
+    assert torch.equal(judge.losses(model.net, model.preprocess), alike)
+
+
+def test_outputs_that_are_not_finite_judge_nothing(tmp_path):
+    model = load_model(with_baseline(tmp_path).folder("baseline"))
+    judge = Judge(model, DIGITS.subset(range(8), "digits"))
+    with torch.no_grad():
+        model.net.linear.bias[0] = float("nan")
+    with pytest.raises(ModelError, match="outputs are not finite at 32 pixels"):
+        judge.losses(model.net, model.preprocess)
+
+
+def test_a_single_image_has_no_variance():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert with_statistics(net, [torch.randn(1, 3, 3, 3)])[1].running_mean.eq(0).all()
+    few = [torch.randn(1, 3, 3, 3) for _ in range(5)]
+    maps = torch.stack([net[0](batch).mean((0, 2, 3)) for batch in torch.cat(few).tensor_split(2)])
+    assert torch.allclose(with_statistics(net, few)[1].running_mean, maps.mean(0), atol=1e-6)
 
 
 def test_statistics_are_the_average_over_the_batches():

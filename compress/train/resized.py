@@ -8,17 +8,16 @@ from torch import Tensor, nn
 from calibration.preprocess import Preprocess
 
 
-class AtItsSize(nn.Module):
-    """A network that gets images of another size than its own, and resizes them.
+class ResizedInput(nn.Module):
+    """A network that resizes its images before it looks at them.
 
-    A network is used to objects of one size: one that was trained at 224 pixels and sees an image of 128 finds far more
-    of its classes when the image is enlarged, although that adds nothing to it (see Touvron et al. 2019,
-    arXiv:1906.06423).
+    A network expects objects of one size. One that was trained at 224 pixels classifies far more images of 128 pixels
+    correctly when they are enlarged, although that adds nothing to them (see Touvron et al. 2019, arXiv:1906.06423).
 
     Args:
-        scale: by how much images are enlarged: height, width.
+        scale: factors of the height and the width.
 
-    >>> AtItsSize(nn.Identity(), (1.75, 1.75))(Tensor(1, 3, 128, 128)).shape
+    >>> ResizedInput(nn.Identity(), (1.75, 1.75))(Tensor(1, 3, 128, 128)).shape
     torch.Size([1, 3, 224, 224])
     """
 
@@ -32,9 +31,9 @@ class AtItsSize(nn.Module):
         return self.net(F.interpolate(x, size=size, mode="bicubic", antialias=True))
 
 
-def at_its_size(net: nn.Module, own: Preprocess, given: Preprocess) -> nn.Module:
+def at_own_size(net: nn.Module, own: Preprocess, given: Preprocess) -> nn.Module:
     """A network whose images are prepared as ``own``, for images that are prepared as ``given``."""
     if own.sides == given.sides:
         return net
     height, width = (to / of for to, of in zip(own.sides, given.sides, strict=True))
-    return AtItsSize(net, (height, width))
+    return ResizedInput(net, (height, width))
