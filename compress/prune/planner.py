@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -40,17 +39,6 @@ from compress.prune.losses.store import Measured
 TABLE = "latency_table.json"
 
 
-class Reference(NamedTuple):
-    """The unpruned network at its own input size.
-
-    Attributes:
-        ms: its latency by its own table, which latency budgets are shares of; None without such a budget.
-    """
-
-    folder: Path
-    ms: float | None
-
-
 @dataclass(frozen=True)
 class Origin:
     """The unpruned network, and the budgets of the pruned one.
@@ -58,7 +46,8 @@ class Origin:
     Attributes:
         table: the file that ``latency`` is from.
         measurable: whether that was measured on this machine's engine, so that plans can be too.
-        reference: the network at its own input size, where ``prune.sizes`` makes others of it; else None.
+        reference: the network whose latency budgets are shares of, where that is another one: its folder, and its
+            latency in ms by its own table.
     """
 
     folder: Path
@@ -70,7 +59,7 @@ class Origin:
     measurable: bool
     budgets: tuple[Budget, ...]
     constraints: Constraints
-    reference: Reference | None = None
+    reference: tuple[Path, float] | None = None
 
     @classmethod
     def of(
@@ -80,7 +69,7 @@ class Origin:
         settings: PruneConfig,
         target: TargetConfig,
         own_table: Path,
-        reference: Reference | None = None,
+        reference: tuple[Path, float] | None = None,
     ) -> Origin:
         """Read the unpruned network, and the latency table where one is needed.
 
@@ -148,11 +137,6 @@ class Origin:
     def absolute(self) -> dict[str, float]:
         """The limit of each budget, of what the unpruned network costs, by its kind."""
         return absolute(self.budgets, self.full)
-
-    @property
-    def teacher(self) -> Path:
-        """The folder of the network that pruned ones learn from: the unpruned one at its own input size."""
-        return self.folder if self.reference is None else self.reference.folder
 
     def check_reachable(self, model: Model) -> None:
         """Raise BudgetError where no plan for the unpruned network meets the budgets."""

@@ -45,7 +45,7 @@ from compress.prune.losses.store import (
     measure_losses,
     solve_and_judge,
 )
-from compress.prune.planner import TABLE, Origin, Planner, Reference, RoundStart
+from compress.prune.planner import TABLE, Origin, Planner, RoundStart
 from compress.prune.repair.layerwise import repair
 from compress.prune.sizes import (
     JUDGED,
@@ -61,6 +61,7 @@ from compress.prune.surgery import cut, verify
 from compress.ranks import processes
 from compress.registries import CRITERIA
 from compress.run import Run
+from compress.train.stage import other_size
 from compress.train.tune import tune
 
 __all__ = ["CONFIRMED", "FRONT", "PLAN", "TABLE", "describe", "prune"]
@@ -132,7 +133,7 @@ def resized(config: Config, run: Run, size: int, images: RunImages | None = None
     if height == size:
         return run
     images = images or RunImages(config.data, config.run.seed, run.directory, run.progress)
-    other = Run(run.directory / "sizes" / f"{size}px", force=run.force, progress=run.progress)
+    other = other_size(run, size)
 
     def work(out: Path, scratch: Path) -> None:
         model = load_model(baseline, config.model.arch)
@@ -153,7 +154,7 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
     whole = Origin.of(baseline, arch, settings, config.target, run.directory / TABLE)
     limits = {kind: f"{limit!r} ms" if kind == "latency" else repr(limit) for kind, limit in whole.absolute().items()}
     one = config.model_copy(update={"prune": settings.model_copy(update={"sizes": (), **limits})})
-    reference = Reference(baseline, whole.full.get("latency"))
+    reference = (baseline, whole.full["latency"]) if "latency" in limits else None
     held_out = _held_out(config, images) if settings.rounds > 1 and settings.round_epochs else None
     runs = {size: resized(config, run, size, images) for size in settings.sizes}
     at: dict[int, tuple[Run, Origin]] = {}
@@ -309,8 +310,7 @@ def _round(
             enlarge(net)  # what repair has solved has the batch norms' scale in its weights
         plan = in_all(plan)
         if not last and settings.round_epochs:
-            teacher = load_model(origin.teacher, config.model.arch) if config.finetune.distill > 0 else None
-            _train(config, images.data, model.clone(net), teacher, plan, scratch, run.progress)
+            _train(config, images.data, model.clone(net), origin.net, plan, scratch, run.progress)
         save_model(model.clone(net), out)
         write_json(out / PLAN, plan.to_json())
         for line in describe(plan):
@@ -320,9 +320,10 @@ def _round(
     stage_settings = {"prune": chosen, "data": images.settings, "seed": config.run.seed}
     if not last and settings.round_epochs:
         stage_settings["finetune"] = config.finetune.record()
-    parents = [network, origin.folder, *filter(None, (losses, origin.table)), origin.teacher]
+    parents = [network, origin.folder, *filter(None, (losses, origin.table))]
     if origin.reference is not None:
-        stage_settings["reference_ms"] = origin.reference.ms
+        parents.append(origin.reference[0])
+        stage_settings["reference_ms"] = origin.reference[1]
     parents = list(dict.fromkeys(parents))
     if "finetune" in stage_settings:
         device = pick_device(config.finetune.device)
@@ -402,12 +403,12 @@ def _confirmed(
     if first.kind != "latency" or first.limit is None:
         return planner.plan()
     limit = first.limit
-    if origin.teacher != origin.folder:
+    if origin.reference is not None and origin.reference[0] != origin.folder:
         limit = origin.absolute()["latency"]  # measured even if by this other table nothing need be pruned
     elif limit >= unpruned:
         return planner.plan()
-    whole = unpruned if origin.reference is None or origin.reference.ms is None else origin.reference.ms
-    ask = on_engine(origin.folder, config.target, None if origin.teacher == origin.folder else origin.teacher)
+    against, whole = origin.reference or (origin.folder, unpruned)
+    ask = on_engine(origin.folder, config.target, None if against == origin.folder else against)
     progress.note("measuring the plans near the budget")
     best, tried = confirmed(planner.plan, limit, whole, lambda plans: ask([in_all(plan) for plan in plans]))
     for one in tried:
@@ -433,12 +434,12 @@ def describe(plan: WidthPlan) -> list[str]:
 
 
 def _train(
-    config: Config, data: Data, pruned: Model, teacher: Model | None, plan: WidthPlan, scratch: Path, progress: Progress
+    config: Config, data: Data, pruned: Model, teacher: nn.Module, plan: WidthPlan, scratch: Path, progress: Progress
 ) -> None:
     tune(
         pruned.net,
         pruned,
-        teacher,
+        teacher if config.finetune.distill > 0 else None,
         data,
         config.finetune,
         epochs=config.prune.round_epochs,

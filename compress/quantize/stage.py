@@ -268,7 +268,7 @@ def _train(
     history = tune(
         fake,
         model,
-        model if config.qat.distill > 0 else None,
+        model.net if config.qat.distill > 0 else None,
         data,
         config.qat,
         seed=config.run.seed,

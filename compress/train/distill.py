@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-_MAPS = 4  # dimensions
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -35,18 +34,16 @@ def relative_error(student: Any, teacher: Any) -> Tensor:
     0 is the teacher's own output; 1 is no better than its mean, whatever the scale of a tensor.
 
     Args:
-        student, teacher: tensors of any shape, or lists, tuples and dicts of them, alike in both; but maps
-            (N, C, H, W) of the teacher are averaged over areas to the height and width of the student's.
+        student, teacher: tensors of any shape, or lists, tuples and dicts of them, alike in both.
 
     >>> one, other = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 1.0]])
     >>> relative_error({"a": other, "b": one}, {"a": one, "b": one}).item()
     0.5
     """
     pairs = zip(pytree.tree_leaves(student), pytree.tree_leaves(teacher), strict=True)
-    alike = [(a.float(), _averaged(b.float(), a.shape)) for a, b in pairs if isinstance(b, Tensor)]
-    return torch.stack([F.mse_loss(a, b) / b.var(correction=0).clamp(min=_TINY) for a, b in alike]).mean()
-
-
-def _averaged(maps: Tensor, shape: torch.Size) -> Tensor:
-    same = len(shape) != _MAPS or maps.shape == shape
-    return maps if same else F.interpolate(maps, size=shape[2:], mode="area")
+    errors = [
+        F.mse_loss(a.float(), b.float()) / b.float().var(correction=0).clamp(min=_TINY)
+        for a, b in pairs
+        if isinstance(b, Tensor)
+    ]
+    return torch.stack(errors).mean()

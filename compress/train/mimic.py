@@ -59,7 +59,7 @@ class Teacher(nn.Module):
 
     channels: Tensor | None
 
-    def __init__(self, net: nn.Module, channels: Sequence[int] | None) -> None:
+    def __init__(self, net: fx.GraphModule, channels: Sequence[int] | None) -> None:
         super().__init__()
         self.net = net
         chosen = None if channels is None else torch.tensor(channels)

@@ -16,7 +16,7 @@ from compress.distributed import pick_device, run_stage
 from compress.errors import DataError, ModelError
 from compress.files import write_json
 from compress.graph.plan import PLAN, WidthPlan
-from compress.models.model import Model, load_model, save_model
+from compress.models.model import Model, describe_model, load_model, save_model
 from compress.models.registry import preprocessing_of
 from compress.progress import Progress
 from compress.run import Run
@@ -80,8 +80,6 @@ def baseline(config: Config, run: Run, examine: Examine = lambda net, shape: ())
 def finetune(config: Config, run: Run) -> Path:
     """Stage ``finetune``: the pruned network trained on, with the baseline as its teacher where ``finetune.distill``.
 
-    Where pruning has chosen another input size, the teacher sees the same images resized to its own.
-
     Without labels it learns the features of its teacher, see ``tune``: from the calibration images where there are no
     training images.
 
@@ -89,7 +87,8 @@ def finetune(config: Config, run: Run) -> Path:
         PipelineError: ``baseline`` or ``prune`` has not run.
         DataError: there are no training images.
     """
-    pruned, unpruned = run.need("prune"), run.need("baseline")
+    pruned = run.need("prune")
+    unpruned = _unpruned(run, pruned)
     settings = config.finetune
     images = RunImages(config.data, config.run.seed, run.directory, run.progress)
 
@@ -98,7 +97,7 @@ def finetune(config: Config, run: Run) -> Path:
         history = tune(
             model.net,
             model,
-            load_model(unpruned, config.model.arch) if settings.distill > 0 else None,
+            load_model(unpruned, config.model.arch).net if settings.distill > 0 else None,
             images.data,
             settings,
             kept=WidthPlan.read(pruned / PLAN).kept,
@@ -118,6 +117,24 @@ def finetune(config: Config, run: Run) -> Path:
         settings=_settings(config, images, "finetune"),
         parents=[pruned, unpruned],
     )
+
+
+def other_size(run: Run, size: int) -> Run:
+    """The run of the same network at another input size, in ``sizes/``: its baseline, latency table and losses.
+
+    Args:
+        size: side of the square input, in pixels.
+    """
+    return Run(run.directory / "sizes" / f"{size}px", force=run.force, progress=run.progress)
+
+
+def _unpruned(run: Run, pruned: Path) -> Path:
+    """The folder of the network that was pruned: the baseline, or the baseline at the size that pruning has chosen."""
+    baseline = run.need("baseline")
+    preprocess = describe_model(pruned).preprocess
+    if preprocess == describe_model(baseline).preprocess:
+        return baseline
+    return other_size(run, preprocess.sides[0]).need("baseline")
 
 
 def _tell_of_a_backbone(config: Config, epochs: int, progress: Progress) -> None:

@@ -20,7 +20,6 @@ from compress.progress import SILENT, Progress
 from compress.train.history import History
 from compress.train.loop import fit
 from compress.train.mimic import Teacher, among, frozen, survivors, tapped
-from compress.train.resized import at_own_size
 
 
 class _Images(NamedTuple):
@@ -31,7 +30,7 @@ class _Images(NamedTuple):
 def tune(
     net: nn.Module,
     model: Model,
-    teacher: Model | None,
+    teacher: nn.Module | None,
     data: Data,
     settings: TaughtConfig,
     *,
@@ -49,14 +48,14 @@ def tune(
 
     Args:
         net: ``model.net``, or the same network fake-quantized.
-        teacher: raised; needed where ``settings.distill`` is above 0. Where its input size is another one, it sees the
-            same images resized in the proportion of the two sizes.
+        teacher: raised; needed where ``settings.distill`` is above 0.
         epochs: in place of ``settings.epochs``; warm-up then takes half of them at most.
         kept: by group of the teacher, the units that ``net`` still has; None: all.
 
     Raises:
         DataError: there are no images to train on; see also ``fit``.
     """
+    shape = model.preprocess.shape
     labels = settings.labels and bool(model.classes) and (data.train is None or data.train.labelled)
     if not labels and teacher is not None:
         settings = settings.without_labels()
@@ -80,20 +79,17 @@ def tune(
         scratch=scratch,
         progress=progress,
     )
-    if teacher is None:
-        return fitted(net, teacher=None)
-    at = None if labels else features_of(model.net, model.preprocess.shape)
-    if at is None:
-        return fitted(net, teacher=at_own_size(teacher.net, teacher.preprocess, model.preprocess))
+    at = None if labels or teacher is None else features_of(model.net, shape)
+    if at is None or teacher is None:
+        return fitted(net, teacher=teacher)
     progress.note("training without labels: the network learns the features and logits of the one before")
-    theirs = features_of(teacher.net, teacher.preprocess.shape)
+    theirs = features_of(teacher, shape)
     assert theirs is not None  # both are the same network
-    channels = None if kept is None else survivors(teacher.net, teacher.preprocess.shape, theirs, kept)
+    channels = None if kept is None else survivors(teacher, shape, theirs, kept)
     with frozen(net.get_submodule(at.head)):
         assert isinstance(net, fx.GraphModule)
-        mine = tapped(net, among(model.net, {node.name for node in net.graph.nodes}, at))
-        guide = at_own_size(tapped(teacher.net, theirs), teacher.preprocess, model.preprocess)
-        return fitted(mine, teacher=Teacher(guide, channels).eval())
+        mine = among(model.net, {node.name for node in net.graph.nodes}, at)
+        return fitted(tapped(net, mine), teacher=Teacher(tapped(teacher, theirs), channels).eval())
 
 
 def _labelled(data: Data) -> _Images:

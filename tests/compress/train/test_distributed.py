@@ -35,8 +35,7 @@ student = Model(copy.deepcopy(net), "cifar_resnet20", preprocess, tuple("0123456
 with torch.no_grad():
     student.net.get_submodule("layer2.1.conv1").weight[::2] = 0
 mimic = FinetuneConfig(recipe="mimic", epochs=2, steps_per_epoch=8, accumulate=2, ema=0.5, flip=False, device="cpu")
-teacher = Model(net, student.arch, preprocess, student.classes)
-learned = tune(student.net, student, teacher, data, mimic)
+learned = tune(student.net, student, net, data, mimic)
 state = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
 record = {
     "weights": hashlib.sha256(state).hexdigest(),

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 from user_nets import lively
 
-from calibration.transforms import at_size
 from compress.config import load_config
 from compress.data import open_data
 from compress.errors import DataError
@@ -29,10 +27,8 @@ from compress.quantize.graph import trace
 from compress.quantize.stage import quantize
 from compress.run import Run
 from compress.train.distill import relative_error
-from compress.train.evaluate import evaluate
 from compress.train.mimic import Teacher, among, survivors, tapped
 from compress.train.stage import baseline, finetune
-from compress.train.tune import tune
 
 QUICK = [
     *("model.arch=cifar_resnet20", "data.input_size=16", "train.epochs=3", "train.flip=false", "prune.images=64"),
@@ -165,21 +161,6 @@ def test_features_of_a_norm_are_those_of_the_layer_that_it_is_folded_into():
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         assert relative_error(tapped(folded, mine)(x), tapped(net, at)(x)) < 1e-6
-
-
-@pytest.mark.parametrize("labels", [False, True])
-def test_a_teacher_of_another_input_size_sees_the_images_at_its_own(run, labels):
-    data, teacher = open_data(quick().data, 0), load_model(run.folder("baseline"))
-    student = replace(load_model(run.folder("baseline")), preprocess=at_size(teacher.preprocess, 10))
-    before = evaluate(student.net, data.holdout, student.preprocess).top1
-    config = quick("finetune.distill=1", f"finetune.labels={labels}", "finetune.lr=0.002").finetune
-    seen = []
-    watched = teacher.net.conv1.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape[2:]))
-    history = tune(student.net, student, teacher, data, config, epochs=3)
-    watched.remove()
-    assert {(16, 16)} == set(map(tuple, seen))
-    assert evaluate(student.net, data.holdout, student.preprocess).top1 > before
-    assert history.best > 0
 
 
 @pytest.fixture(scope="module", params=["cifar_resnet20", "resnet50"])

@@ -126,15 +126,6 @@ def test_without_logits_and_without_a_teacher_nothing_is_trained(data):
     assert notes.notes == ["not trained: there are no labels, and with distill=0 nothing else to learn from"]
 
 
-def test_larger_maps_of_a_teacher_are_averaged():
-    maps = torch.randn(2, 3, 6, 6)
-    smaller = maps.unflatten(2, (3, 2)).unflatten(4, (3, 2)).mean((3, 5))
-    assert relative_error(smaller, maps).item() == pytest.approx(0, abs=1e-12)
-    assert relative_error([smaller + 1, maps], [maps, maps]).item() == pytest.approx(
-        relative_error(smaller + 1, smaller).item() / 2
-    )
-
-
 def test_the_relative_error_does_not_depend_on_scale():
     torch.manual_seed(0)
     one, other = torch.randn(4, 3), torch.randn(4, 3)
