@@ -186,8 +186,8 @@ class PruneConfig(Section):
     repair: bool = Field(True, description="solve the remaining weights again; widths are chosen by the loss after it")
     images: Annotated[int, Field(ge=2)] = Field(
         300,
-        description="training images that pruning solves weights on, and compares sizes on; half as many others measure "
-        "losses, or else a quarter of these",
+        description="training images that pruning solves weights on, and compares sizes on; half as many others "
+        "measure losses, or else a quarter of these",
     )
     rounds: Positive = Field(1, description="pruning steps from the unpruned network to the budget, each scored again")
     round_epochs: Annotated[int, Field(ge=0)] = Field(1, description="epochs of fine-tuning between rounds")
