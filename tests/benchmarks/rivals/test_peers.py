@@ -112,7 +112,8 @@ def test_weights_take_the_range_that_the_name_says(
 ) -> None:
     weights = integer_weights(written(name, float_onnx, images, tmp_path))
     assert {array.dtype.name for array in weights} == {"int8"}
-    assert [np.abs(array.astype(int)).max() for array in weights] == largest
+    found = [np.abs(array.astype(int)).max() for array in weights]
+    assert np.abs(np.subtract(found, largest)).max() <= 1  # a weight half-way between two steps rounds either way
 
 
 def test_u8u8_weights_are_unsigned_about_one_zero_point(float_onnx: Path, images: Images, tmp_path: Path) -> None:
