@@ -8,7 +8,7 @@ solved weights on these images, so it is cross-validated: each image is judged w
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 
@@ -20,17 +20,21 @@ from calibration.preprocess import Preprocess
 from calibration.split import Split
 from calibration.transforms import at_size
 from compress.errors import ConfigError, ModelError
+from compress.graph.plan import WidthPlan
 from compress.models.model import Model
 from compress.parse import Count, Finite, NonNegative, Positive
 from compress.progress import SILENT, Progress
 from compress.prune.losses.store import in_batches
+from compress.prune.planner import Origin
+from compress.prune.repair.layerwise import repair
+from compress.prune.surgery import cut
 from compress.train.readout import readout, run
 
 Solve = Callable[[Sequence[Tensor]], nn.Module]
 """Makes a network from batches of images (N, C, H, W)."""
 
 SIZES = "sizes.json"
-FOLDS = 3
+FOLDS = 3  # at the price of two repairs: each solves on two thirds of the images
 JUDGED = f"cross-entropy, {FOLDS} folds"  # in the settings of stages: what was judged otherwise is made again
 _NORMAL = 1.96  # the 97.5% quantile of the standard normal distribution
 
@@ -101,6 +105,32 @@ class SizesFile:
     tried: tuple[SizeTried, ...]
     taken: Count
 
+    @classmethod
+    def of(cls, unpruned: Mapping[int, Tensor], pruned: Mapping[int, Tensor], ms: Mapping[int, float]) -> SizesFile:
+        """Take the size at which the pruned network has the least loss; of equals the smaller one.
+
+        Args:
+            unpruned, pruned: by size, the losses of the networks on the same images, (N,); of the pruned ones those
+                that meet the budget.
+            ms: by size, the latency that the pruned network is predicted to have, where that is known.
+
+        >>> SizesFile.of({32: torch.ones(2), 24: torch.ones(2)}, {24: torch.ones(2)}, {}).taken
+        24
+        """
+        taken = min(pruned, key=lambda size: (float(pruned[size].mean()), size))
+        tried = []
+        for size, alone in unpruned.items():
+            losses = pruned.get(size)
+            loss = None if losses is None else float(losses.mean())
+            above = None if losses is None or size == taken else Above.of(losses, pruned[taken])
+            tried.append(SizeTried(size, float(alone.mean()), loss, ms.get(size), above))
+        return cls(tuple(tried), taken)
+
+    @property
+    def alike(self) -> tuple[int, ...]:
+        """The sizes that the images do not tell from the one that was taken."""
+        return tuple(one.size for one in self.tried if one.above is not None and not one.above.clear)
+
 
 class Judge:
     """Measures the loss of networks at any input size: the cross-entropy with the classes of the unpruned network.
@@ -161,6 +191,27 @@ def _logits(net: nn.Module, preprocess: Preprocess, images: Sequence[Tensor]) ->
 def _cross_entropy(logits: Sequence[Tensor], classes: Sequence[Tensor]) -> list[Tensor]:
     pairs = zip(logits, classes, strict=True)
     return [F.cross_entropy(batch.double(), found, reduction="none") for batch, found in pairs]
+
+
+def solved_on(origin: Origin, plan: WidthPlan, own: nn.Module, repairs: bool, images: Sequence[Tensor]) -> nn.Module:
+    """What pruning makes of the network at an input size where these images are all that it has.
+
+    A plan that took several rounds is solved in one.
+
+    Args:
+        origin: the network at that size.
+        own: the unpruned network at its own size.
+        repairs: whether weights are solved again.
+        images: batches (N, C, H, W).
+    """
+    buffers = zip(origin.net.buffers(), own.buffers(), strict=True)
+    measured = not all(torch.equal(mine, its) for mine, its in buffers)
+    net = with_statistics(origin.net, images) if measured else origin.net
+    if plan.after == plan.before:
+        return net
+    structure = origin.structure
+    solved = repair(net, structure, plan.kept, plan.removed, images) if repairs else net
+    return cut(solved, structure.coupling, plan.kept, structure.named(plan.removed))
 
 
 def at_input_size(model: Model, size: int, sample: Split) -> tuple[Model, float]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from calibration.datasets import Data
@@ -50,12 +49,10 @@ from compress.prune.repair.layerwise import repair
 from compress.prune.sizes import (
     JUDGED,
     SIZES,
-    Above,
     Judge,
     SizesFile,
-    SizeTried,
     at_input_size,
-    with_statistics,
+    solved_on,
 )
 from compress.prune.surgery import cut, verify
 from compress.ranks import processes
@@ -142,8 +139,8 @@ def resized(config: Config, run: Run, size: int, images: RunImages | None = None
         run.progress.note(f"  unpruned at {size} pixels: cross-entropy {loss:.3f} with its classes at its own size")
         save_model(new, out)
 
-    settings = {"size": size, "images": config.prune.images, "data": images.settings, "seed": config.run.seed}
-    settings["judged"] = JUDGED
+    chosen = {"size": size, "images": config.prune.images, "judged": JUDGED}
+    settings = {**chosen, "data": images.settings, "seed": config.run.seed}
     lead_stage(other, "baseline", work, settings=settings, parents=[baseline])
     return other
 
@@ -187,29 +184,25 @@ def _best_size(config: Config, run: Run, images: RunImages) -> Path:
             model = load_model(folder, arch)
             if held_out is not None:
                 return judge.losses(model.net, model.preprocess)
-            solve = partial(_solved_on, origin, plan, whole.net, settings.repair)
+            solve = partial(solved_on, origin, plan, whole.net, settings.repair)
             return judge.cross_validated(solve, model.preprocess, SILENT if plan == origin.plan() else run.progress)
 
-        losses = {
-            size: judged(folder, at[size][1], WidthPlan.read(folder / PLAN))
-            for size, (_, folder) in found.items()
-            if folder is not None
-        }
-        taken = min(losses, key=lambda size: (float(losses[size].mean()), size))
-        tried = []
-        for size, (dense, folder) in found.items():
-            unpruned = float(judged(dense, at[size][1], at[size][1].plan()).mean())
-            tried.append(_tried(size, unpruned, folder, losses.get(size), losses[taken] if size != taken else None))
-            run.progress.note(f"  {tried[-1]}{' <- taken' if size == taken else ''}")
-        alike = [str(one.size) for one in tried if one.above is not None and not one.above.clear]
-        if alike:
+        plans = {size: WidthPlan.read(folder / PLAN) for size, (_, folder) in found.items() if folder is not None}
+        record = SizesFile.of(
+            {size: judged(dense, at[size][1], at[size][1].plan()) for size, (dense, _) in found.items()},
+            {size: judged(folder, at[size][1], plans[size]) for size, (_, folder) in found.items() if folder},
+            {size: plan.latency[1] for size, plan in plans.items() if plan.latency},
+        )
+        for one in record.tried:
+            run.progress.note(f"  {one}{' <- taken' if one.size == record.taken else ''}")
+        if alike := record.alike:
             run.progress.note(
-                f"  note: on {len(losses[taken])} images, {' and '.join(alike)} pixels cannot be told from {taken}: "
-                f"more images ({'data.holdout' if held_out else 'prune.images'}), or each size fine-tuned (pareto "
-                "--each-size), would tell"
+                f"  note: the images do not tell {' and '.join(map(str, alike))} pixels from {record.taken}: "
+                f"more images ({'prune.images' if held_out is None else 'data.holdout'}), or each size fine-tuned "
+                "(pareto --each-size), would tell"
             )
-        write_json(out / SIZES, asdict(SizesFile(tuple(tried), taken)))
-        _, chosen = found[taken]
+        write_json(out / SIZES, asdict(record))
+        _, chosen = found[record.taken]
         assert chosen is not None
         for path in chosen.iterdir():
             if path.name not in (MANIFEST, PLAN):
@@ -239,38 +232,6 @@ def _held_out(config: Config, images: RunImages) -> Split:
         )
     chosen = calibration_sample(holdout, min(config.prune.images, len(holdout)), seed=config.run.seed)
     return holdout.subset(chosen, holdout.name)
-
-
-def _solved_on(origin: Origin, plan: WidthPlan, own: nn.Module, repairs: bool, images: Sequence[Tensor]) -> nn.Module:
-    """What pruning makes of the network at an input size where these images are all that it has.
-
-    A plan that took several rounds is solved in one.
-
-    Args:
-        own: the unpruned network at its own size.
-    """
-    buffers = zip(origin.net.buffers(), own.buffers(), strict=True)
-    measured = not all(torch.equal(mine, its) for mine, its in buffers)
-    net = with_statistics(origin.net, images) if measured else origin.net
-    if plan.after == plan.before:
-        return net
-    structure = origin.structure
-    solved = repair(net, structure, plan.kept, plan.removed, images) if repairs else net
-    return cut(solved, structure.coupling, plan.kept, structure.named(plan.removed))
-
-
-def _tried(size: int, unpruned: float, folder: Path | None, losses: Tensor | None, taken: Tensor | None) -> SizeTried:
-    """What ``sizes.json`` says of a size.
-
-    Args:
-        folder, losses: of the network pruned at that size.
-        taken: losses at the size that was taken, where that is another one.
-    """
-    if folder is None or losses is None:
-        return SizeTried(size, unpruned, None, None)
-    plan = WidthPlan.read(folder / PLAN)
-    above = None if taken is None else Above.of(losses, taken)
-    return SizeTried(size, unpruned, float(losses.mean()), plan.latency[1] if plan.latency else None, above)
 
 
 def _round(

@@ -89,7 +89,7 @@ def test_sizes_that_the_images_do_not_tell_apart_are_named(tmp_path, capsys):
     unclear = [one["size"] for one in tried if one["above"] and one["above"]["lo"] <= 0]
     said = capsys.readouterr().err
     assert unclear
-    assert f"{' and '.join(map(str, unclear))} pixels cannot be told from" in said
+    assert f"the images do not tell {' and '.join(map(str, unclear))} pixels from" in said
 
 
 def test_a_smaller_input_keeps_the_share_of_the_crop_and_all_channels_where_it_is_small_enough(tmp_path):
